@@ -1,0 +1,150 @@
+//! Alerts as the rest of the engine sees them: versions, their evidence, and their JSON form (SPEC §6).
+//!
+//! Knows nothing of how matches are found, stored or sent.
+
+use clawdstrike_rules::plan::{Action, Severity};
+use clawdstrike_telemetry::{EventType, time};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// Where an alert stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// One match so far.
+    Open,
+    /// More than one match.
+    Updated,
+    /// A late event showed that it doesn't hold, or that it is part of another alert.
+    Retracted,
+    /// An analyst has seen it.
+    Acknowledged,
+    /// An analyst has closed it.
+    Closed,
+}
+
+impl Status {
+    /// The name in JSON and in stores.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Open => "open",
+            Status::Updated => "updated",
+            Status::Retracted => "retracted",
+            Status::Acknowledged => "acknowledged",
+            Status::Closed => "closed",
+        }
+    }
+}
+
+/// One event that proves an alert.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The event_id, else `source/partition/offset`.
+    pub id: String,
+    /// The step, matcher or condition part that it fills, from 1.
+    pub step: u32,
+    /// Event time, microseconds since 1970.
+    pub time: i64,
+    /// What the agent did.
+    pub event_type: EventType,
+    /// To what, as the agent wrote it.
+    pub target: String,
+    /// The guard's verdict.
+    pub allowed: bool,
+}
+
+/// One version of an alert.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Alert {
+    /// A UUID, a pure function of rule id, group and first match (see [`alert_id`]).
+    pub alert_id: String,
+    /// Grows with each version of this alert.
+    pub revision: u64,
+    /// The rule's id.
+    pub rule_id: String,
+    /// The rule's name.
+    pub rule_name: String,
+    /// The rule's content hash.
+    pub rule_version: String,
+    /// The rule's severity.
+    pub severity: Severity,
+    /// Where it stands.
+    pub status: Status,
+    /// For a retracted alert: the one that it became part of.
+    pub superseded_by: Option<String>,
+    /// Empty if none.
+    pub tenant_id: String,
+    /// The `by` fields in their order, with the group's values.
+    pub group: Vec<(String, Value)>,
+    /// Of the first match's ending event.
+    pub agent_id: String,
+    /// Of the first match's ending event.
+    pub session_id: String,
+    /// Time of the first match, microseconds since 1970.
+    pub first_seen: i64,
+    /// Time of the last match.
+    pub last_seen: i64,
+    /// Matches in the chain.
+    pub match_count: u64,
+    /// The session's risk score when this version was made.
+    pub risk_score: f64,
+    /// The first match's events, in order.
+    pub evidence: Vec<Evidence>,
+    /// MITRE ids of the rule.
+    pub attack: Vec<String>,
+    /// What the rule asks for.
+    pub actions: Vec<Action>,
+    /// Whether the actions may run: false for shadow rules, and for an alert that took the place of another whose actions ran.
+    pub run_actions: bool,
+    /// The rule is a shadow.
+    pub shadow: bool,
+    /// The first match's ending event as it was received.
+    pub trigger_event: String,
+}
+
+impl Alert {
+    /// The JSON form of SPEC §6: what `alerts`, `replay`, the API and the stores show.
+    pub fn to_json(&self) -> Value {
+        let group: Map<String, Value> = self.group.iter().cloned().collect();
+        let evidence: Vec<Value> = self.evidence.iter().map(Evidence::to_json).collect();
+        let mut out = json!({
+            "alert_id": self.alert_id,
+            "rule_id": self.rule_id,
+            "rule_name": self.rule_name,
+            "rule_version": self.rule_version,
+            "severity": self.severity,
+            "status": self.status,
+            "tenant_id": self.tenant_id,
+            "group": group,
+            "agent_id": self.agent_id,
+            "session_id": self.session_id,
+            "first_seen": time::format(self.first_seen),
+            "last_seen": time::format(self.last_seen),
+            "match_count": self.match_count,
+            "risk_score": self.risk_score,
+            "evidence": evidence,
+            "attack": self.attack,
+            "actions": self.actions.iter().map(|a| a.kind).collect::<Vec<_>>(),
+        });
+        if let Some(by) = &self.superseded_by {
+            out["superseded_by"] = json!(by);
+        }
+        if self.shadow {
+            out["shadow"] = json!(true);
+        }
+        out
+    }
+}
+
+impl Evidence {
+    fn to_json(&self) -> Value {
+        json!({
+            "id": self.id,
+            "step": self.step,
+            "time": time::format(self.time),
+            "event_type": self.event_type,
+            "target": self.target,
+            "allowed": self.allowed,
+        })
+    }
+}

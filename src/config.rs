@@ -1,0 +1,403 @@
+//! `workers.toml`: one typed tree with its defaults in one place (SPEC §8). Unknown keys are refused; secrets come from
+//! the environment or from files, never from here.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::session::RiskWeights;
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Processes and threads.
+    pub cluster: Cluster,
+    /// Where rules come from.
+    pub rules: Rules,
+    /// Event time, memory, windows.
+    pub limits: Limits,
+    /// Weights of the risk score.
+    pub risk: RiskWeights,
+    /// Where records come from.
+    #[serde(rename = "source")]
+    pub sources: Vec<Source>,
+    /// Where events, alerts and sessions are kept.
+    pub store: Store,
+    /// What alerts do.
+    pub response: Response,
+    /// The HTTP API.
+    pub api: Api,
+}
+
+/// Processes and threads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cluster {
+    /// Processes, each a `clawdstrike-edr worker`.
+    pub processes: usize,
+    /// Timely workers in each process.
+    pub threads: usize,
+    /// `host:port` of each process for the mesh between them. Empty: `up` picks free ports on loopback. The mesh has no
+    /// authentication: loopback or a private network only.
+    pub addresses: Vec<String>,
+    /// The engine's own folder: spool, archive positions.
+    pub state: PathBuf,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Cluster { processes: 1, threads: 1, addresses: Vec::new(), state: "state".into() }
+    }
+}
+
+/// Where rules come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rules {
+    /// A folder of rule files, or one file.
+    pub path: PathBuf,
+    /// Load changed files without being asked.
+    pub watch: bool,
+    /// IANA zone of allowlist time windows that name none.
+    pub zone: String,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules { path: "rules".into(), watch: true, zone: "UTC".into() }
+    }
+}
+
+/// Event time, memory, windows. Durations as in rules: a whole number and s, m, h or d.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// How late an event may be and keep its own time.
+    pub max_lateness: Duration,
+    /// How far ahead of the reference time a clock may be.
+    pub max_skew: Duration,
+    /// How long copies are recognised; never less than `max_lateness`.
+    pub dedup_window: Duration,
+    /// A session without an event for so long is idle.
+    pub session_idle: Duration,
+    /// A session without an event for so long leaves the live view.
+    pub session_retention: Duration,
+    /// Events of evidence kept with an alert: the first and the latest others.
+    pub evidence_limit: usize,
+    /// Alerts kept in the live view; the oldest leave first (stores keep them).
+    pub alerts_in_view: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_lateness: Duration::seconds(60),
+            max_skew: Duration::seconds(5),
+            dedup_window: Duration::seconds(600),
+            session_idle: Duration::seconds(30 * 60),
+            session_retention: Duration::seconds(24 * 3600),
+            evidence_limit: 50,
+            alerts_in_view: 100_000,
+        }
+    }
+}
+
+/// A duration in microseconds, written as in rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Duration(pub i64);
+
+impl Duration {
+    /// From seconds.
+    pub const fn seconds(n: i64) -> Self {
+        Duration(n * 1_000_000)
+    }
+}
+
+impl std::str::FromStr for Duration {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        clawdstrike_telemetry::time::parse_duration(text)
+            .map(Duration)
+            .ok_or_else(|| format!("\"{text}\" is not a duration: write a whole number and s, m, h or d, such as \"90s\""))
+    }
+}
+
+impl std::fmt::Display for Duration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let s = self.0 / 1_000_000;
+        match s {
+            _ if s > 0 && s % 86_400 == 0 => write!(f, "{}d", s / 86_400),
+            _ if s > 0 && s % 3600 == 0 => write!(f, "{}h", s / 3600),
+            _ if s > 0 && s % 60 == 0 => write!(f, "{}m", s / 60),
+            _ => write!(f, "{s}s"),
+        }
+    }
+}
+
+impl Serialize for Duration {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Duration {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Where records come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, tag = "type", rename_all = "snake_case")]
+pub enum Source {
+    /// JSON lines.
+    Jsonl {
+        /// For messages, metrics and positions.
+        name: String,
+        /// A file, a folder (its `*.jsonl` files in order of names, new ones too), or `-` for standard input.
+        path: PathBuf,
+        /// Read what is appended later (default), or stop at the end.
+        #[serde(default = "yes")]
+        follow: bool,
+        /// Which clock an event's time comes from.
+        #[serde(default)]
+        time: TimeFrom,
+    },
+    /// Apache Kafka.
+    Kafka {
+        /// For messages, metrics and positions.
+        name: String,
+        /// `host:port`, separated by commas.
+        brokers: String,
+        /// Topics, all partitions of each.
+        #[serde(default = "default_topics")]
+        topics: Vec<String>,
+        /// The consumer group whose offsets tell the lag.
+        #[serde(default = "default_group")]
+        group: String,
+        /// Further librdkafka settings (TLS, SASL, ...), passed on as they are. A value `env:NAME` or `file:PATH` is read
+        /// from there.
+        #[serde(default)]
+        settings: BTreeMap<String, String>,
+        /// Which clock an event's time comes from.
+        #[serde(default)]
+        time: TimeFrom,
+    },
+}
+
+fn yes() -> bool {
+    true
+}
+fn default_topics() -> Vec<String> {
+    vec!["agent.events".into(), "agent.violations".into()]
+}
+fn default_group() -> String {
+    "clawdstrike-edr".into()
+}
+
+impl Source {
+    /// The source's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Source::Jsonl { name, .. } | Source::Kafka { name, .. } => name,
+        }
+    }
+
+    /// Which clock an event's time comes from.
+    pub fn time(&self) -> TimeFrom {
+        match self {
+            Source::Jsonl { time, .. } | Source::Kafka { time, .. } => *time,
+        }
+    }
+}
+
+/// Which clock an event's time comes from (SPEC §3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeFrom {
+    /// The event's `timestamp`, if it lies near the reference time.
+    #[default]
+    Event,
+    /// Always the reference time; events are ordered by position.
+    Reference,
+}
+
+/// Where events, alerts and sessions are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, tag = "type", rename_all = "snake_case")]
+pub enum Store {
+    /// Nowhere.
+    None,
+    /// One database file, no server.
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// Keep events too, not only alerts and sessions.
+        #[serde(default = "yes")]
+        events: bool,
+    },
+    /// PostgreSQL, with or without TimescaleDB.
+    Postgres {
+        /// Name of the environment variable that holds the connection URL.
+        url_env: String,
+        /// Keep events too, not only alerts and sessions.
+        #[serde(default = "yes")]
+        events: bool,
+    },
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store::Sqlite { path: "state/clawdstrike.db".into(), events: true }
+    }
+}
+
+/// What alerts do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Response {
+    /// Where `alert_soc` posts to.
+    pub soc_webhook: Option<String>,
+    /// Base URL of the agents' control API.
+    pub agent_control_api: Option<String>,
+    /// Say what would be sent, send nothing.
+    pub dry_run: bool,
+}
+
+/// The HTTP API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// Where process 0 listens. Port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Serve without tokens. Only on a loopback address.
+    pub allow_anonymous: bool,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Api { listen: SocketAddr::from(([127, 0, 0, 1], 7878)), allow_anonymous: false }
+    }
+}
+
+/// Most processes or threads that a configuration may ask for.
+const MAX_WORKERS: usize = 1024;
+
+impl Config {
+    /// Reads and checks a file. Relative paths in it are relative to its folder.
+    pub fn load(path: &Path) -> Result<Config, String> {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            format!("configuration \"{}\": {e}; `clawdstrike-edr init` writes one", path.display())
+        })?;
+        let mut config = Config::parse(&text).map_err(|e| format!("configuration \"{}\": {e}", path.display()))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        config.resolve_paths(folder);
+        Ok(config)
+    }
+
+    /// Parses and checks a configuration's text.
+    pub fn parse(text: &str) -> Result<Config, String> {
+        let config: Config = toml::from_str(text).map_err(|e| e.to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Workers of all processes.
+    pub fn workers(&self) -> usize {
+        self.cluster.processes * self.cluster.threads
+    }
+
+    fn resolve_paths(&mut self, folder: &Path) {
+        let join = |p: &mut PathBuf| {
+            if p.as_os_str() != "-" {
+                *p = folder.join(&*p);
+            }
+        };
+        join(&mut self.cluster.state);
+        join(&mut self.rules.path);
+        for source in &mut self.sources {
+            if let Source::Jsonl { path, .. } = source {
+                join(path);
+            }
+        }
+        if let Store::Sqlite { path, .. } = &mut self.store {
+            join(path);
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let cluster = &self.cluster;
+        if cluster.processes == 0 || cluster.threads == 0 || self.workers() > MAX_WORKERS {
+            return Err(format!(
+                "[cluster] asks for {} processes of {} threads: both must be at least 1, and their product at most {MAX_WORKERS}",
+                cluster.processes, cluster.threads
+            ));
+        }
+        if !cluster.addresses.is_empty() && cluster.addresses.len() != cluster.processes {
+            return Err(format!(
+                "[cluster] has {} addresses for {} processes: give one `host:port` for each, or none",
+                cluster.addresses.len(),
+                cluster.processes
+            ));
+        }
+        let limits = &self.limits;
+        if limits.dedup_window < limits.max_lateness {
+            return Err(format!(
+                "[limits] dedup_window ({}) is less than max_lateness ({}): a late copy would count twice; raise dedup_window",
+                limits.dedup_window, limits.max_lateness
+            ));
+        }
+        if limits.evidence_limit < 2 {
+            return Err("[limits] evidence_limit must be at least 2: the first event and the latest".into());
+        }
+        let mut names = std::collections::BTreeSet::new();
+        for source in &self.sources {
+            if !names.insert(source.name()) {
+                return Err(format!("two sources are named \"{}\": positions are kept by name, so names must differ", source.name()));
+            }
+        }
+        if self.api.allow_anonymous && !self.api.listen.ip().is_loopback() {
+            return Err(format!(
+                "[api] allow_anonymous = true needs a loopback address, and listen is \"{}\": use 127.0.0.1, or turn it off",
+                self.api.listen
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_unknown_keys_by_name() {
+        let error = Config::parse("[cluster]\nprocceses = 2\n").unwrap_err();
+        assert!(error.contains("procceses"), "{error}");
+    }
+
+    #[test]
+    fn refuses_a_dedup_window_below_the_lateness() {
+        let error = Config::parse("[limits]\nmax_lateness = \"1h\"\n").unwrap_err();
+        assert!(error.contains("dedup_window (10m)"), "{error}");
+    }
+
+    #[test]
+    fn refuses_anonymous_access_from_outside() {
+        let error = Config::parse("[api]\nlisten = \"0.0.0.0:1\"\nallow_anonymous = true\n").unwrap_err();
+        assert!(error.contains("loopback"), "{error}");
+    }
+
+    #[test]
+    fn reads_both_kinds_of_source() {
+        let config = Config::parse(
+            "[[source]]\ntype = \"jsonl\"\nname = \"a\"\npath = \"x\"\n[[source]]\ntype = \"kafka\"\nname = \"b\"\nbrokers = \"h:1\"\n",
+        )
+        .unwrap();
+        assert_eq!(config.sources.len(), 2);
+        assert!(matches!(&config.sources[1], Source::Kafka { topics, .. } if topics.len() == 2));
+    }
+}
