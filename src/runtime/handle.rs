@@ -1,0 +1,150 @@
+//! What the API and the command line may ask of a running engine.
+
+use std::sync::Arc;
+
+use clawdstrike_rules::plan::RuleSet;
+use clawdstrike_rules::{Diagnostic, SourceFile};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::alert::Alert;
+use crate::session::SessionView;
+use crate::view::{Answer, Query};
+
+/// Requests that may wait for the dataflow.
+pub const REQUESTS: usize = 1024;
+/// Changes that a slow watcher may lag behind before it misses some (and is told so).
+pub const WATCH_LAG: usize = 4096;
+
+/// A request to the dataflow's sequencer.
+pub enum Request {
+    /// Answer a question as of one epoch.
+    Peek(Query, oneshot::Sender<Answer>),
+    /// Switch all workers to this rule set at one epoch.
+    Rules(Arc<RuleSet>, oneshot::Sender<u64>),
+}
+
+/// What watchers see.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A new version of an alert.
+    Alert(Arc<Alert>),
+    /// A session's view after an epoch in which it changed (at a coarse beat).
+    Session(Arc<SessionView>),
+}
+
+/// The rule set in force.
+#[derive(Clone, Debug)]
+pub struct ActiveRules {
+    /// The set.
+    pub set: Arc<RuleSet>,
+    /// Lints of its compilation.
+    pub warnings: Vec<Diagnostic>,
+    /// The files it came from.
+    pub files: Vec<String>,
+    /// The epoch from which it holds.
+    pub epoch: u64,
+    /// Why the last attempt to load another set failed, if it did.
+    pub last_error: Option<String>,
+}
+
+/// Counters of a running engine, for health and metrics.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Stats {
+    /// The last closed epoch.
+    pub epoch: u64,
+    /// Event-time bound in microseconds since 1970; `None` before it is known.
+    pub watermark: Option<i64>,
+    /// Valid events, copies included.
+    pub events: u64,
+    /// Dead letters by reason.
+    pub dead_letters: std::collections::BTreeMap<String, u64>,
+    /// Events whose time was replaced by the reference time.
+    pub retimed: u64,
+    /// Alert versions emitted.
+    pub alert_versions: u64,
+    /// Parts that don't work as they should, with the reason.
+    pub degraded: std::collections::BTreeMap<String, String>,
+}
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The engine is stopping.
+    #[error("the engine is stopping: try again when it is up")]
+    Stopping,
+    /// The dataflow did not answer in time.
+    #[error("the dataflow did not answer within {0} s: it is overloaded or a worker is stopped; see /v1/health")]
+    Timeout(u64),
+    /// The rule set doesn't compile; the running set stays.
+    #[error("the rule set doesn't compile; the running set stays as it is")]
+    Rules(Vec<Diagnostic>),
+}
+
+/// A handle on a running engine.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) changes: broadcast::Sender<Change>,
+    pub(crate) rules: Arc<watch::Sender<Arc<ActiveRules>>>,
+    pub(crate) stats: watch::Receiver<Stats>,
+}
+
+/// How long a request may take.
+const REQUEST_SECONDS: u64 = 10;
+
+impl Handle {
+    /// Asks the live views.
+    pub async fn peek(&self, query: Query) -> Result<Answer, EngineError> {
+        let (tx, rx) = oneshot::channel();
+        self.request(Request::Peek(query, tx), rx).await
+    }
+
+    /// Compiles the files and switches all workers to them at one epoch, all or nothing.
+    pub async fn load_rules(&self, files: Vec<SourceFile>) -> Result<Arc<ActiveRules>, EngineError> {
+        let compiled = match clawdstrike_rules::compile(&files) {
+            Ok(compiled) => compiled,
+            Err(errors) => {
+                let text = errors.to_string();
+                self.rules.send_modify(|r| Arc::make_mut(r).last_error = Some(text));
+                return Err(EngineError::Rules(errors.0));
+            }
+        };
+        let set = Arc::new(compiled.set);
+        let (tx, rx) = oneshot::channel();
+        let epoch = self.request(Request::Rules(set.clone(), tx), rx).await?;
+        let active = Arc::new(ActiveRules {
+            set,
+            warnings: compiled.warnings,
+            files: files.into_iter().map(|f| f.name).collect(),
+            epoch,
+            last_error: None,
+        });
+        self.rules.send_replace(active.clone());
+        Ok(active)
+    }
+
+    /// The rule set in force.
+    pub fn rules(&self) -> Arc<ActiveRules> {
+        self.rules.borrow().clone()
+    }
+
+    /// Every change from now on.
+    pub fn watch(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// Counters as of the last closed epoch.
+    pub fn stats(&self) -> Stats {
+        self.stats.borrow().clone()
+    }
+
+    async fn request<T>(&self, request: Request, answer: oneshot::Receiver<T>) -> Result<T, EngineError> {
+        let wait = async {
+            self.requests.send(request).await.map_err(|_| EngineError::Stopping)?;
+            answer.await.map_err(|_| EngineError::Stopping)
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(REQUEST_SECONDS), wait)
+            .await
+            .unwrap_or(Err(EngineError::Timeout(REQUEST_SECONDS)))
+    }
+}
