@@ -9,6 +9,8 @@ mod dead_letter;
 mod decode;
 mod event;
 mod event_type;
+mod host;
+mod path;
 pub mod target;
 pub mod time;
 mod wire;
