@@ -12,6 +12,8 @@ pub enum Reason {
     InvalidUtf8,
     /// Not one JSON value.
     InvalidJson,
+    /// JSON, but no object.
+    NotAnObject,
     /// More than [`crate::MAX_DEPTH`] arrays and objects inside each other.
     TooDeep,
     /// A number that no double can hold.
@@ -38,10 +40,11 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 15] = [
         Reason::RecordTooLong,
         Reason::InvalidUtf8,
         Reason::InvalidJson,
+        Reason::NotAnObject,
         Reason::TooDeep,
         Reason::NumberOutOfRange,
         Reason::DuplicateKey,
@@ -61,6 +64,7 @@ impl Reason {
             Reason::RecordTooLong => "record_too_long",
             Reason::InvalidUtf8 => "invalid_utf8",
             Reason::InvalidJson => "invalid_json",
+            Reason::NotAnObject => "not_an_object",
             Reason::TooDeep => "too_deep",
             Reason::NumberOutOfRange => "number_out_of_range",
             Reason::DuplicateKey => "duplicate_key",
@@ -87,6 +91,7 @@ impl fmt::Display for Reason {
             Reason::RecordTooLong => "the record is longer than 1 MiB",
             Reason::InvalidUtf8 => "the record is not UTF-8",
             Reason::InvalidJson => "the record is not one JSON value",
+            Reason::NotAnObject => "the record is no JSON object",
             Reason::TooDeep => "the record is more than 64 levels deep",
             Reason::NumberOutOfRange => "a number is beyond a double",
             Reason::DuplicateKey => "a field of the event is there twice",

@@ -1,10 +1,13 @@
-//! From a record to an event or a dead letter.
+//! From a record to an event or a dead letter, in one pass over borrowed bytes: the engine's hottest function.
+//! Decides what a valid event is; knows nothing of where the record came from or what becomes of it.
 
 use std::borrow::Cow;
 
-use serde_json::Value;
-
-use crate::{DeadLetter, Event, EventType, Reason, time};
+use crate::{
+    DeadLetter, Event, EventType, Reason,
+    scan::{Fault, Scanner},
+    time,
+};
 
 /// The longest record, in bytes.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
@@ -21,68 +24,419 @@ pub fn is_blank(line: &[u8]) -> bool {
         .all(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
 }
 
-/// Reads one record.
+/// Reads one record, without its line's end or with it.
+///
+/// ```
+/// let raw = br#"{"agent_id": "a", "session_id": "s", "timestamp": "1970-01-01T00:00:01Z",
+///     "event_type": "shell_command", "action": {"target": "ls"}, "result": {"allowed": true, "severity": "Info"}}"#;
+/// let event = clawdstrike_telemetry::decode(raw).expect("all that is required is there");
+/// assert_eq!((event.timestamp, &*event.target, &*event.severity), (1_000_000, "ls", "info"));
+/// ```
 ///
 /// # Errors
-/// A [`DeadLetter`] if it is no valid event.
+/// A [`DeadLetter`] if it is no valid event. What is wrong with the text (UTF-8, JSON, depth, numbers) comes before
+/// what is wrong with a field, and that before what is missing.
 pub fn decode(raw: &[u8]) -> Result<Event<'_>, DeadLetter> {
     if raw.len() > MAX_RECORD_BYTES {
-        return Err(DeadLetter::new(
-            Reason::RecordTooLong,
-            format!("{} bytes", raw.len()),
-        ));
+        return Err(dead_letter(Reason::RecordTooLong, None, raw.len()));
     }
     let text = std::str::from_utf8(raw)
-        .map_err(|e| DeadLetter::new(Reason::InvalidUtf8, e.to_string()))?;
-    let doc: Value = serde_json::from_str(text)
-        .map_err(|e| DeadLetter::new(Reason::InvalidJson, e.to_string()))?;
-    let string = |path: &str| match doc.pointer(path) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(s)) => Ok(Some(Cow::Owned::<str>(s.clone()))),
-        Some(_) => Err(DeadLetter::new(Reason::MistypedField, path)),
-    };
-    let need =
-        |path: &str| string(path)?.ok_or_else(|| DeadLetter::new(Reason::MissingField, path));
-    let id = |s: Cow<'static, str>| {
-        if s.is_empty() || s.len() > MAX_ID_BYTES {
-            Err(DeadLetter::new(Reason::IdentifierLength, ""))
-        } else if s.chars().any(char::is_control) {
-            Err(DeadLetter::new(Reason::IdentifierControl, ""))
-        } else {
-            Ok(s)
+        .map_err(|error| dead_letter(Reason::InvalidUtf8, None, error.valid_up_to()))?;
+    let mut reader = Reader::new(text);
+    match reader.record() {
+        Ok(()) => reader.event(raw),
+        Err(fault) => Err(explain(text, fault, reader.field)),
+    }
+}
+
+/// A fault of the text anywhere goes before a fault of a field, so that the order of fields changes no count.
+#[cold]
+fn explain(text: &str, fault: Fault, field: Option<Field>) -> DeadLetter {
+    match Scanner::check(text) {
+        Ok(()) => dead_letter(fault.reason, field, fault.at),
+        Err(fault) => dead_letter(fault.reason, None, fault.at),
+    }
+}
+
+#[cold]
+fn dead_letter(reason: Reason, field: Option<Field>, at: usize) -> DeadLetter {
+    let name = field.map_or("record", Field::path);
+    let detail = match reason {
+        Reason::RecordTooLong => {
+            format!("the record has {at} bytes: expected at most {MAX_RECORD_BYTES}")
+        }
+        Reason::InvalidUtf8 => format!("byte {at}: expected UTF-8"),
+        Reason::InvalidJson => format!("byte {at}: expected one JSON value (RFC 8259)"),
+        Reason::NotAnObject => format!("byte {at}: expected an object with the event's fields"),
+        Reason::TooDeep => format!("byte {at}: expected at most {MAX_DEPTH} levels"),
+        Reason::NumberOutOfRange => format!("byte {at}: expected a number that a double can hold"),
+        Reason::DuplicateKey => format!("\"{name}\" before byte {at}: expected each field once"),
+        Reason::MissingField => format!(
+            "\"{name}\": expected {}",
+            field.map_or("a value", Field::expected)
+        ),
+        Reason::MistypedField
+        | Reason::InvalidTimestamp
+        | Reason::UnknownEventType
+        | Reason::EmptyEventId
+        | Reason::IdentifierLength
+        | Reason::IdentifierControl
+        | Reason::TargetTooLong => {
+            format!(
+                "\"{name}\" at byte {at}: expected {}",
+                field.map_or("a value", Field::expected)
+            )
         }
     };
-    let event_id = string("/event_id")?;
-    if event_id.as_deref() == Some("") {
-        return Err(DeadLetter::new(Reason::EmptyEventId, ""));
+    DeadLetter::new(reason, detail)
+}
+
+/// The fields of the contract, at their places. The discriminant is the field's bit in [`Reader::seen`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Field {
+    AgentId,
+    SessionId,
+    Timestamp,
+    EventType,
+    Action,
+    Result,
+    Context,
+    EventId,
+    SchemaVersion,
+    TenantId,
+    Seal,
+    Target,
+    ContentHash,
+    Args,
+    Allowed,
+    Guard,
+    Severity,
+    Message,
+}
+
+impl Field {
+    fn path(self) -> &'static str {
+        match self {
+            Field::AgentId => "agent_id",
+            Field::SessionId => "session_id",
+            Field::Timestamp => "timestamp",
+            Field::EventType => "event_type",
+            Field::Action => "action",
+            Field::Result => "result",
+            Field::Context => "context",
+            Field::EventId => "event_id",
+            Field::SchemaVersion => "schema_version",
+            Field::TenantId => "tenant_id",
+            Field::Seal => "seal",
+            Field::Target => "action.target",
+            Field::ContentHash => "action.content_hash",
+            Field::Args => "action.args",
+            Field::Allowed => "result.allowed",
+            Field::Guard => "result.guard",
+            Field::Severity => "result.severity",
+            Field::Message => "result.message",
+        }
     }
-    let target = need("/action/target")?;
-    if target.len() > MAX_TARGET_BYTES {
-        return Err(DeadLetter::new(Reason::TargetTooLong, ""));
-    }
-    Ok(Event {
-        agent_id: id(need("/agent_id")?)?,
-        session_id: id(need("/session_id")?)?,
-        tenant_id: string("/tenant_id")?.map_or(Ok(Cow::Borrowed("")), id)?,
-        event_id,
-        timestamp: time::parse(&need("/timestamp")?)
-            .ok_or_else(|| DeadLetter::new(Reason::InvalidTimestamp, ""))?,
-        event_type: EventType::from_name(&need("/event_type")?)
-            .ok_or_else(|| DeadLetter::new(Reason::UnknownEventType, ""))?,
-        target,
-        allowed: match doc.pointer("/result/allowed") {
-            Some(Value::Bool(allowed)) => *allowed,
-            None | Some(Value::Null) => {
-                return Err(DeadLetter::new(Reason::MissingField, "result.allowed"));
+
+    fn expected(self) -> &'static str {
+        match self {
+            Field::AgentId | Field::SessionId | Field::TenantId => {
+                "a text of 1 to 256 bytes without control characters"
             }
-            Some(_) => return Err(DeadLetter::new(Reason::MistypedField, "result.allowed")),
-        },
-        guard: string("/result/guard")?.unwrap_or_default(),
-        severity: string("/result/severity")?
-            .unwrap_or_default()
-            .to_lowercase()
-            .into(),
-        message: string("/result/message")?.unwrap_or_default(),
-        raw,
-    })
+            Field::Timestamp => "an RFC 3339 time, such as \"2024-05-06T10:00:00.000000Z\"",
+            Field::EventType => {
+                "file_access, file_write, network_egress, shell_command, mcp_tool, patch_apply or prompt_injection_attempt"
+            }
+            Field::Action | Field::Result => "an object",
+            Field::Target => "a text of at most 65536 bytes",
+            Field::EventId => "a text that isn't empty, or no event_id",
+            Field::Allowed => "true or false",
+            Field::ContentHash | Field::Guard | Field::Severity | Field::Message => "a text",
+            Field::Context | Field::SchemaVersion | Field::Seal | Field::Args => "a value",
+        }
+    }
+
+    #[inline]
+    fn at_top(name: &[u8]) -> Option<Field> {
+        Some(match name {
+            b"agent_id" => Field::AgentId,
+            b"session_id" => Field::SessionId,
+            b"timestamp" => Field::Timestamp,
+            b"event_type" => Field::EventType,
+            b"action" => Field::Action,
+            b"result" => Field::Result,
+            b"context" => Field::Context,
+            b"event_id" => Field::EventId,
+            b"schema_version" => Field::SchemaVersion,
+            b"tenant_id" => Field::TenantId,
+            b"seal" => Field::Seal,
+            _ => return None,
+        })
+    }
+
+    #[inline]
+    fn in_action(name: &[u8]) -> Option<Field> {
+        Some(match name {
+            b"target" => Field::Target,
+            b"content_hash" => Field::ContentHash,
+            b"args" => Field::Args,
+            _ => return None,
+        })
+    }
+
+    #[inline]
+    fn in_result(name: &[u8]) -> Option<Field> {
+        Some(match name {
+            b"allowed" => Field::Allowed,
+            b"guard" => Field::Guard,
+            b"severity" => Field::Severity,
+            b"message" => Field::Message,
+            _ => return None,
+        })
+    }
+}
+
+/// What has been read of one record.
+struct Reader<'a> {
+    scanner: Scanner<'a>,
+    /// The field that a fault concerns.
+    field: Option<Field>,
+    seen: u32,
+    agent_id: Option<Cow<'a, str>>,
+    session_id: Option<Cow<'a, str>>,
+    tenant_id: Option<Cow<'a, str>>,
+    event_id: Option<Cow<'a, str>>,
+    timestamp: Option<i64>,
+    event_type: Option<EventType>,
+    target: Option<Cow<'a, str>>,
+    allowed: Option<bool>,
+    guard: Option<Cow<'a, str>>,
+    severity: Option<Cow<'a, str>>,
+    message: Option<Cow<'a, str>>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(text: &'a str) -> Reader<'a> {
+        Reader {
+            scanner: Scanner::new(text),
+            field: None,
+            seen: 0,
+            agent_id: None,
+            session_id: None,
+            tenant_id: None,
+            event_id: None,
+            timestamp: None,
+            event_type: None,
+            target: None,
+            allowed: None,
+            guard: None,
+            severity: None,
+            message: None,
+        }
+    }
+
+    fn record(&mut self) -> Result<(), Fault> {
+        if self.scanner.peek_value() != b'{' {
+            return self.scanner.fault(Reason::NotAnObject);
+        }
+        self.members(Field::at_top, Reader::top_level)?;
+        self.scanner.end()
+    }
+
+    /// Reads an object whose `{` has been peeked: fields that `lookup` knows by `read`, others are skipped.
+    #[inline]
+    fn members(
+        &mut self,
+        lookup: impl Fn(&[u8]) -> Option<Field>,
+        read: impl Fn(&mut Self, Field) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        self.scanner.open_object()?;
+        let mut first = true;
+        while let Some(key) = self.scanner.next_key(first)? {
+            first = false;
+            let field = if key.is_escaped() {
+                lookup(key.decode().as_bytes())
+            } else {
+                lookup(key.as_written().as_bytes())
+            };
+            let Some(field) = field else {
+                self.scanner.skip()?;
+                continue;
+            };
+            let bit = 1 << field as u8;
+            if self.seen & bit != 0 {
+                return self.fault(Reason::DuplicateKey, field);
+            }
+            self.seen |= bit;
+            read(self, field)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn top_level(&mut self, field: Field) -> Result<(), Fault> {
+        match field {
+            Field::AgentId => self.agent_id = self.identifier(field)?,
+            Field::SessionId => self.session_id = self.identifier(field)?,
+            Field::TenantId => self.tenant_id = self.identifier(field)?,
+            Field::Timestamp => {
+                self.timestamp = self.parsed(field, Reason::InvalidTimestamp, time::parse)?
+            }
+            Field::EventType => {
+                self.event_type =
+                    self.parsed(field, Reason::UnknownEventType, EventType::from_name)?;
+            }
+            Field::EventId => {
+                self.event_id = self.text(field)?;
+                if self.event_id.as_deref() == Some("") {
+                    return self.fault(Reason::EmptyEventId, field);
+                }
+            }
+            Field::Action => return self.object(field, Field::in_action, Reader::action),
+            Field::Result => return self.object(field, Field::in_result, Reader::result),
+            _ => return self.scanner.skip(),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn action(&mut self, field: Field) -> Result<(), Fault> {
+        match field {
+            Field::Target => {
+                self.target = self.text(field)?;
+                if self
+                    .target
+                    .as_ref()
+                    .is_some_and(|target| target.len() > MAX_TARGET_BYTES)
+                {
+                    return self.fault(Reason::TargetTooLong, field);
+                }
+                Ok(())
+            }
+            Field::ContentHash => self.text(field).map(drop),
+            _ => self.scanner.skip(),
+        }
+    }
+
+    #[inline]
+    fn result(&mut self, field: Field) -> Result<(), Fault> {
+        match field {
+            Field::Allowed => self.allowed = self.boolean(field)?,
+            Field::Guard => self.guard = self.text(field)?,
+            Field::Severity => self.severity = self.text(field)?.map(lower_case),
+            _ => self.message = self.text(field)?,
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn fault<T>(&mut self, reason: Reason, field: Field) -> Result<T, Fault> {
+        self.field = Some(field);
+        self.scanner.fault(reason)
+    }
+
+    #[inline]
+    fn object(
+        &mut self,
+        field: Field,
+        lookup: impl Fn(&[u8]) -> Option<Field>,
+        read: impl Fn(&mut Self, Field) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        match self.scanner.peek_value() {
+            b'{' => self.members(lookup, read),
+            b'n' => self.scanner.literal("null"),
+            _ => self.fault(Reason::MistypedField, field),
+        }
+    }
+
+    /// A text, or `None` for null.
+    #[inline]
+    fn text(&mut self, field: Field) -> Result<Option<Cow<'a, str>>, Fault> {
+        match self.scanner.peek_value() {
+            b'"' => Ok(Some(self.scanner.string()?.decode())),
+            b'n' => self.scanner.literal("null").map(|()| None),
+            _ => self.fault(Reason::MistypedField, field),
+        }
+    }
+
+    #[inline]
+    fn boolean(&mut self, field: Field) -> Result<Option<bool>, Fault> {
+        match self.scanner.peek_value() {
+            b't' => self.scanner.literal("true").map(|()| Some(true)),
+            b'f' => self.scanner.literal("false").map(|()| Some(false)),
+            b'n' => self.scanner.literal("null").map(|()| None),
+            _ => self.fault(Reason::MistypedField, field),
+        }
+    }
+
+    #[inline]
+    fn parsed<T>(
+        &mut self,
+        field: Field,
+        reason: Reason,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, Fault> {
+        let Some(text) = self.text(field)? else {
+            return Ok(None);
+        };
+        match parse(&text) {
+            Some(value) => Ok(Some(value)),
+            None => self.fault(reason, field),
+        }
+    }
+
+    #[inline]
+    fn identifier(&mut self, field: Field) -> Result<Option<Cow<'a, str>>, Fault> {
+        let Some(text) = self.text(field)? else {
+            return Ok(None);
+        };
+        if text.is_empty() || text.len() > MAX_ID_BYTES {
+            return self.fault(Reason::IdentifierLength, field);
+        }
+        let printable_ascii = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if !printable_ascii && text.chars().any(char::is_control) {
+            return self.fault(Reason::IdentifierControl, field);
+        }
+        Ok(Some(text))
+    }
+
+    fn event(self, raw: &'a [u8]) -> Result<Event<'a>, DeadLetter> {
+        let missing = |field| dead_letter(Reason::MissingField, Some(field), 0);
+        Ok(Event {
+            agent_id: self.agent_id.ok_or_else(|| missing(Field::AgentId))?,
+            session_id: self.session_id.ok_or_else(|| missing(Field::SessionId))?,
+            tenant_id: self.tenant_id.unwrap_or_default(),
+            event_id: self.event_id,
+            timestamp: self.timestamp.ok_or_else(|| missing(Field::Timestamp))?,
+            event_type: self.event_type.ok_or_else(|| missing(Field::EventType))?,
+            target: self.target.ok_or_else(|| missing(Field::Target))?,
+            allowed: self.allowed.ok_or_else(|| missing(Field::Allowed))?,
+            guard: self.guard.unwrap_or_default(),
+            severity: self.severity.unwrap_or_default(),
+            message: self.message.unwrap_or_default(),
+            raw,
+        })
+    }
+}
+
+/// The severities that are in use, so that `Critical` costs no allocation.
+const SEVERITIES: [&str; 8] = [
+    "info", "low", "medium", "high", "critical", "warning", "error", "none",
+];
+
+fn lower_case(text: Cow<'_, str>) -> Cow<'_, str> {
+    if text
+        .bytes()
+        .all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase())
+    {
+        return text;
+    }
+    match SEVERITIES
+        .into_iter()
+        .find(|name| name.eq_ignore_ascii_case(&text))
+    {
+        Some(name) => Cow::Borrowed(name),
+        None => Cow::Owned(text.to_lowercase()),
+    }
 }

@@ -11,6 +11,7 @@ mod event;
 mod event_type;
 mod host;
 mod path;
+mod scan;
 pub mod target;
 pub mod time;
 mod wire;

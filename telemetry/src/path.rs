@@ -21,19 +21,10 @@ pub(crate) fn normalise(raw: &str) -> Cow<'_, str> {
 
 /// A cheap test for the common absolute path that is already normal. May say no to one that is.
 fn is_normal(raw: &str) -> bool {
-    let bytes = raw.as_bytes();
-    if bytes.first() != Some(&b'/') || raw.starts_with("/proc/") {
-        return false;
-    }
-    let mut previous = b'/';
-    for &byte in &bytes[1..] {
-        // `/.` may begin a dot component or a hidden file; the slow way tells.
-        if byte == b'\\' || (previous == b'/' && (byte == b'/' || byte == b'.')) {
-            return false;
-        }
-        previous = byte;
-    }
-    bytes.len() == 1 || previous != b'/'
+    let is_name = |component| !matches!(component, "" | "." | "..");
+    raw.strip_prefix('/')
+        .is_some_and(|rest| !rest.starts_with("proc/") && rest.split('/').all(is_name))
+        && !raw.contains('\\')
 }
 
 /// Takes `file://`, its authority and its percent-encoding away, if they are there.

@@ -1,0 +1,617 @@
+//! JSON, read in one pass without building anything: the whole record is checked against RFC 8259, values that nobody
+//! asked for are skipped, texts are borrowed. Own code because the general parsers either build every value or skip
+//! without checking; property tests hold it against serde_json. Knows nothing of events.
+
+use std::borrow::Cow;
+
+use crate::{MAX_DEPTH, Reason};
+
+/// A place where a record is no JSON, or no event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) reason: Reason,
+    /// In bytes from the record's begin.
+    pub(crate) at: usize,
+}
+
+/// A string as it stands in the record, already checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Text<'a> {
+    /// With its quotes.
+    quoted: &'a str,
+    escaped: bool,
+}
+
+impl<'a> Text<'a> {
+    /// What the string means; borrowed unless it holds escapes.
+    #[inline]
+    pub(crate) fn decode(self) -> Cow<'a, str> {
+        if self.escaped {
+            Cow::Owned(self.unescape())
+        } else {
+            Cow::Borrowed(self.as_written())
+        }
+    }
+
+    /// What stands between the quotes.
+    #[inline]
+    pub(crate) fn as_written(self) -> &'a str {
+        &self.quoted[1..self.quoted.len() - 1]
+    }
+
+    pub(crate) fn is_escaped(self) -> bool {
+        self.escaped
+    }
+
+    #[inline(never)]
+    fn unescape(self) -> String {
+        // `string` has checked every escape, and a property test that serde_json agrees.
+        serde_json::from_str(self.quoted).unwrap_or_else(|_| self.as_written().to_owned())
+    }
+}
+
+/// A place in a record, which moves forward only.
+pub(crate) struct Scanner<'a> {
+    text: &'a str,
+    at: usize,
+    depth: usize,
+    /// One bit a level, the innermost lowest: whether it is an object.
+    objects: u64,
+}
+
+// One bit a level must do.
+const _: () = assert!(MAX_DEPTH <= u64::BITS as usize);
+
+impl<'a> Scanner<'a> {
+    pub(crate) fn new(text: &'a str) -> Scanner<'a> {
+        Scanner {
+            text,
+            at: 0,
+            depth: 0,
+            objects: 0,
+        }
+    }
+
+    /// Checks that the text is one JSON value and nothing else.
+    pub(crate) fn check(text: &str) -> Result<(), Fault> {
+        let mut scanner = Scanner::new(text);
+        scanner.skip()?;
+        scanner.end()
+    }
+
+    #[inline]
+    pub(crate) fn fault<T>(&self, reason: Reason) -> Result<T, Fault> {
+        Err(Fault {
+            reason,
+            at: self.at,
+        })
+    }
+
+    /// The next byte; 0, which begins nothing, at the end.
+    #[inline]
+    pub(crate) fn peek(&self) -> u8 {
+        self.text.as_bytes().get(self.at).copied().unwrap_or(0)
+    }
+
+    /// The next byte that isn't white space.
+    #[inline]
+    pub(crate) fn peek_value(&mut self) -> u8 {
+        loop {
+            let byte = self.peek();
+            if byte > b' ' || !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                return byte;
+            }
+            self.at += 1;
+        }
+    }
+
+    /// Nothing but white space may follow.
+    pub(crate) fn end(&mut self) -> Result<(), Fault> {
+        self.peek_value();
+        if self.at < self.text.len() {
+            self.fault(Reason::InvalidJson)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Steps over a bracket (`open_*`) whose byte has been peeked.
+    #[inline]
+    fn enter(&mut self, object: bool) -> Result<(), Fault> {
+        if self.depth == MAX_DEPTH {
+            return self.fault(Reason::TooDeep);
+        }
+        self.at += 1;
+        self.depth += 1;
+        self.objects = self.objects << 1 | u64::from(object);
+        Ok(())
+    }
+
+    #[inline]
+    fn leave(&mut self) {
+        self.at += 1;
+        self.depth -= 1;
+        self.objects >>= 1;
+    }
+
+    /// Steps into an object whose `{` has been peeked; then [`Scanner::next_key`].
+    #[inline]
+    pub(crate) fn open_object(&mut self) -> Result<(), Fault> {
+        self.enter(true)
+    }
+
+    /// The next key of the object that is open, its colon stepped over; `None` once the object is closed. `first` for
+    /// the first call.
+    #[inline]
+    pub(crate) fn next_key(&mut self, first: bool) -> Result<Option<Text<'a>>, Fault> {
+        match self.peek_value() {
+            b'}' => {
+                self.leave();
+                Ok(None)
+            }
+            b',' if !first => {
+                self.at += 1;
+                self.key().map(Some)
+            }
+            _ if first => self.key().map(Some),
+            _ => self.fault(Reason::InvalidJson),
+        }
+    }
+
+    #[inline]
+    fn key(&mut self) -> Result<Text<'a>, Fault> {
+        if self.peek_value() != b'"' {
+            return self.fault(Reason::InvalidJson);
+        }
+        let key = self.string()?;
+        if self.peek_value() != b':' {
+            return self.fault(Reason::InvalidJson);
+        }
+        self.at += 1;
+        Ok(key)
+    }
+
+    /// Reads a string whose opening quote has been peeked.
+    #[inline]
+    pub(crate) fn string(&mut self) -> Result<Text<'a>, Fault> {
+        let start = self.at;
+        self.at = special(self.text.as_bytes(), start + 1);
+        let escaped = self.peek() != b'"';
+        if escaped {
+            self.rest_of_string()?;
+        }
+        self.at += 1;
+        Ok(Text {
+            quoted: &self.text[start..self.at],
+            escaped,
+        })
+    }
+
+    /// Goes on to the closing quote from a backslash, or from what may not stand in a string.
+    #[inline(never)]
+    fn rest_of_string(&mut self) -> Result<(), Fault> {
+        loop {
+            match self.peek() {
+                b'"' => return Ok(()),
+                b'\\' => self.escape()?,
+                _ => return self.fault(Reason::InvalidJson),
+            }
+            self.at = special(self.text.as_bytes(), self.at);
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), Fault> {
+        self.at += 1;
+        match self.peek() {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {
+                self.at += 1;
+                Ok(())
+            }
+            b'u' => match self.code_unit()? {
+                // Half a pair is no character, so no UTF-8 could hold it.
+                0xd800..=0xdbff => {
+                    let low = self.text.as_bytes()[self.at..].starts_with(b"\\u");
+                    self.at += usize::from(low);
+                    match low.then(|| self.code_unit()).transpose()? {
+                        Some(0xdc00..=0xdfff) => Ok(()),
+                        _ => self.fault(Reason::InvalidJson),
+                    }
+                }
+                0xdc00..=0xdfff => self.fault(Reason::InvalidJson),
+                _ => Ok(()),
+            },
+            _ => self.fault(Reason::InvalidJson),
+        }
+    }
+
+    /// `u` and four hexadecimal digits.
+    fn code_unit(&mut self) -> Result<u32, Fault> {
+        let mut unit = 0;
+        for _ in 0..4 {
+            self.at += 1;
+            match char::from(self.peek()).to_digit(16) {
+                Some(digit) => unit = unit << 4 | digit,
+                None => return self.fault(Reason::InvalidJson),
+            }
+        }
+        self.at += 1;
+        Ok(unit)
+    }
+
+    /// Steps over `null`, `true` or `false` if it stands here.
+    #[inline]
+    pub(crate) fn literal(&mut self, literal: &str) -> Result<(), Fault> {
+        if !self.text.as_bytes()[self.at..].starts_with(literal.as_bytes()) {
+            return self.fault(Reason::InvalidJson);
+        }
+        self.at += literal.len();
+        Ok(())
+    }
+
+    /// Steps over one value of any kind, checking all of it.
+    pub(crate) fn skip(&mut self) -> Result<(), Fault> {
+        let outer = self.depth;
+        loop {
+            match self.peek_value() {
+                b'"' => drop(self.string()?),
+                b'{' => {
+                    self.enter(true)?;
+                    if self.next_key(true)?.is_some() {
+                        continue;
+                    }
+                }
+                b'[' => {
+                    self.enter(false)?;
+                    if self.peek_value() != b']' {
+                        continue;
+                    }
+                    self.leave();
+                }
+                b'n' => self.literal("null")?,
+                b't' => self.literal("true")?,
+                b'f' => self.literal("false")?,
+                _ => self.number()?,
+            }
+            if self.after_value(outer)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Closes what ends here. Whether the depth is `outer` again; else the next value follows.
+    #[inline]
+    fn after_value(&mut self, outer: usize) -> Result<bool, Fault> {
+        while self.depth > outer {
+            if self.objects & 1 == 1 {
+                if self.next_key(false)?.is_some() {
+                    return Ok(false);
+                }
+                continue;
+            }
+            match self.peek_value() {
+                b']' => self.leave(),
+                b',' => {
+                    self.at += 1;
+                    return Ok(false);
+                }
+                _ => return self.fault(Reason::InvalidJson),
+            }
+        }
+        Ok(true)
+    }
+
+    fn number(&mut self) -> Result<(), Fault> {
+        let start = self.at;
+        if self.peek() == b'-' {
+            self.at += 1;
+        }
+        let whole = self.digits();
+        if whole.is_empty() || (whole.len() > 1 && whole.starts_with('0')) {
+            self.at = start;
+            return self.fault(Reason::InvalidJson);
+        }
+        let mut part = "";
+        if self.peek() == b'.' {
+            self.at += 1;
+            part = self.digits();
+            if part.is_empty() {
+                return self.fault(Reason::InvalidJson);
+            }
+        }
+        let mut exponent = 0;
+        if matches!(self.peek(), b'e' | b'E') {
+            self.at += 1;
+            exponent = self.exponent()?;
+        }
+        if (exponent > 0 || whole.len() > MAX_WHOLE_DIGITS)
+            && is_beyond_double(whole, part, exponent)
+        {
+            self.at = start;
+            return self.fault(Reason::NumberOutOfRange);
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self) -> &'a str {
+        let start = self.at;
+        while self.peek().is_ascii_digit() {
+            self.at += 1;
+        }
+        &self.text[start..self.at]
+    }
+
+    fn exponent(&mut self) -> Result<i64, Fault> {
+        let negative = self.peek() == b'-';
+        if matches!(self.peek(), b'+' | b'-') {
+            self.at += 1;
+        }
+        let digits = self.digits();
+        if digits.is_empty() {
+            return self.fault(Reason::InvalidJson);
+        }
+        // Too many digits for 64 bits are too many for any record to make up for.
+        let size = digits.parse().unwrap_or(i64::MAX / 2);
+        Ok(if negative {
+            -size
+        } else {
+            size.min(i64::MAX / 2)
+        })
+    }
+}
+
+/// A whole number of so many digits fits a double.
+const MAX_WHOLE_DIGITS: usize = f64::MAX_10_EXP as usize;
+
+/// Whether the number rounds to infinity.
+#[cold]
+fn is_beyond_double(whole: &str, part: &str, exponent: i64) -> bool {
+    let digits = [whole, part].concat();
+    let significant = digits.trim_start_matches('0');
+    if significant.is_empty() {
+        return false;
+    }
+    let leading_zeros = digits.len() - significant.len();
+    // The number is d.ddd times ten to the `magnitude`.
+    let magnitude = exponent.saturating_add(whole.len() as i64 - leading_zeros as i64 - 1);
+    match magnitude.cmp(&i64::from(f64::MAX_10_EXP)) {
+        std::cmp::Ordering::Less => false,
+        std::cmp::Ordering::Greater => true,
+        // Written anew, because `f64::from_str` cuts exponents of many digits.
+        std::cmp::Ordering::Equal => format!("{}.{}e308", &significant[..1], &significant[1..])
+            .parse::<f64>()
+            .is_ok_and(f64::is_infinite),
+    }
+}
+
+/// The place from `at` on of the first quote, backslash or control character; the length if there is none.
+#[inline]
+fn special(bytes: &[u8], mut at: usize) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
+    // Bit 7 of each byte that is zero; bytes above a zero byte may be wrong, so only the lowest counts.
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
+    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+        let word = u64::from_le_bytes(*chunk);
+        let quotes = zeros(word ^ (ONES * u64::from(b'"')));
+        let backslashes = zeros(word ^ (ONES * u64::from(b'\\')));
+        let controls = word.wrapping_sub(ONES * u64::from(b' ')) & !word;
+        let hits = (quotes | backslashes | controls) & HIGHS;
+        if hits != 0 {
+            return at + hits.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..b' ');
+    let tail = bytes.get(at..).unwrap_or_default();
+    at + tail.iter().position(is_special).unwrap_or(tail.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn verdict(text: &str) -> Result<(), Reason> {
+        Scanner::check(text).map_err(|fault| fault.reason)
+    }
+
+    #[test]
+    fn accepts_what_rfc_8259_accepts() {
+        for text in [
+            "0",
+            "-0",
+            "1.5e-3",
+            "1E+2",
+            " [ ] ",
+            "{}",
+            "\t{ \"a\" : [ 1 , { } ] }\r\n",
+            "\"\"",
+            "\"\\u00e9\\n\\/\"",
+            "\"\\ud83d\\ude00\"",
+            "\"\u{7f}\u{2028}\"",
+            "[null,true,false]",
+            "1e-99999999999999999999",
+            "0e999999999999",
+        ] {
+            assert_eq!(verdict(text), Ok(()), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_rfc_8259_refuses() {
+        for text in [
+            "",
+            " ",
+            "01",
+            "-",
+            "+1",
+            ".5",
+            "1.",
+            "1e",
+            "1e+",
+            "0x1",
+            "NaN",
+            "nul",
+            "truefalse",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{,}",
+            "{a:1}",
+            "{\"a\":1 \"b\":2}",
+            "[}",
+            "{]",
+            "[",
+            "{",
+            "\"",
+            "\"\\\"",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "\"\\u12g4\"",
+            "\"\n\"",
+            "\"\u{1f}\"",
+            "\"\\ud800\"",
+            "\"\\udc00\"",
+            "\"\\ud800\\n\"",
+            "\"\\ud800\\ud800\"",
+            "\"\\ud800x\"",
+            "1 2",
+            "[] x",
+            "\u{feff}1",
+            "'a'",
+            "[1]]",
+            "\u{b}1",
+            "\u{a0}1",
+            "\0",
+        ] {
+            assert_eq!(verdict(text), Err(Reason::InvalidJson), "{text}");
+        }
+    }
+
+    #[test]
+    fn depth_is_bounded_at_64() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(verdict(&nested(64)), Ok(()));
+        assert_eq!(verdict(&nested(65)), Err(Reason::TooDeep));
+        assert_eq!(verdict(&"{\"a\":".repeat(100_000)), Err(Reason::TooDeep));
+        // Side by side isn't deep.
+        assert_eq!(verdict(&format!("[{}[]]", "[],".repeat(1_000))), Ok(()));
+    }
+
+    #[test]
+    fn numbers_are_bounded_by_what_rounds_to_a_double() {
+        let zeros = |count| "0".repeat(count);
+        let finite = [
+            "1.7976931348623158e308".to_owned(),
+            "-1.797693134862315807e308".to_owned(),
+            format!("17976931348623157{}", zeros(292)),
+            format!("0.{}1e800400", zeros(800_200)),
+            format!("1{}e-100000", zeros(100_300)),
+        ];
+        let beyond = [
+            "1e309".to_owned(),
+            "-1e400".to_owned(),
+            "1.797693134862315808e308".to_owned(),
+            "1e99999999999999999999".to_owned(),
+            format!("18{}", zeros(307)),
+            format!("1{}", zeros(400)),
+            format!("0.{}1e800600", zeros(800_200)),
+        ];
+        for number in finite {
+            assert_eq!(verdict(&number), Ok(()), "{number:.40}");
+            assert!(
+                serde_json::from_str::<Value>(&number).is_ok(),
+                "{number:.40}"
+            );
+        }
+        for number in beyond {
+            assert_eq!(
+                verdict(&number),
+                Err(Reason::NumberOutOfRange),
+                "{number:.40}"
+            );
+            assert!(
+                serde_json::from_str::<Value>(&number).is_err(),
+                "{number:.40}"
+            );
+        }
+    }
+
+    /// JSON, and things that nearly are.
+    fn near_json() -> impl Strategy<Value = String> {
+        let token = prop_oneof![
+            4 => prop::sample::select(vec!["{", "}", "[", "]", ",", ":", "\"a\":", "\"\"", " "]),
+            2 => prop::sample::select(vec![
+                "1", "-0", "1e", ".5", "2e308", "1e309", "179769313486231570000e290", "1.8e+308", "-12.50E-3", "null", "true",
+                "false", "\"\\u0041\"", "\"\\ud83d\\ude00\"", "\"\\ud83d\"", "\"\\q\"", "\"é\u{7f}\"", "\t", "\u{1}", "\"",
+                "\"long enough to fill a word\"", "\\",
+            ]),
+        ];
+        prop::collection::vec(token, 0..24).prop_map(|tokens| tokens.concat())
+    }
+
+    /// Valid JSON of any shape, printed loosely.
+    fn json() -> impl Strategy<Value = String> {
+        let number = prop_oneof![
+            any::<f64>()
+                .prop_filter("finite", |x| x.is_finite())
+                .prop_map(Value::from),
+            any::<i64>().prop_map(Value::from)
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            number,
+            any::<String>().prop_map(Value::from)
+        ];
+        leaf.prop_recursive(6, 64, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::vec((any::<String>(), inner), 0..6)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+        .prop_map(|value| serde_json::to_string_pretty(&value).expect("a value prints"))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn agrees_with_serde_json_on_near_json(text in near_json()) {
+            prop_assert_eq!(Scanner::check(&text).is_ok(), serde_json::from_str::<Value>(&text).is_ok());
+        }
+
+        #[test]
+        fn agrees_with_serde_json_on_any_text(text in any::<String>()) {
+            prop_assert_eq!(Scanner::check(&text).is_ok(), serde_json::from_str::<Value>(&text).is_ok());
+        }
+
+        #[test]
+        fn accepts_what_serde_json_prints_and_refuses_each_truncation(text in json(), cut in any::<prop::sample::Index>()) {
+            prop_assert_eq!(Scanner::check(&text), Ok(()));
+            let cut = cut.index(text.len());
+            if let Some(head) = text.get(..cut) {
+                prop_assert_eq!(Scanner::check(head).is_ok(), serde_json::from_str::<Value>(head).is_ok());
+            }
+        }
+
+        #[test]
+        fn strings_mean_what_serde_json_says(text in any::<String>(), escape_all in any::<bool>()) {
+            let quoted = if escape_all {
+                let units: String = text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
+                format!("\"{units}\"")
+            } else {
+                serde_json::to_string(&text).expect("a text prints")
+            };
+            let read = Scanner::new(&quoted).string().expect("a printed text is valid");
+            prop_assert_eq!(read.decode(), text.as_str());
+            prop_assert_eq!(read.is_escaped(), quoted.contains('\\'));
+        }
+    }
+}
