@@ -1,5 +1,145 @@
 //! The detection language: YAML text in, typed plan out.
 //!
 //! Pure: no timely, no async, no I/O, no clock. Knows nothing of how events are decoded or plans are run.
+//!
+//! A rule's way: text -> spanned YAML ([`yaml`](crate::compile)) -> resolved, part by part -> [`plan`]. All errors of
+//! all files are collected; each has a code that `docs/rules/errors.md` explains.
+//!
+//! ```
+//! use clawdstrike_rules::{SourceFile, compile};
+//! let text = "rules: [{id: R, name: n, severity: low, conditions: [{type: threshold, window: 1m, count: '> 5'}]}]";
+//! let files = [SourceFile { name: "r.yaml".into(), text: text.into() }];
+//! let compiled = compile(&files)?;
+//! assert_eq!(compiled.set.rules[0].id, "R");
+//! # Ok::<(), clawdstrike_rules::Errors>(())
+//! ```
 
+mod context;
+mod diagnostic;
+pub mod duration;
+mod explain;
+mod pattern;
 pub mod plan;
+mod resolve;
+mod suggest;
+mod yaml;
+
+use std::collections::{HashMap, HashSet};
+
+pub use diagnostic::{Diagnostic, EXCERPT_CHARS, Errors, Level};
+pub use explain::{ConditionReading, EntryReading, Explanation, PatternReading, RuleReading, explain};
+pub use pattern::{MAX_PATTERN_CHARS, REGEX_SIZE_LIMIT};
+pub use resolve::{MAX_CONDITIONS, MAX_COUNT, MAX_ITEMS, MAX_STEPS};
+pub use yaml::{MAX_DEPTH, MAX_FILE_BYTES, MAX_NODES};
+
+use context::Context;
+use diagnostic::{Span, quoted};
+use plan::RuleSet;
+use resolve::File;
+
+/// One rule file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFile {
+    /// As it is shown in errors.
+    pub name: String,
+    /// Its YAML.
+    pub text: String,
+}
+
+/// A set that compiled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compiled {
+    /// The enabled rules, by id, and the allowlist.
+    pub set: RuleSet,
+    /// What its author should look at.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Compiles a set of rule files.
+///
+/// # Errors
+/// Everything that is wrong with any of the files, in the order of files and places; then there is no set at all.
+pub fn compile(files: &[SourceFile]) -> Result<Compiled, Errors> {
+    let mut set = RuleSet::default();
+    let mut diagnostics = Vec::new();
+    let mut compiled = HashSet::new();
+    let mut ids: HashMap<String, String> = HashMap::new();
+    let mut named: Vec<Named> = Vec::new();
+    for (index, source) in files.iter().enumerate() {
+        let mut cx = Context::new(&source.name, &source.text, &mut compiled);
+        let file = read(&mut cx, &source.text);
+        for rule in file.rules {
+            let place = format!("{}:{}", source.name, rule.at.line);
+            if let Some(first) = ids.get(&rule.id) {
+                cx.error(rule.at, "E020", format!("rule id {} is used a second time", quoted(&rule.id)))
+                    .label(format!("first used at {first}"))
+                    .hint("ids are unique in a set, disabled rules included");
+                continue;
+            }
+            ids.insert(rule.id, place);
+            set.rules.extend(rule.plan.filter(|_| rule.enabled));
+        }
+        for (entry, places) in file.allowlist {
+            let ids = entry.rules.iter().cloned().zip(places);
+            named.extend(ids.map(|(id, at)| Named { file: index, id, at }));
+            set.allowlist.push(entry);
+        }
+        diagnostics.push(cx.into_diagnostics());
+    }
+    warn_of_unknown_rules(files, &ids, &named, &mut diagnostics);
+    finish(set, diagnostics)
+}
+
+/// A rule id that an allowlist entry names.
+struct Named {
+    file: usize,
+    id: String,
+    at: Span,
+}
+
+fn read(cx: &mut Context<'_>, text: &str) -> File {
+    let mut file = File::default();
+    let documents = yaml::documents(cx, text);
+    for document in &documents {
+        resolve::document(cx, document, &mut file);
+    }
+    file
+}
+
+/// Not an error: the rule may be in a pack that isn't installed here.
+fn warn_of_unknown_rules(
+    files: &[SourceFile],
+    ids: &HashMap<String, String>,
+    named: &[Named],
+    diagnostics: &mut [Vec<Diagnostic>],
+) {
+    for (index, (source, found)) in files.iter().zip(diagnostics).enumerate() {
+        let unknown: Vec<_> = named.iter().filter(|named| named.file == index && !ids.contains_key(&named.id)).collect();
+        if unknown.is_empty() {
+            continue;
+        }
+        let mut none = HashSet::new();
+        let mut cx = Context::new(&source.name, &source.text, &mut none);
+        for named in unknown {
+            let hint = match suggest::nearest(&named.id, ids.keys().map(String::as_str)) {
+                Some(id) => format!("did you mean {}?", quoted(id)),
+                None => "the entry does nothing for this id until such a rule is loaded".to_owned(),
+            };
+            cx.warn(named.at, "W002", format!("no rule has the id {}", quoted(&named.id))).hint(hint);
+        }
+        found.extend(cx.into_diagnostics());
+    }
+}
+
+fn finish(mut set: RuleSet, mut diagnostics: Vec<Vec<Diagnostic>>) -> Result<Compiled, Errors> {
+    for of_file in &mut diagnostics {
+        of_file.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+    }
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        diagnostics.into_iter().flatten().partition(|diagnostic| diagnostic.severity == Level::Error);
+    if !errors.is_empty() {
+        return Err(Errors { errors, warnings });
+    }
+    set.rules.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(Compiled { set, warnings })
+}

@@ -1,0 +1,167 @@
+//! Target patterns: what the text of a rule means for paths, for hosts and for everything else (SPEC §4).
+//!
+//! Knows texts and regexes, not events. Every regex it gives compiles within [`REGEX_SIZE_LIMIT`].
+
+pub(crate) mod glob;
+mod host;
+mod split;
+
+use regex::RegexBuilder;
+
+use crate::context::Context;
+use crate::diagnostic::{Span, quoted};
+use crate::plan::{HostPart, HostPattern, PatternForm, TargetPattern};
+
+/// The largest compiled regex, in bytes; whoever compiles a plan's regexes may use this limit or crate `regex`'s own
+/// (10 MiB), which is higher.
+pub const REGEX_SIZE_LIMIT: usize = 4 << 20;
+/// The longest pattern, in characters.
+pub const MAX_PATTERN_CHARS: usize = 2_000;
+
+/// Reads a `target_pattern`: alternatives, each a glob or a regex.
+pub(crate) fn alternatives(cx: &mut Context<'_>, text: &str, at: Span) -> Option<Vec<TargetPattern>> {
+    if !fits(cx, text, at) {
+        return None;
+    }
+    let parts = match split::alternatives(text) {
+        Ok(parts) => parts,
+        Err(open) => {
+            cx.error(at, "E071", format!("\"{open}\" is never closed, and a \"|\" follows it"))
+                .label("which alternatives are these?")
+                .hint(format!("close it, or write `\\{open}` for the character itself"));
+            return None;
+        }
+    };
+    let many = parts.len() > 1;
+    let patterns: Vec<_> = parts
+        .iter()
+        .filter_map(|part| {
+            let place = cx.within(at, part, 0);
+            if part.is_empty() {
+                cx.error(at, "E070", format!("pattern {} has an empty alternative", quoted(text)))
+                    .hint("remove the extra \"|\", or write `\\|` for the character itself");
+                return None;
+            }
+            if many && part.trim() != *part {
+                cx.warn(place, "W006", format!("alternative {} begins or ends with a blank", quoted(part)))
+                    .hint("blanks count; write the alternatives without blanks around \"|\" if they aren't meant");
+            }
+            match split::form(part) {
+                PatternForm::Regex => anchored(cx, part, place),
+                PatternForm::Glob => {
+                    if let Some(sign) = split::looks_like_regex(part) {
+                        cx.warn(place, "W001", format!("{} is read as a glob, though {} belongs to regexes", quoted(part), quoted(sign)))
+                            .hint("use target_regex for a regex, or target_glob to say that a glob is meant");
+                    }
+                    glob(cx, part, place)
+                }
+            }
+        })
+        .collect();
+    (patterns.len() == parts.len()).then_some(patterns)
+}
+
+/// Reads a glob.
+pub(crate) fn glob(cx: &mut Context<'_>, text: &str, at: Span) -> Option<TargetPattern> {
+    if text.is_empty() {
+        cx.error(at, "E070", "this pattern is empty").hint("give it a text; `*` or `**` is anything");
+        return None;
+    }
+    if !fits(cx, text, at) {
+        return None;
+    }
+    let read = || Ok((glob::path(text)?, host::pattern(text)?, glob::text(text)?));
+    let (path, host, other) = match read() {
+        Ok(readings) => readings,
+        Err(error) => {
+            bad_glob(cx, text, at, &error);
+            return None;
+        }
+    };
+    if let Some((reason, hint)) = host::doubt(text) {
+        cx.warn(at, "W005", format!("pattern {}: {reason}", quoted(text))).hint(hint);
+    }
+    for regex in [&path, &host.regex, &other] {
+        check(cx, text, regex, at)?;
+    }
+    Some(TargetPattern { text: text.to_owned(), form: PatternForm::Glob, path: Some(path), host: Some(host), other: Some(other) })
+}
+
+/// Reads a glob over plain text (`agent_pattern`) to an anchored regex.
+pub(crate) fn text_glob(cx: &mut Context<'_>, text: &str, at: Span) -> Option<String> {
+    if !fits(cx, text, at) {
+        return None;
+    }
+    match glob::text(text) {
+        Ok(regex) => check(cx, text, &regex, at).map(|()| regex),
+        Err(error) => {
+            bad_glob(cx, text, at, &error);
+            None
+        }
+    }
+}
+
+/// Reads an explicit regex, which searches. `fold` compares without regard to case.
+pub(crate) fn search(cx: &mut Context<'_>, text: &str, at: Span, fold: bool) -> Option<String> {
+    if text.is_empty() {
+        cx.error(at, "E063", "an empty regex is found in every text").hint("use `exists: true` if any value will do");
+        return None;
+    }
+    if !fits(cx, text, at) {
+        return None;
+    }
+    let regex = format!("(?{}s){text}", if fold { "i" } else { "" });
+    check(cx, text, &regex, at).map(|()| regex)
+}
+
+fn anchored(cx: &mut Context<'_>, text: &str, at: Span) -> Option<TargetPattern> {
+    // Alone first: `a)|(b` would fit into the group below.
+    check(cx, text, text, at)?;
+    let regex = format!("(?s)^(?:{text})$");
+    check(cx, text, &regex, at)?;
+    let host = HostPattern { regex: regex.clone(), on: HostPart::Either };
+    Some(TargetPattern {
+        text: text.to_owned(),
+        form: PatternForm::Regex,
+        path: Some(regex.clone()),
+        host: Some(host),
+        other: Some(regex),
+    })
+}
+
+fn fits(cx: &mut Context<'_>, text: &str, at: Span) -> bool {
+    let chars = text.chars().count();
+    if chars > MAX_PATTERN_CHARS {
+        cx.error(at, "E074", format!("a pattern may have {MAX_PATTERN_CHARS} characters, this one has {chars}"))
+            .hint("use a list of patterns");
+    }
+    chars <= MAX_PATTERN_CHARS
+}
+
+fn bad_glob(cx: &mut Context<'_>, text: &str, at: Span, error: &globset::Error) {
+    cx.error(at, "E071", format!("{} is no glob: {}", quoted(text), error.kind().to_string().to_lowercase()))
+        .hint("write `\\[`, `\\{` or `\\\\` for the characters themselves");
+}
+
+fn check(cx: &mut Context<'_>, text: &str, regex: &str, at: Span) -> Option<()> {
+    if cx.compiled.contains(regex) {
+        return Some(());
+    }
+    match RegexBuilder::new(regex).size_limit(REGEX_SIZE_LIMIT).build() {
+        Ok(_) => {
+            cx.compiled.insert(regex.to_owned());
+            return Some(());
+        }
+        Err(regex::Error::CompiledTooBig(_)) => {
+            cx.error(at, "E073", format!("regex {} needs more than {REGEX_SIZE_LIMIT} bytes", quoted(text)))
+                .hint("use smaller repetitions: `{1,1000}` repeats what stands before it a thousand times");
+        }
+        Err(error) => {
+            let reason = error.to_string();
+            let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_lowercase();
+            cx.error(at, "E072", format!("{} is no regex: {reason}", quoted(text)))
+                .hint("the syntax is that of Rust's crate `regex`: linear time, no look-around, no back-references");
+        }
+    }
+    None
+}

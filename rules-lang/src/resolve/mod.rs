@@ -1,0 +1,66 @@
+//! Spanned YAML to the typed plan. One file for each part of the language; all report to the same context.
+//!
+//! Knows the language and nothing of how a plan runs. A part that doesn't resolve is `None` and has been reported.
+
+mod absence;
+mod action;
+mod allowlist;
+mod comparison;
+mod field;
+mod matcher;
+mod new_value;
+mod pattern_condition;
+mod rule;
+mod sequence;
+mod threshold;
+mod window;
+
+pub use comparison::MAX_COUNT;
+pub use rule::{MAX_CONDITIONS, MAX_ITEMS};
+pub use sequence::MAX_STEPS;
+
+pub(crate) use rule::Resolved;
+
+use crate::context::Context;
+use crate::plan::AllowEntry;
+use crate::yaml::{Node, Value};
+
+/// What one file says.
+#[derive(Default)]
+pub(crate) struct File {
+    /// Every rule whose id could be read, with its plan if it is sound.
+    pub(crate) rules: Vec<Resolved>,
+    /// Sound entries, with the place of each rule id that they name.
+    pub(crate) allowlist: Vec<(AllowEntry, Vec<crate::diagnostic::Span>)>,
+}
+
+/// Resolves one document of a file.
+pub(crate) fn document(cx: &mut Context<'_>, document: &Node, file: &mut File) {
+    if matches!(document.value, Value::Null) {
+        return;
+    }
+    let Some(mut keys) = cx.keys(document, "a rule file") else { return };
+    if let Some(rules) = keys.take("rules") {
+        for node in items(cx, rules, "\"rules\"") {
+            file.rules.extend(rule::resolve(cx, node));
+        }
+    }
+    if let Some(entries) = keys.take("allowlist") {
+        for node in items(cx, entries, "\"allowlist\"") {
+            file.allowlist.extend(allowlist::resolve(cx, node));
+        }
+    }
+    keys.finish(cx, "a rule file", &["rules", "allowlist"]);
+}
+
+/// A list that may be empty; null is none.
+fn items<'n>(cx: &mut Context<'_>, node: &'n Node, what: &str) -> &'n [Node] {
+    match &node.value {
+        Value::List(items) => items,
+        Value::Null => &[],
+        _ => {
+            cx.mistyped(node, what, "a list");
+            &[]
+        }
+    }
+}
