@@ -5,3 +5,4 @@ pub mod alert;
 pub mod config;
 pub mod session;
 pub mod source;
+pub mod store;

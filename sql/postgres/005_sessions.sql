@@ -1,0 +1,22 @@
+-- The latest view of each life of each session. A life is named by its first event's time; when a late event moves that,
+-- the old row is removed together with the new row's insert. `epoch` orders the versions of a row.
+CREATE TABLE sessions (
+    tenant_id TEXT NOT NULL,
+    agent_id TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    first_seen TIMESTAMPTZ NOT NULL,
+    epoch BIGINT NOT NULL,
+    last_seen TIMESTAMPTZ NOT NULL,
+    status TEXT NOT NULL,
+    resumed BOOLEAN NOT NULL,
+    events BIGINT NOT NULL,
+    violations BIGINT NOT NULL,
+    unique_targets BIGINT NOT NULL,
+    risk_score DOUBLE PRECISION NOT NULL,
+    open_alerts BIGINT NOT NULL,
+    document JSONB NOT NULL,
+    PRIMARY KEY (tenant_id, agent_id, session_id, first_seen)
+);
+
+CREATE INDEX idx_sessions_last_seen ON sessions (last_seen DESC);
+CREATE INDEX idx_sessions_risk ON sessions (risk_score DESC);

@@ -1,0 +1,123 @@
+//! Migrations: ordered, forward-only, embedded, and recorded in `schema_migrations` with a checksum.
+//!
+//! Decides what to apply; knows no database. A migration that was shipped is never edited: a change is a new one.
+
+use sha2::{Digest, Sha256};
+
+/// One file of `sql/`.
+pub(super) struct Migration {
+    /// From 1, without gaps.
+    pub(super) version: i32,
+    /// The file's name without `.sql`.
+    pub(super) name: &'static str,
+    /// Its text.
+    pub(super) sql: &'static str,
+}
+
+impl Migration {
+    /// SHA-256 of the text, in hex.
+    pub(super) fn checksum(&self) -> String {
+        Sha256::digest(self.sql.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+/// A migration that the database has.
+pub(super) struct Applied {
+    pub(super) version: i32,
+    pub(super) name: String,
+    pub(super) checksum: String,
+}
+
+macro_rules! migrations {
+    ($folder:literal: $($version:literal $name:literal),+ $(,)?) => {
+        &[$(Migration {
+            version: $version,
+            name: $name,
+            sql: include_str!(concat!("../../sql/", $folder, "/", $name, ".sql")),
+        }),+]
+    };
+}
+
+/// For the embedded store.
+pub(super) const SQLITE: &[Migration] = migrations!("sqlite":
+    1 "001_agent_events", 2 "002_alerts", 3 "003_sessions", 4 "004_archive_positions");
+
+/// For PostgreSQL with TimescaleDB.
+pub(super) const TIMESCALEDB: &[Migration] = migrations!("postgres":
+    1 "001_agent_events", 2 "002_event_identity", 3 "003_rollup.timescaledb", 4 "004_alerts", 5 "005_sessions",
+    6 "006_archive_positions");
+
+/// For PostgreSQL alone.
+pub(super) const POSTGRES: &[Migration] = migrations!("postgres":
+    1 "001_agent_events", 2 "002_event_identity", 3 "003_rollup.plain", 4 "004_alerts", 5 "005_sessions",
+    6 "006_archive_positions");
+
+/// What is still to be applied, in order. `applied` is in order of versions.
+///
+/// Errors: the database has a migration that this program doesn't know, or knows differently.
+pub(super) fn outstanding<'a>(known: &'a [Migration], applied: &[Applied]) -> Result<&'a [Migration], String> {
+    for (i, done) in applied.iter().enumerate() {
+        let Some(ours) = known.get(i) else {
+            return Err(format!(
+                "the database has migration {:?}, which this program doesn't know: a newer version has been here; use that one, \
+                 or another database",
+                done.name
+            ));
+        };
+        if (ours.version, ours.name) != (done.version, done.name.as_str()) || ours.checksum() != done.checksum {
+            return Err(format!(
+                "the database has migration {} as {:?} with checksum {:?}, expected {:?} with {:?}: it was set up by another \
+                 version of this program; use that one, or another database",
+                done.version,
+                done.name,
+                done.checksum,
+                ours.name,
+                ours.checksum()
+            ));
+        }
+    }
+    Ok(&known[applied.len()..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn applied(known: &[Migration]) -> Vec<Applied> {
+        let row = |m: &Migration| Applied { version: m.version, name: m.name.into(), checksum: m.checksum() };
+        known.iter().map(row).collect()
+    }
+
+    #[test]
+    fn applies_what_is_missing() {
+        assert_eq!(outstanding(POSTGRES, &[]).unwrap().len(), POSTGRES.len());
+        assert_eq!(outstanding(POSTGRES, &applied(&POSTGRES[..4])).unwrap()[0].version, 5);
+        assert!(outstanding(POSTGRES, &applied(POSTGRES)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn refuses_an_edited_migration() {
+        let mut rows = applied(SQLITE);
+        rows[1].checksum.replace_range(0..1, "x");
+        let error = outstanding(SQLITE, &rows).err().unwrap();
+        assert!(error.contains("002_alerts"), "{error}");
+    }
+
+    #[test]
+    fn refuses_a_database_of_a_newer_program() {
+        let mut rows = applied(SQLITE);
+        rows.push(Applied { version: 5, name: "005_later".into(), checksum: String::new() });
+        let error = outstanding(SQLITE, &rows).err().unwrap();
+        assert!(error.contains("005_later") && error.contains("newer"), "{error}");
+    }
+
+    #[test]
+    fn versions_count_from_one_without_gaps() {
+        for known in [SQLITE, TIMESCALEDB, POSTGRES] {
+            for (i, migration) in known.iter().enumerate() {
+                assert_eq!(migration.version, i as i32 + 1);
+                assert!(migration.name.starts_with(&format!("{:03}_", migration.version)));
+            }
+        }
+    }
+}
