@@ -1,0 +1,335 @@
+//! Starts each real service, goes round it once, and breaks it on purpose. Starting times are printed
+//! (`--nocapture`), never asserted.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clawdstrike_test_services::{Kafka, Postgres, Timescale, kafka, postgres, timescale};
+use tokio_postgres::{Client, NoTls};
+
+/// Far above what anything here takes on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn timed<T>(what: &str, start: impl FnOnce() -> Result<T, String>) -> T {
+    let begun = Instant::now();
+    let started = start().unwrap_or_else(|e| panic!("{what}: {e}"));
+    println!("{what}: {:.2} s", begun.elapsed().as_secs_f64());
+    started
+}
+
+fn start_kafka() -> Kafka {
+    timed("kafka start", kafka)
+}
+
+fn start_postgres() -> Postgres {
+    timed("postgres start", postgres)
+}
+
+fn start_timescale() -> Timescale {
+    timed("timescale start", timescale)
+}
+
+/// Polls until `condition` holds; panics past the deadline.
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < until, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+// ---- kafka
+
+fn produce(kafka: &Kafka, topic: &str, lines: &str) {
+    let bootstrap = kafka.bootstrap();
+    let arguments = ["--bootstrap-server", &bootstrap, "--topic", topic];
+    kafka
+        .tool("org.apache.kafka.tools.ConsoleProducer", &arguments, lines)
+        .expect("produced");
+}
+
+fn consume(kafka: &Kafka, topic: &str, group: &str, count: usize) -> Vec<String> {
+    let (bootstrap, count) = (kafka.bootstrap(), count.to_string());
+    let arguments = [
+        "--bootstrap-server",
+        &bootstrap,
+        "--topic",
+        topic,
+        "--group",
+        group,
+        "--from-beginning",
+        "--max-messages",
+        &count,
+        "--timeout-ms",
+        "60000",
+        "--formatter-property",
+        "print.timestamp=true",
+    ];
+    let class = "org.apache.kafka.tools.consumer.ConsoleConsumer";
+    let told = kafka.tool(class, &arguments, "").expect("consumed");
+    told.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn kafka_returns_what_was_produced_and_describes_the_group() {
+    let kafka = start_kafka();
+    timed("kafka create_topic", || {
+        kafka.create_topic("events", 2, &[("message.timestamp.type", "LogAppendTime")])
+    });
+    let topic = kafka
+        .tool(
+            "org.apache.kafka.tools.TopicCommand",
+            &["--bootstrap-server", &kafka.bootstrap(), "--describe", "--topic", "events"],
+            "",
+        )
+        .expect("described");
+    assert!(topic.contains("PartitionCount: 2"), "{topic}");
+    assert!(topic.contains("message.timestamp.type=LogAppendTime"), "{topic}");
+
+    produce(&kafka, "events", "one\ntwo\nthree\n");
+    let mut lines = consume(&kafka, "events", "readers", 3);
+    lines.sort_unstable_by_key(|line| line.split('\t').nth(1).map(str::to_owned));
+    let values: Vec<&str> = lines.iter().filter_map(|line| line.split('\t').nth(1)).collect();
+    assert_eq!(values, ["one", "three", "two"]);
+    assert!(lines.iter().all(|line| line.starts_with("LogAppendTime:")), "{lines:?}");
+
+    produce(&kafka, "events", "four\n");
+    let group = kafka.consumer_group_describe("readers").expect("described");
+    let lag: u64 = group
+        .lines()
+        .filter(|line| line.contains("events"))
+        .filter_map(|line| line.split_whitespace().nth(5)?.parse::<u64>().ok())
+        .sum();
+    assert_eq!(lag, 1, "{group}");
+    let missing = kafka.consumer_group_describe("nobody").expect_err("no such group");
+    assert!(missing.contains("nobody"), "{missing}");
+}
+
+#[test]
+fn kafka_keeps_acknowledged_records_through_kill_and_stop() {
+    let kafka = start_kafka();
+    kafka.create_topic("events", 1, &[]).expect("created");
+    produce(&kafka, "events", "one\n");
+    kafka.kill().expect("killed");
+    timed("kafka restart after a kill", || kafka.restart());
+    produce(&kafka, "events", "two\n");
+    timed("kafka stop", || kafka.stop());
+    assert!(TcpStream::connect(kafka.bootstrap()).is_err(), "a stopped broker listens");
+    let down = kafka.create_topic("more", 1, &[]).expect_err("the broker is down");
+    assert!(down.contains("\"more\""), "{down}");
+    timed("kafka restart after a stop", || kafka.restart());
+    let lines = consume(&kafka, "events", "readers", 2);
+    let values: Vec<&str> = lines.iter().filter_map(|line| line.split('\t').nth(1)).collect();
+    assert_eq!(values, ["one", "two"]);
+}
+
+#[test]
+fn kafka_tells_why_a_topic_is_refused() {
+    let kafka = start_kafka();
+    kafka.create_topic("events", 1, &[]).expect("created");
+    kafka.add_partitions("events", 3).expect("added");
+    let exists = kafka.create_topic("events", 1, &[]).expect_err("exists");
+    assert!(exists.contains("already exists"), "{exists}");
+    let fewer = kafka.add_partitions("events", 2).expect_err("fewer");
+    assert!(fewer.contains("\"events\""), "{fewer}");
+    let unknown = kafka
+        .create_topic("odd", 1, &[("message.timestamp.type", "Sundial")])
+        .expect_err("no such type");
+    assert!(unknown.contains("Sundial"), "{unknown}");
+    kafka.add_partitions("absent", 2).expect_err("no such topic");
+}
+
+// ---- postgres and timescale
+
+/// Connects as the engine does; the connection ends with the client.
+async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    tokio::spawn(async move {
+        if let Err(e) = connection.await {
+            println!("connection ended: {e}");
+        }
+    });
+    Ok(client)
+}
+
+#[tokio::test]
+async fn postgres_databases_are_apart_and_survive_kill_and_stop() {
+    let postgres = start_postgres();
+    let one = postgres.create_database("one").expect("created");
+    let two = postgres.create_database("two").expect("created");
+    let client = connect(&one).await.expect("connected");
+    let row = client.query_one("SHOW server_version_num", &[]).await.expect("version");
+    assert!(row.get::<_, &str>(0).starts_with("18"), "{row:?}");
+    client
+        .batch_execute("CREATE TABLE t (v int); INSERT INTO t VALUES (7)")
+        .await
+        .expect("written");
+    let other = connect(&two).await.expect("connected");
+    other.query("SELECT v FROM t", &[]).await.expect_err("another database");
+
+    postgres.kill().expect("killed");
+    timed("postgres restart after a kill", || postgres.restart());
+    timed("postgres stop", || postgres.stop());
+    connect(&one).await.map(drop).expect_err("a stopped server");
+    timed("postgres restart after a stop", || postgres.restart());
+    let client = connect(&one).await.expect("connected");
+    let row = client.query_one("SELECT v FROM t", &[]).await.expect("read");
+    assert_eq!(row.get::<_, i32>(0), 7);
+}
+
+#[test]
+fn postgres_refuses_odd_and_taken_database_names() {
+    let postgres = start_postgres();
+    for odd in ["", "a\"b", "a b", &"x".repeat(64)] {
+        let told = postgres.create_database(odd).expect_err("odd");
+        assert!(told.contains("no name for a database"), "{told}");
+    }
+    postgres.create_database("taken").expect("created");
+    let taken = postgres.create_database("taken").expect_err("taken");
+    assert!(taken.contains("already exists"), "{taken}");
+}
+
+#[tokio::test]
+async fn timescale_aggregates_and_upserts() {
+    let timescale = start_timescale();
+    let client = connect(&timescale.url()).await.expect("connected");
+    client
+        .batch_execute(
+            "CREATE TABLE events (at timestamptz NOT NULL, agent text NOT NULL, n int8 NOT NULL, UNIQUE (at, agent));
+             SELECT create_hypertable('events', 'at')",
+        )
+        .await
+        .expect("a hypertable");
+    client
+        .batch_execute(
+            "CREATE MATERIALIZED VIEW hourly WITH (timescaledb.continuous, timescaledb.materialized_only = true) AS
+             SELECT time_bucket('1 hour', at) AS hour, agent, sum(n)::int8 AS total FROM events GROUP BY 1, 2
+             WITH NO DATA",
+        )
+        .await
+        .expect("a continuous aggregate");
+    let upsert = "INSERT INTO events SELECT timestamptz '2026-01-01' + make_interval(mins => m), a, n
+                  FROM UNNEST($1::int4[], $2::text[], $3::int8[]) AS new (m, a, n)
+                  ON CONFLICT (at, agent) DO UPDATE SET n = EXCLUDED.n";
+    let minutes: Vec<i32> = (0..120).collect();
+    let agents = vec!["agent-1"; 120];
+    for n in [5_i64, 1] {
+        let counts = vec![n; 120];
+        let written = client.execute(upsert, &[&minutes, &agents, &counts]).await;
+        assert_eq!(written.expect("upserted"), 120);
+    }
+    client
+        .batch_execute("CALL refresh_continuous_aggregate('hourly', NULL, NULL)")
+        .await
+        .expect("refreshed");
+    let rows = client.query("SELECT total FROM hourly ORDER BY hour", &[]).await.expect("read");
+    let totals: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(totals, [60, 60]);
+}
+
+#[tokio::test]
+async fn timescale_serves_one_client_and_then_the_next() {
+    let timescale = start_timescale();
+    let first = connect(&timescale.url()).await.expect("connected");
+    let refused = connect(&timescale.url()).await.map(drop).expect_err("two at a time");
+    let told = refused.as_db_error().map(|e| e.message().to_owned()).unwrap_or_default();
+    assert!(told.contains("one client at a time"), "{refused:?}");
+    drop(first);
+    // Each leaves a named prepared statement and an open transaction behind.
+    for _ in 0..20 {
+        let client = connect(&timescale.url()).await.expect("connected");
+        client.batch_execute("PREPARE mine AS SELECT 1; BEGIN").await.expect("prepared");
+    }
+}
+
+#[tokio::test]
+async fn timescale_outlives_clients_that_break_off() {
+    let timescale = start_timescale();
+    let address = timescale.url().split(['@', '/']).nth(3).map(str::to_owned).expect("an address");
+    for _ in 0..5 {
+        let mut stream = TcpStream::connect(&address).expect("connected");
+        let body = b"\0\x03\0\0user\0postgres\0database\0postgres\0\0";
+        let length = (body.len() as u32 + 4).to_be_bytes();
+        stream.write_all(&[&length, &body[..]].concat()).expect("written");
+        stream.read_exact(&mut [0]).expect("answered");
+        // Dropped with the rest of the answer unread: the server sees a reset.
+    }
+    let client = connect(&timescale.url()).await.expect("connected");
+    client.query_one("SELECT 1", &[]).await.expect("answered");
+}
+
+#[tokio::test]
+async fn timescale_survives_kill_and_stop() {
+    let timescale = start_timescale();
+    let client = connect(&timescale.url()).await.expect("connected");
+    client
+        .batch_execute("CREATE TABLE t (v int); INSERT INTO t VALUES (7)")
+        .await
+        .expect("written");
+    timescale.kill().expect("killed");
+    timed("timescale restart after a kill", || timescale.restart());
+    timed("timescale stop", || timescale.stop());
+    connect(&timescale.url()).await.map(drop).expect_err("a stopped server");
+    timed("timescale restart after a stop", || timescale.restart());
+    let client = connect(&timescale.url()).await.expect("connected");
+    let row = client.query_one("SELECT v FROM t", &[]).await.expect("read");
+    assert_eq!(row.get::<_, i32>(0), 7);
+}
+
+// ---- leftovers
+
+/// The run folders that the process of this id made.
+fn run_folders(of: u32) -> Vec<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the workspace");
+    std::fs::read_dir(workspace.join("target/services/run"))
+        .expect("the folder of running services")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.to_string_lossy().contains(&format!("-{of}-")))
+        .collect()
+}
+
+/// Not a test of its own: the process that the next one kills. It starts a server and waits for ever.
+#[test]
+#[ignore = "started by the test of dying processes"]
+fn holder() {
+    let timescale = start_timescale();
+    println!("holding {}", timescale.url());
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn services_end_with_a_test_process_that_is_killed() {
+    let mut holder = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "holder", "--ignored", "--nocapture"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut output = holder.stdout.take().expect("piped");
+    let mut told = String::new();
+    let mut byte = [0];
+    while !(told.contains("holding") && told.ends_with('\n')) {
+        output.read_exact(&mut byte).expect("the holder's output");
+        told.push(char::from(byte[0]));
+    }
+    let address = told.split(['@', '/']).nth(3).map(str::to_owned).expect("an address");
+    assert_eq!(run_folders(holder.id()).len(), 1);
+    TcpStream::connect(&address).expect("it serves");
+    holder.kill().expect("killed");
+    holder.wait().expect("gone");
+    eventually("the server's end", || TcpStream::connect(&address).is_err());
+    eventually("the folder's end", || run_folders(holder.id()).is_empty());
+}
+
+#[test]
+fn a_dropped_service_is_gone_at_once() {
+    let timescale = start_timescale();
+    let address = timescale.url().split(['@', '/']).nth(3).map(str::to_owned).expect("an address");
+    TcpStream::connect(&address).expect("it serves");
+    drop(timescale);
+    assert!(TcpStream::connect(&address).is_err(), "it still listens");
+}
