@@ -157,7 +157,7 @@ impl Field {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn at_top(name: &[u8]) -> Option<Field> {
         Some(match name {
             b"agent_id" => Field::AgentId,
@@ -175,7 +175,7 @@ impl Field {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn in_action(name: &[u8]) -> Option<Field> {
         Some(match name {
             b"target" => Field::Target,
@@ -185,7 +185,7 @@ impl Field {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn in_result(name: &[u8]) -> Option<Field> {
         Some(match name {
             b"allowed" => Field::Allowed,
@@ -240,25 +240,68 @@ impl<'a> Reader<'a> {
         if self.scanner.peek_value() != b'{' {
             return self.scanner.fault(Reason::NotAnObject);
         }
-        self.members(Field::at_top, Reader::top_level)?;
+        self.scanner.open_object()?;
+        let mut first = true;
+        while let Some(field) = self.next_field(&mut first, Field::at_top)? {
+            match field {
+                Field::AgentId => self.agent_id = self.identifier(field)?,
+                Field::SessionId => self.session_id = self.identifier(field)?,
+                Field::TenantId => self.tenant_id = self.identifier(field)?,
+                Field::Timestamp => {
+                    self.timestamp = self.parsed(field, Reason::InvalidTimestamp, time::parse)?
+                }
+                Field::EventType => {
+                    self.event_type =
+                        self.parsed(field, Reason::UnknownEventType, EventType::from_name)?;
+                }
+                Field::EventId => self.event_id = self.event_id(field)?,
+                Field::Action if self.opens(field)? => self.action()?,
+                Field::Result if self.opens(field)? => self.result()?,
+                Field::Action | Field::Result => {}
+                _ => self.scanner.skip()?,
+            }
+        }
         self.scanner.end()
     }
 
-    /// Reads an object whose `{` has been peeked: fields that `lookup` knows by `read`, others are skipped.
-    #[inline]
-    fn members(
-        &mut self,
-        lookup: impl Fn(&[u8]) -> Option<Field>,
-        read: impl Fn(&mut Self, Field) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
-        self.scanner.open_object()?;
+    fn action(&mut self) -> Result<(), Fault> {
         let mut first = true;
-        while let Some(key) = self.scanner.next_key(first)? {
-            first = false;
-            let field = if key.is_escaped() {
-                lookup(key.decode().as_bytes())
+        while let Some(field) = self.next_field(&mut first, Field::in_action)? {
+            match field {
+                Field::Target => self.target = self.target(field)?,
+                Field::ContentHash => drop(self.text(field)?),
+                _ => self.scanner.skip()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn result(&mut self) -> Result<(), Fault> {
+        let mut first = true;
+        while let Some(field) = self.next_field(&mut first, Field::in_result)? {
+            match field {
+                Field::Allowed => self.allowed = self.boolean(field)?,
+                Field::Guard => self.guard = self.text(field)?,
+                Field::Severity => self.severity = self.text(field)?.map(lower_case),
+                _ => self.message = self.text(field)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The next field that `lookup` knows in the open object, others skipped; `None` once the object is closed.
+    #[inline(always)]
+    fn next_field(
+        &mut self,
+        first: &mut bool,
+        lookup: impl Fn(&[u8]) -> Option<Field>,
+    ) -> Result<Option<Field>, Fault> {
+        while let Some(key) = self.scanner.next_key(*first)? {
+            *first = false;
+            let field = if key.escaped {
+                lookup(self.scanner.decode(key).as_bytes())
             } else {
-                lookup(key.as_written().as_bytes())
+                lookup(self.scanner.as_written(key))
             };
             let Some(field) = field else {
                 self.scanner.skip()?;
@@ -269,108 +312,51 @@ impl<'a> Reader<'a> {
                 return self.fault(Reason::DuplicateKey, field);
             }
             self.seen |= bit;
-            read(self, field)?;
+            return Ok(Some(field));
         }
-        Ok(())
+        Ok(None)
     }
 
-    #[inline]
-    fn top_level(&mut self, field: Field) -> Result<(), Fault> {
-        match field {
-            Field::AgentId => self.agent_id = self.identifier(field)?,
-            Field::SessionId => self.session_id = self.identifier(field)?,
-            Field::TenantId => self.tenant_id = self.identifier(field)?,
-            Field::Timestamp => {
-                self.timestamp = self.parsed(field, Reason::InvalidTimestamp, time::parse)?
-            }
-            Field::EventType => {
-                self.event_type =
-                    self.parsed(field, Reason::UnknownEventType, EventType::from_name)?;
-            }
-            Field::EventId => {
-                self.event_id = self.text(field)?;
-                if self.event_id.as_deref() == Some("") {
-                    return self.fault(Reason::EmptyEventId, field);
-                }
-            }
-            Field::Action => return self.object(field, Field::in_action, Reader::action),
-            Field::Result => return self.object(field, Field::in_result, Reader::result),
-            _ => return self.scanner.skip(),
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn action(&mut self, field: Field) -> Result<(), Fault> {
-        match field {
-            Field::Target => {
-                self.target = self.text(field)?;
-                if self
-                    .target
-                    .as_ref()
-                    .is_some_and(|target| target.len() > MAX_TARGET_BYTES)
-                {
-                    return self.fault(Reason::TargetTooLong, field);
-                }
-                Ok(())
-            }
-            Field::ContentHash => self.text(field).map(drop),
-            _ => self.scanner.skip(),
+    /// Steps into the field's object; `false` for null.
+    #[inline(always)]
+    fn opens(&mut self, field: Field) -> Result<bool, Fault> {
+        match self.scanner.peek_value() {
+            b'{' => self.scanner.open_object().map(|()| true),
+            b'n' => self.scanner.literal(b"null").map(|()| false),
+            _ => self.fault(Reason::MistypedField, field),
         }
     }
 
-    #[inline]
-    fn result(&mut self, field: Field) -> Result<(), Fault> {
-        match field {
-            Field::Allowed => self.allowed = self.boolean(field)?,
-            Field::Guard => self.guard = self.text(field)?,
-            Field::Severity => self.severity = self.text(field)?.map(lower_case),
-            _ => self.message = self.text(field)?,
-        }
-        Ok(())
-    }
-
-    #[inline]
+    #[inline(always)]
     fn fault<T>(&mut self, reason: Reason, field: Field) -> Result<T, Fault> {
         self.field = Some(field);
         self.scanner.fault(reason)
     }
 
-    #[inline]
-    fn object(
-        &mut self,
-        field: Field,
-        lookup: impl Fn(&[u8]) -> Option<Field>,
-        read: impl Fn(&mut Self, Field) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
-        match self.scanner.peek_value() {
-            b'{' => self.members(lookup, read),
-            b'n' => self.scanner.literal("null"),
-            _ => self.fault(Reason::MistypedField, field),
-        }
-    }
-
     /// A text, or `None` for null.
-    #[inline]
+    #[inline(always)]
     fn text(&mut self, field: Field) -> Result<Option<Cow<'a, str>>, Fault> {
         match self.scanner.peek_value() {
-            b'"' => Ok(Some(self.scanner.string()?.decode())),
-            b'n' => self.scanner.literal("null").map(|()| None),
+            b'"' => {
+                let text = self.scanner.string()?;
+                Ok(Some(self.scanner.decode(text)))
+            }
+            b'n' => self.scanner.literal(b"null").map(|()| None),
             _ => self.fault(Reason::MistypedField, field),
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn boolean(&mut self, field: Field) -> Result<Option<bool>, Fault> {
         match self.scanner.peek_value() {
-            b't' => self.scanner.literal("true").map(|()| Some(true)),
-            b'f' => self.scanner.literal("false").map(|()| Some(false)),
-            b'n' => self.scanner.literal("null").map(|()| None),
+            b't' => self.scanner.literal(b"true").map(|()| Some(true)),
+            b'f' => self.scanner.literal(b"false").map(|()| Some(false)),
+            b'n' => self.scanner.literal(b"null").map(|()| None),
             _ => self.fault(Reason::MistypedField, field),
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn parsed<T>(
         &mut self,
         field: Field,
@@ -386,7 +372,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn identifier(&mut self, field: Field) -> Result<Option<Cow<'a, str>>, Fault> {
         let Some(text) = self.text(field)? else {
             return Ok(None);
@@ -399,6 +385,27 @@ impl<'a> Reader<'a> {
             return self.fault(Reason::IdentifierControl, field);
         }
         Ok(Some(text))
+    }
+
+    #[inline(always)]
+    fn event_id(&mut self, field: Field) -> Result<Option<Cow<'a, str>>, Fault> {
+        let text = self.text(field)?;
+        if text.as_deref() == Some("") {
+            return self.fault(Reason::EmptyEventId, field);
+        }
+        Ok(text)
+    }
+
+    #[inline(always)]
+    fn target(&mut self, field: Field) -> Result<Option<Cow<'a, str>>, Fault> {
+        let text = self.text(field)?;
+        if text
+            .as_ref()
+            .is_some_and(|target| target.len() > MAX_TARGET_BYTES)
+        {
+            return self.fault(Reason::TargetTooLong, field);
+        }
+        Ok(text)
     }
 
     fn event(self, raw: &'a [u8]) -> Result<Event<'a>, DeadLetter> {

@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use wide::u8x16;
+
 use crate::{MAX_DEPTH, Reason};
 
 /// A place where a record is no JSON, or no event.
@@ -14,40 +16,14 @@ pub(crate) struct Fault {
     pub(crate) at: usize,
 }
 
-/// A string as it stands in the record, already checked.
+/// A string's place in the record, already checked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Text<'a> {
-    /// With its quotes.
-    quoted: &'a str,
-    escaped: bool,
-}
-
-impl<'a> Text<'a> {
-    /// What the string means; borrowed unless it holds escapes.
-    #[inline]
-    pub(crate) fn decode(self) -> Cow<'a, str> {
-        if self.escaped {
-            Cow::Owned(self.unescape())
-        } else {
-            Cow::Borrowed(self.as_written())
-        }
-    }
-
-    /// What stands between the quotes.
-    #[inline]
-    pub(crate) fn as_written(self) -> &'a str {
-        &self.quoted[1..self.quoted.len() - 1]
-    }
-
-    pub(crate) fn is_escaped(self) -> bool {
-        self.escaped
-    }
-
-    #[inline(never)]
-    fn unescape(self) -> String {
-        // `string` has checked every escape, and a property test that serde_json agrees.
-        serde_json::from_str(self.quoted).unwrap_or_else(|_| self.as_written().to_owned())
-    }
+pub(crate) struct Text {
+    /// Of the opening quote.
+    start: usize,
+    /// Of the closing quote.
+    end: usize,
+    pub(crate) escaped: bool,
 }
 
 /// A place in a record, which moves forward only.
@@ -87,14 +63,37 @@ impl<'a> Scanner<'a> {
         })
     }
 
-    /// The next byte; 0, which begins nothing, at the end.
+    /// What stands between the quotes, as bytes: what the string means only if it holds no escapes.
     #[inline]
+    pub(crate) fn as_written(&self, text: Text) -> &'a [u8] {
+        &self.text.as_bytes()[text.start + 1..text.end]
+    }
+
+    /// What the string means; borrowed unless it holds escapes.
+    #[inline]
+    pub(crate) fn decode(&self, text: Text) -> Cow<'a, str> {
+        if text.escaped {
+            Cow::Owned(self.unescape(text))
+        } else {
+            Cow::Borrowed(&self.text[text.start + 1..text.end])
+        }
+    }
+
+    #[inline(never)]
+    fn unescape(&self, text: Text) -> String {
+        let quoted = &self.text[text.start..=text.end];
+        // `string` has checked every escape; a property test holds that serde_json agrees.
+        serde_json::from_str(quoted).unwrap_or_else(|_| quoted.to_owned())
+    }
+
+    /// The next byte; 0, which begins nothing, at the end.
+    #[inline(always)]
     pub(crate) fn peek(&self) -> u8 {
         self.text.as_bytes().get(self.at).copied().unwrap_or(0)
     }
 
     /// The next byte that isn't white space.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn peek_value(&mut self) -> u8 {
         loop {
             let byte = self.peek();
@@ -116,7 +115,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Steps over a bracket (`open_*`) whose byte has been peeked.
-    #[inline]
+    #[inline(always)]
     fn enter(&mut self, object: bool) -> Result<(), Fault> {
         if self.depth == MAX_DEPTH {
             return self.fault(Reason::TooDeep);
@@ -127,7 +126,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn leave(&mut self) {
         self.at += 1;
         self.depth -= 1;
@@ -142,8 +141,8 @@ impl<'a> Scanner<'a> {
 
     /// The next key of the object that is open, its colon stepped over; `None` once the object is closed. `first` for
     /// the first call.
-    #[inline]
-    pub(crate) fn next_key(&mut self, first: bool) -> Result<Option<Text<'a>>, Fault> {
+    #[inline(always)]
+    pub(crate) fn next_key(&mut self, first: bool) -> Result<Option<Text>, Fault> {
         match self.peek_value() {
             b'}' => {
                 self.leave();
@@ -158,8 +157,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    #[inline]
-    fn key(&mut self) -> Result<Text<'a>, Fault> {
+    #[inline(always)]
+    fn key(&mut self) -> Result<Text, Fault> {
         if self.peek_value() != b'"' {
             return self.fault(Reason::InvalidJson);
         }
@@ -172,17 +171,19 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads a string whose opening quote has been peeked.
-    #[inline]
-    pub(crate) fn string(&mut self) -> Result<Text<'a>, Fault> {
+    #[inline(always)]
+    pub(crate) fn string(&mut self) -> Result<Text, Fault> {
         let start = self.at;
         self.at = special(self.text.as_bytes(), start + 1);
         let escaped = self.peek() != b'"';
         if escaped {
             self.rest_of_string()?;
         }
+        let end = self.at;
         self.at += 1;
         Ok(Text {
-            quoted: &self.text[start..self.at],
+            start,
+            end,
             escaped,
         })
     }
@@ -240,11 +241,11 @@ impl<'a> Scanner<'a> {
 
     /// Steps over `null`, `true` or `false` if it stands here.
     #[inline]
-    pub(crate) fn literal(&mut self, literal: &str) -> Result<(), Fault> {
-        if !self.text.as_bytes()[self.at..].starts_with(literal.as_bytes()) {
+    pub(crate) fn literal<const N: usize>(&mut self, literal: &[u8; N]) -> Result<(), Fault> {
+        if self.text.as_bytes()[self.at..].first_chunk() != Some(literal) {
             return self.fault(Reason::InvalidJson);
         }
-        self.at += literal.len();
+        self.at += N;
         Ok(())
     }
 
@@ -267,9 +268,9 @@ impl<'a> Scanner<'a> {
                     }
                     self.leave();
                 }
-                b'n' => self.literal("null")?,
-                b't' => self.literal("true")?,
-                b'f' => self.literal("false")?,
+                b'n' => self.literal(b"null")?,
+                b't' => self.literal(b"true")?,
+                b'f' => self.literal(b"false")?,
                 _ => self.number()?,
             }
             if self.after_value(outer)? {
@@ -279,7 +280,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Closes what ends here. Whether the depth is `outer` again; else the next value follows.
-    #[inline]
+    #[inline(always)]
     fn after_value(&mut self, outer: usize) -> Result<bool, Fault> {
         while self.depth > outer {
             if self.objects & 1 == 1 {
@@ -384,22 +385,18 @@ fn is_beyond_double(whole: &str, part: &str, exponent: i64) -> bool {
 }
 
 /// The place from `at` on of the first quote, backslash or control character; the length if there is none.
-#[inline]
+#[inline(always)]
 fn special(bytes: &[u8], mut at: usize) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
-    // Bit 7 of each byte that is zero; bytes above a zero byte may be wrong, so only the lowest counts.
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
-    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let word = u64::from_le_bytes(*chunk);
-        let quotes = zeros(word ^ (ONES * u64::from(b'"')));
-        let backslashes = zeros(word ^ (ONES * u64::from(b'\\')));
-        let controls = word.wrapping_sub(ONES * u64::from(b' ')) & !word;
-        let hits = (quotes | backslashes | controls) & HIGHS;
+    while let Some(block) = bytes.get(at..).and_then(<[u8]>::first_chunk::<16>) {
+        let block = u8x16::new(*block);
+        let quotes = block.simd_eq(u8x16::splat(b'"'));
+        let backslashes = block.simd_eq(u8x16::splat(b'\\'));
+        let controls = block.min(u8x16::splat(b' ' - 1)).simd_eq(block);
+        let hits = (quotes | backslashes | controls).to_bitmask();
         if hits != 0 {
-            return at + hits.trailing_zeros() as usize / 8;
+            return at + hits.trailing_zeros() as usize;
         }
-        at += 8;
+        at += 16;
     }
     let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..b' ');
     let tail = bytes.get(at..).unwrap_or_default();
@@ -609,9 +606,10 @@ mod tests {
             } else {
                 serde_json::to_string(&text).expect("a text prints")
             };
-            let read = Scanner::new(&quoted).string().expect("a printed text is valid");
-            prop_assert_eq!(read.decode(), text.as_str());
-            prop_assert_eq!(read.is_escaped(), quoted.contains('\\'));
+            let mut scanner = Scanner::new(&quoted);
+            let read = scanner.string().expect("a printed text is valid");
+            prop_assert_eq!(scanner.decode(read), text.as_str());
+            prop_assert_eq!(read.escaped, quoted.contains('\\'));
         }
     }
 }

@@ -58,22 +58,22 @@ fn two(tens: u8, ones: u8) -> Option<u32> {
 }
 
 /// `.` and digits, if they stand there: microseconds and what follows.
+#[inline]
 fn fraction(rest: &[u8]) -> Option<(i64, &[u8])> {
     let Some((b'.', digits)) = rest.split_first() else {
         return Some((0, rest));
     };
-    let count = digits
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
-    if count == 0 {
-        return None;
+    let (mut micros, mut unit, mut count) = (0, 100_000, 0);
+    while let Some(digit) = digits
+        .get(count)
+        .map(|byte| byte.wrapping_sub(b'0'))
+        .filter(|digit| *digit < 10)
+    {
+        micros += i64::from(digit) * unit;
+        unit /= 10;
+        count += 1;
     }
-    let padded = digits[..count].iter().chain(std::iter::repeat(&b'0'));
-    let micros = padded
-        .take(6)
-        .fold(0, |micros, digit| micros * 10 + i64::from(digit - b'0'));
-    Some((micros, &digits[count..]))
+    (count > 0).then(|| (micros, &digits[count..]))
 }
 
 /// `Z` or `+hh:mm`: seconds east of UTC.
