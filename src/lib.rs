@@ -2,7 +2,21 @@
 //! `ARCHITECTURE.md` has the map.
 
 pub mod alert;
+pub mod api;
+pub mod cli;
 pub mod config;
+pub mod dead_letter;
+pub mod inbox;
+pub mod metrics;
+pub mod render;
+pub mod response;
+pub mod rule_files;
+pub mod runtime {
+    //! Runs the engine.
+    pub mod handle;
+}
 pub mod session;
+pub mod simulate;
 pub mod source;
 pub mod store;
+pub mod view;

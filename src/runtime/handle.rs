@@ -93,6 +93,16 @@ pub struct Handle {
 const REQUEST_SECONDS: u64 = 10;
 
 impl Handle {
+    /// A handle on whoever answers `requests`, publishes `changes` and keeps `rules` and `stats` current.
+    pub fn new(
+        requests: mpsc::Sender<Request>,
+        changes: broadcast::Sender<Change>,
+        rules: Arc<watch::Sender<Arc<ActiveRules>>>,
+        stats: watch::Receiver<Stats>,
+    ) -> Handle {
+        Handle { requests, changes, rules, stats }
+    }
+
     /// Asks the live views.
     pub async fn peek(&self, query: Query) -> Result<Answer, EngineError> {
         let (tx, rx) = oneshot::channel();
@@ -106,7 +116,7 @@ impl Handle {
             Err(errors) => {
                 let text = errors.to_string();
                 self.rules.send_modify(|r| Arc::make_mut(r).last_error = Some(text));
-                return Err(EngineError::Rules(errors.0));
+                return Err(EngineError::Rules(errors.errors));
             }
         };
         let set = Arc::new(compiled.set);
@@ -119,7 +129,14 @@ impl Handle {
             epoch,
             last_error: None,
         });
-        self.rules.send_replace(active.clone());
+        // Of two loads at once the one with the later epoch is in force, whichever answer comes first.
+        self.rules.send_if_modified(|now| {
+            let newer = now.epoch <= epoch;
+            if newer {
+                *now = active.clone();
+            }
+            newer
+        });
         Ok(active)
     }
 

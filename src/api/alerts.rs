@@ -1,0 +1,64 @@
+//! `/v1/alerts`: alerts of the live view, listed or one by one.
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::params::{NoParams, Params, Segments};
+use super::{App, unexpected_rows};
+use crate::alert::Alert;
+use crate::view::{AlertFilter, Answer, Query, Rows};
+
+/// `GET /v1/alerts`: `{epoch, total, alerts}`, latest `last_seen` first.
+pub(super) async fn list(State(app): State<App>, mut params: Params) -> Result<Json<Value>, ApiError> {
+    let filter = filter(&mut params)?;
+    let (limit, offset) = params.page()?;
+    params.finish()?;
+    let answer = app.handle.peek(Query::Alerts { filter, limit, offset }).await?;
+    let (epoch, total, alerts) = rows(answer)?;
+    Ok(Json(json!({"epoch": epoch, "total": total, "alerts": alerts})))
+}
+
+/// `GET /v1/alerts/{id}`: `{epoch, alert}`.
+pub(super) async fn one(
+    State(app): State<App>,
+    Segments(id): Segments<String>,
+    NoParams: NoParams,
+) -> Result<Json<Value>, ApiError> {
+    let answer = app.handle.peek(Query::Alert(id.clone())).await?;
+    let (epoch, _, alerts) = rows(answer)?;
+    match alerts.into_iter().next() {
+        Some(alert) => Ok(Json(json!({"epoch": epoch, "alert": alert}))),
+        None => Err(ApiError::not_found(
+            format!("alert \"{id}\" is not in the live view"),
+            "GET /v1/alerts lists what there is; old alerts leave the live view, the store keeps them",
+        )),
+    }
+}
+
+/// Takes the alert filter's parameters.
+pub(super) fn filter(params: &mut Params) -> Result<AlertFilter, ApiError> {
+    Ok(AlertFilter {
+        tenant_id: params.text("tenant_id"),
+        rule_id: params.text("rule_id"),
+        agent_id: params.text("agent_id"),
+        session_id: params.text("session_id"),
+        min_severity: params.named("min_severity", "info, low, medium, high, critical")?,
+        status: params.named("status", "open, updated, retracted, acknowledged, closed")?,
+    })
+}
+
+/// The alert's JSON with its revision, by which a reader knows the later of two versions.
+pub(super) fn json(alert: &Alert) -> Value {
+    let mut out = alert.to_json();
+    out["revision"] = json!(alert.revision);
+    out
+}
+
+fn rows(answer: Answer) -> Result<(u64, u64, Vec<Value>), ApiError> {
+    match answer.rows {
+        Rows::Alerts(rows) => Ok((answer.epoch, answer.total, rows.iter().map(json).collect())),
+        _ => Err(unexpected_rows("alerts")),
+    }
+}

@@ -1,0 +1,137 @@
+//! `/v1/rules`: the rule set in force, and its replacement, all or nothing.
+
+use axum::Json;
+use axum::extract::{FromRequest, Request, State, rejection::JsonRejection};
+use axum::http::StatusCode;
+use clawdstrike_rules::plan::Rule;
+use clawdstrike_rules::{Diagnostic, SourceFile};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::App;
+use super::error::ApiError;
+use super::params::{NoParams, Segments};
+use crate::runtime::handle::ActiveRules;
+
+/// `GET /v1/rules`: the set in force.
+pub(super) async fn list(State(app): State<App>, NoParams: NoParams) -> Json<Value> {
+    Json(set_json(&app.handle.rules()))
+}
+
+/// `GET /v1/rules/{id}`: `{epoch, rule}`, the whole compiled rule.
+pub(super) async fn one(
+    State(app): State<App>,
+    Segments(id): Segments<String>,
+    NoParams: NoParams,
+) -> Result<Json<Value>, ApiError> {
+    let active = app.handle.rules();
+    match active.set.rules.iter().find(|rule| rule.id == id) {
+        Some(rule) => Ok(Json(json!({"epoch": active.epoch, "rule": rule}))),
+        None => Err(ApiError::not_found(
+            format!("rule \"{id}\" is not in force"),
+            "GET /v1/rules lists the set in force; rules with `enabled: false` aren't part of it",
+        )),
+    }
+}
+
+/// A rule set as it is sent: all files of it, for a load replaces the whole set.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Load {
+    files: Vec<LoadFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LoadFile {
+    name: String,
+    text: String,
+}
+
+/// `POST /v1/rules`: the set now in force, or 422 with all diagnostics.
+pub(super) async fn load(
+    State(app): State<App>,
+    NoParams: NoParams,
+    Body(load): Body<Load>,
+) -> Result<Json<Value>, ApiError> {
+    let files: Vec<SourceFile> =
+        load.files.into_iter().map(|f| SourceFile { name: f.name, text: f.text }).collect();
+    if files.is_empty() {
+        return Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_body",
+            "\"files\" is empty: it would take all rules out of force",
+            "send every file of the set as {\"name\", \"text\"}",
+        ));
+    }
+    let handle = app.handle.clone();
+    // A task of its own: a client that hangs up must not leave a switch half recorded.
+    let loading = tokio::spawn(async move { handle.load_rules(files).await });
+    let active = loading.await.map_err(|e| {
+        tracing::error!(error = %e, "loading rules ended without an answer");
+        ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "loading the rules ended without an answer",
+            "GET /v1/rules tells which set is in force; the engine's log says more",
+        )
+    })??;
+    Ok(Json(set_json(&active)))
+}
+
+fn set_json(active: &ActiveRules) -> Value {
+    let rules: Vec<Value> = active.set.rules.iter().map(rule_json).collect();
+    json!({
+        "epoch": active.epoch,
+        "total": rules.len(),
+        "rules": rules,
+        "files": active.files,
+        "warnings": active.warnings.iter().map(diagnostic_json).collect::<Vec<_>>(),
+        "last_error": active.last_error,
+    })
+}
+
+fn rule_json(rule: &Rule) -> Value {
+    json!({
+        "id": rule.id,
+        "name": rule.name,
+        "severity": rule.severity,
+        "version": rule.version,
+        "shadow": rule.shadow,
+        "file": rule.origin.file,
+        "line": rule.origin.line,
+    })
+}
+
+/// A diagnostic with its text as a terminal shows it (`rendered`).
+pub(super) fn diagnostic_json(diagnostic: &Diagnostic) -> Value {
+    let mut out = json!(diagnostic);
+    out["rendered"] = json!(diagnostic.to_string());
+    out
+}
+
+/// A JSON body, refused in the API's own words.
+pub(super) struct Body<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let Json(body) = Json::<T>::from_request(request, state).await.map_err(refusal)?;
+        Ok(Body(body))
+    }
+}
+
+fn refusal(rejection: JsonRejection) -> ApiError {
+    let (code, hint) = match rejection.status() {
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => ("unsupported_media_type", "set the header `content-type: application/json`"),
+        StatusCode::PAYLOAD_TOO_LARGE => ("body_too_large", "a rule set may have 16 MiB: split it, or take something out"),
+        _ => ("invalid_body", "expected {\"files\": [{\"name\": \"a.yaml\", \"text\": \"rules: ...\"}]}"),
+    };
+    // 422 is kept for rule sets that don't compile.
+    let status = match rejection.status() {
+        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+        other => other,
+    };
+    ApiError::new(status, code, rejection.body_text(), hint)
+}

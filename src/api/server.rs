@@ -1,0 +1,81 @@
+//! Connections: so many at once, each with a bounded head and a bounded time to send it; all closed in good order when
+//! the server stops.
+//!
+//! Knows no route. `axum::serve` bounds neither, hence this loop of its own on the same hyper.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// Open connections; more wait in the listener's backlog.
+const MAX_CONNECTIONS: usize = 512;
+/// How long a client may take for a request's head, also the first, and how long it may idle between requests.
+const HEAD: Duration = Duration::from_secs(20);
+/// The longest head.
+const HEAD_BYTES: usize = 64 * 1024;
+/// How long requests in flight may take when the server stops.
+const GRACE: Duration = Duration::from_secs(5);
+/// Pause after an accept that failed for want of something (file descriptors), so that the loop doesn't spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `stopping` turns true, then lets requests in flight end.
+pub(super) async fn run(listener: TcpListener, router: Router, mut stopping: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = super::stopped(&mut stopping) => break,
+            Some(_) = connections.join_next() => {}
+            accepted = accept(&listener, places.clone()) => {
+                if let Some((stream, place)) = accepted {
+                    connections.spawn(serve(stream, place, router.clone(), stopping.clone()));
+                }
+            }
+        }
+    }
+    drop(listener);
+    let drained = tokio::time::timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        tracing::warn!(open = connections.len(), "API connections did not end within {} s: closed", GRACE.as_secs());
+        connections.shutdown().await;
+    }
+}
+
+/// The next connection, once there is a place for it; `None` if none came of it.
+async fn accept(listener: &TcpListener, places: Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let place = places.acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, place)),
+        Err(error) => {
+            tracing::warn!(%error, "the API could not accept a connection");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, _place: OwnedSemaphorePermit, router: Router, mut stopping: watch::Receiver<bool>) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = super::stopped(&mut stopping) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an API connection ended early");
+    }
+}

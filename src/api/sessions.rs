@@ -1,0 +1,68 @@
+//! `/v1/sessions`: live sessions, listed or one by one.
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::params::{Params, Segments};
+use super::{App, unexpected_rows};
+use crate::session::SessionView;
+use crate::view::{Answer, Query, Rows, SessionFilter};
+
+/// `GET /v1/sessions`: `{epoch, total, sessions}`.
+pub(super) async fn list(State(app): State<App>, mut params: Params) -> Result<Json<Value>, ApiError> {
+    let filter = filter(&mut params)?;
+    let sort = params.named("sort", "risk, last_seen, events, first_seen")?.unwrap_or_default();
+    let (limit, offset) = params.page()?;
+    params.finish()?;
+    let answer = app.handle.peek(Query::Sessions { filter, sort, limit, offset }).await?;
+    let (epoch, total, sessions) = rows(answer)?;
+    Ok(Json(json!({"epoch": epoch, "total": total, "sessions": sessions})))
+}
+
+/// `GET /v1/sessions/{agent}/{session}?tenant_id=`: `{epoch, total, sessions}`, every live life of the session.
+pub(super) async fn one(
+    State(app): State<App>,
+    Segments((agent, session)): Segments<(String, String)>,
+    mut params: Params,
+) -> Result<Json<Value>, ApiError> {
+    let tenant = params.text("tenant_id").unwrap_or_default();
+    params.finish()?;
+    let key = (tenant, agent, session);
+    let answer = app.handle.peek(Query::SessionsById(vec![key.clone()])).await?;
+    let (epoch, total, sessions) = rows(answer)?;
+    if sessions.is_empty() {
+        let (tenant, agent, session) = key;
+        let of = if tenant.is_empty() { String::new() } else { format!(" of tenant \"{tenant}\"") };
+        return Err(ApiError::not_found(
+            format!("session \"{session}\" of agent \"{agent}\"{of} is not in the live view"),
+            "check the ids and tenant_id; sessions leave the live view after session_retention, the store keeps them",
+        ));
+    }
+    Ok(Json(json!({"epoch": epoch, "total": total, "sessions": sessions})))
+}
+
+/// Takes the session filter's parameters.
+pub(super) fn filter(params: &mut Params) -> Result<SessionFilter, ApiError> {
+    let filter = SessionFilter {
+        tenant_id: params.text("tenant_id"),
+        agent_id: params.text("agent_id"),
+        session_id: params.text("session_id"),
+        min_risk: params.parsed("min_risk", "a number from 0 to 100")?,
+        idle: params.parsed("idle", "true or false")?,
+    };
+    match filter.min_risk {
+        Some(risk) if !risk.is_finite() => {
+            Err(ApiError::parameter(format!("query parameter \"min_risk\" is \"{risk}\""), "expected a number from 0 to 100"))
+        }
+        _ => Ok(filter),
+    }
+}
+
+fn rows(answer: Answer) -> Result<(u64, u64, Vec<Value>), ApiError> {
+    match answer.rows {
+        Rows::Sessions(rows) => Ok((answer.epoch, answer.total, rows.iter().map(SessionView::to_json).collect())),
+        _ => Err(unexpected_rows("sessions")),
+    }
+}

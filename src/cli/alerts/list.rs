@@ -1,0 +1,46 @@
+//! `alerts list`.
+
+use clap::Args;
+
+use super::FilterArgs;
+use crate::cli::client::{ApiArgs, Client};
+use crate::cli::output::{Format, Out, Table, field, severity_style};
+use crate::cli::{Exit, OutputArgs, PageArgs};
+
+/// List alerts, latest first.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  clawdstrike-edr alerts list --min-severity high --limit 20")]
+pub(in crate::cli) struct ListArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
+    page: PageArgs,
+    #[command(flatten)]
+    api: ApiArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
+    let mut query = args.filter.query();
+    query.push(("limit", Some(args.page.limit.to_string())));
+    query.push(("offset", Some(args.page.offset.to_string())));
+    let answer = Client::new(args.api)?.get(&["alerts"], &query).await?;
+    let mut out = Out::new();
+    if args.output.output == Format::Json {
+        out.document(&answer)?;
+        out.flush()?;
+        return Ok(Exit::Ok);
+    }
+    let rows = answer["alerts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let columns = ["LAST SEEN", "SEVERITY", "STATUS", "RULE", "AGENT", "SESSION", "MATCHES", "RISK", "ALERT"];
+    let names = ["last_seen", "severity", "status", "rule_id", "agent_id", "session_id", "match_count", "risk_score", "alert_id"];
+    let mut table = Table::new(columns);
+    for alert in rows {
+        table.row(severity_style(&field(alert, "severity")), names.map(|name| field(alert, name)));
+    }
+    out.table(&table)?;
+    out.flush()?;
+    args.page.tell_of_more(rows.len(), answer["total"].as_u64().unwrap_or_default());
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,194 @@
+//! Calls to a running engine's API, and what went wrong with one in words that help.
+//!
+//! Knows no command.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use reqwest::{Method, Response, StatusCode, redirect};
+use serde_json::Value;
+use url::{Host, Url};
+
+use super::sse::Events;
+
+/// `--api`.
+#[derive(Debug, Args)]
+pub(super) struct ApiArgs {
+    /// Where the engine's API is.
+    #[arg(long, value_name = "URL", env = "CLAWDSTRIKE_API", default_value = "http://127.0.0.1:7878", value_parser = base_url)]
+    api: Url,
+}
+
+fn base_url(text: &str) -> Result<Url, String> {
+    let expected = "expected a URL such as http://127.0.0.1:7878";
+    let url = Url::parse(text).map_err(|e| format!("{e}; {expected}"))?;
+    match url.scheme() {
+        "http" | "https" if url.has_host() => Ok(url),
+        _ => Err(expected.to_owned()),
+    }
+}
+
+/// The longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The longest silence within an answer; watches send a sign of life more often.
+const SILENCE: Duration = Duration::from_secs(45);
+/// The longest answer, in bytes.
+const MAX_ANSWER: usize = 256 * 1024 * 1024;
+
+/// A query parameter: its name, and its value if it was asked for.
+pub(super) type Parameter<'a> = (&'a str, Option<String>);
+
+/// The API said no.
+#[derive(Debug, thiserror::Error)]
+#[error("the API refused ({status}): {message}; {hint}")]
+pub(super) struct Refused {
+    status: StatusCode,
+    message: String,
+    hint: String,
+    /// The whole answer.
+    pub(super) body: Value,
+}
+
+/// A client of one engine.
+pub(super) struct Client {
+    http: reqwest::Client,
+    base: Url,
+}
+
+impl Client {
+    pub(super) fn new(args: ApiArgs) -> anyhow::Result<Client> {
+        let mut http = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            .read_timeout(SILENCE)
+            .redirect(redirect::Policy::none())
+            .user_agent(concat!("clawdstrike-edr/", env!("CARGO_PKG_VERSION")));
+        let here = match args.api.host() {
+            Some(Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(Host::Ipv6(ip)) => ip.is_loopback(),
+            Some(Host::Domain(name)) => name == "localhost",
+            None => false,
+        };
+        if here {
+            // A proxy's loopback is another machine's.
+            http = http.no_proxy();
+        }
+        Ok(Client { http: http.build()?, base: args.api })
+    }
+
+    /// GET of the route of these segments.
+    pub(super) async fn get(&self, route: &[&str], query: &[Parameter<'_>]) -> anyhow::Result<Value> {
+        let response = self.call(Method::GET, route, query, None).await?;
+        self.body(response).await
+    }
+
+    /// POST of a JSON body.
+    pub(super) async fn post(&self, route: &[&str], body: &Value) -> anyhow::Result<Value> {
+        let response = self.call(Method::POST, route, &[], Some(body)).await?;
+        self.body(response).await
+    }
+
+    /// The server-sent events of the route.
+    pub(super) async fn watch(&self, route: &[&str], query: &[Parameter<'_>]) -> anyhow::Result<Events> {
+        Ok(Events::new(self.call(Method::GET, route, query, None).await?))
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        route: &[&str],
+        query: &[Parameter<'_>],
+        body: Option<&Value>,
+    ) -> anyhow::Result<Response> {
+        let mut request = self.http.request(method, self.url(route, query)?);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|e| self.unreachable(e))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = self.body(response).await?;
+        let error = &body["error"];
+        let text = |name: &str| error[name].as_str().map(str::to_owned);
+        let message = text("message")
+            .ok_or_else(|| anyhow!("\"{}\" answered {status}, and not as an engine does: check --api", self.base))?;
+        let hint = text("hint").unwrap_or_default();
+        Err(Refused { status, message, hint, body }.into())
+    }
+
+    fn url(&self, route: &[&str], query: &[Parameter<'_>]) -> anyhow::Result<Url> {
+        let mut url = self.base.clone();
+        url.set_query(None);
+        match url.path_segments_mut() {
+            Ok(mut segments) => segments.pop_if_empty().push("v1").extend(route),
+            Err(()) => bail!("\"{}\" can't be the base of a route: expected a URL such as http://127.0.0.1:7878", self.base),
+        };
+        for (name, value) in query {
+            if let Some(value) = value {
+                url.query_pairs_mut().append_pair(name, value);
+            }
+        }
+        Ok(url)
+    }
+
+    async fn body(&self, mut response: Response) -> anyhow::Result<Value> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.unreachable(e))? {
+            if bytes.len() + chunk.len() > MAX_ANSWER {
+                bail!("the answer of \"{}\" is longer than {MAX_ANSWER} bytes: ask for fewer rows with --limit", self.base);
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        let status = response.status();
+        serde_json::from_slice(&bytes)
+            .with_context(|| format!("\"{}\" answered {status}, but not in JSON: is it an engine's API? check --api", self.base))
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
+        let cause = root_cause(&error);
+        match error.is_connect() {
+            true => anyhow!(
+                "the API at \"{}\" can't be reached: {cause}; start the engine with `clawdstrike-edr up`, or say where it is with --api or CLAWDSTRIKE_API",
+                self.base
+            ),
+            false => anyhow!("the API at \"{}\" did not answer: {cause}; see the engine's log", self.base),
+        }
+    }
+}
+
+/// The innermost cause, which names the system's own reason.
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(base: &str, route: &[&str], query: &[Parameter<'_>]) -> String {
+        let client = Client::new(ApiArgs { api: base_url(base).expect("a base URL") }).expect("a client");
+        client.url(route, query).expect("a URL").to_string()
+    }
+
+    #[test]
+    fn hostile_ids_stay_within_their_segment() {
+        let route = ["sessions", "a/../b?x#y", "%2e\u{202e}"];
+        assert_eq!(
+            url("http://h:1/edr/", &route, &[("tenant_id", Some("a&b".into())), ("none", None)]),
+            "http://h:1/edr/v1/sessions/a%2F..%2Fb%3Fx%23y/%252e%E2%80%AE?tenant_id=a%26b"
+        );
+    }
+
+    #[test]
+    fn a_base_without_a_host_is_refused() {
+        for text in ["mailto:x", "127.0.0.1:7878", "ftp://h", ""] {
+            assert!(base_url(text).expect_err(text).contains("http://127.0.0.1:7878"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The command line (SPEC §13): one file a command. Arguments are parsed here and resolved there; results go to standard
+//! output, everything else to standard error.
+//!
+//! Exit codes: 0 done, 1 findings or failure, 2 wrong usage.
+
+mod agents;
+mod alerts;
+mod client;
+mod init;
+pub mod output;
+mod replay;
+mod rules;
+mod sessions;
+mod simulate;
+mod sse;
+mod up;
+mod watch;
+mod worker;
+
+use clap::{Args, Parser, Subcommand};
+
+use output::{Closed, Format, escape};
+
+/// Endpoint detection and response for fleets of AI agents.
+#[derive(Debug, Parser)]
+#[command(name = "clawdstrike-edr", version, propagate_version = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  clawdstrike-edr init edr                       a configuration and a rule pack, in folder edr
+  clawdstrike-edr up --config edr/workers.toml   the engine, all processes of it
+  clawdstrike-edr alerts watch                   alerts as they happen
+  clawdstrike-edr replay events.jsonl --rules edr/rules
+
+Logs go to standard error; CLAWDSTRIKE_LOG filters them (\"debug\", \"clawdstrike_edr::api=trace\").
+Every command has its own --help.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(up::UpArgs),
+    Worker(worker::WorkerArgs),
+    Init(init::InitArgs),
+    /// Check, explain, list and load detection rules.
+    #[command(subcommand)]
+    Rules(rules::Command),
+    /// Look into live sessions.
+    #[command(subcommand)]
+    Sessions(sessions::Command),
+    /// Look into alerts.
+    #[command(subcommand)]
+    Alerts(alerts::Command),
+    Agents(agents::AgentsArgs),
+    Simulate(simulate::SimulateCommand),
+    Replay(replay::ReplayArgs),
+}
+
+/// `--output`.
+#[derive(Debug, Args)]
+struct OutputArgs {
+    /// How results are printed.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    output: Format,
+}
+
+/// `--limit` and `--offset`.
+#[derive(Debug, Args)]
+struct PageArgs {
+    /// Rows at most.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    /// Rows to leave out first.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    offset: usize,
+}
+
+impl PageArgs {
+    /// Says on standard error when there are more rows than were asked for.
+    fn tell_of_more(&self, shown: usize, total: u64) {
+        let end = self.offset.saturating_add(shown);
+        if (end as u64) < total {
+            eprintln!("{shown} of {total} shown; --offset {end} goes on");
+        }
+    }
+}
+
+/// How a command that didn't fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Ok,
+    /// Done, and something was found that the caller asked to be told of.
+    Findings,
+}
+
+/// Arguments that contradict each other, found after parsing.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// Runs the command and gives the process's exit code. Prints errors.
+pub fn run(cli: Cli) -> u8 {
+    match dispatch(cli.command) {
+        Ok(Exit::Ok) => 0,
+        Ok(Exit::Findings) => 1,
+        Err(error) if error.is::<Closed>() => 0,
+        Err(error) => {
+            // Causes may quote what others wrote; the line breaks are ours.
+            for line in format!("error: {error:#}").lines() {
+                eprintln!("{}", escape(line));
+            }
+            if error.is::<Usage>() { 2 } else { 1 }
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Up(args) => up::run(args),
+        Command::Worker(args) => worker::run(args),
+        Command::Init(args) => init::run(&args),
+        Command::Rules(command) => rules::run(command),
+        Command::Sessions(command) => block_on(sessions::run(command)),
+        Command::Alerts(command) => block_on(alerts::run(command)),
+        Command::Agents(args) => block_on(agents::run(args)),
+        Command::Simulate(command) => block_on(simulate::run(command)),
+        Command::Replay(args) => replay::run(args),
+    }
+}
+
+/// Runs a client command; one thread is plenty for a connection.
+fn block_on(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}

@@ -1,0 +1,82 @@
+//! `rules`: detection rules, on disk (check, explain) and in a running engine (list, load).
+
+mod check;
+mod explain;
+mod list;
+mod load;
+
+use clap::Subcommand;
+use clawdstrike_rules::Diagnostic;
+use serde_json::{Value, json};
+
+use super::output::{Out, escape};
+use super::{Exit, block_on};
+use crate::rule_files::RuleFiles;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    Check(check::CheckArgs),
+    Explain(explain::ExplainArgs),
+    List(list::ListArgs),
+    Load(load::LoadArgs),
+}
+
+pub(super) fn run(command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Check(args) => check::run(args),
+        Command::Explain(args) => explain::run(args),
+        Command::List(args) => block_on(list::run(args)),
+        Command::Load(args) => block_on(load::run(args)),
+    }
+}
+
+/// What `check`, and `explain` of a set that doesn't compile, found.
+struct Findings {
+    files: RuleFiles,
+    errors: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
+}
+
+impl Findings {
+    fn exit(&self) -> Exit {
+        match self.errors.is_empty() && self.files.check().is_ok() {
+            true => Exit::Ok,
+            false => Exit::Findings,
+        }
+    }
+
+    /// Prints every diagnostic, and every entry that isn't a rule file.
+    fn print(&self, out: &mut Out) -> anyhow::Result<()> {
+        for diagnostic in self.errors.iter().chain(&self.warnings) {
+            out.text(&diagnostic.to_string())?;
+            out.line("")?;
+        }
+        for other in &self.files.others {
+            let kind = if other.expected { "note" } else { "error" };
+            out.text(&format!("{kind}: {}", other.report()))?;
+        }
+        Ok(())
+    }
+
+    fn json(&self) -> Value {
+        let others = self.files.others.iter();
+        json!({
+            "files": self.files.files.iter().map(|f| &f.name).collect::<Vec<_>>(),
+            "others": others.map(|o| json!({"path": o.path, "why": o.why, "expected": o.expected})).collect::<Vec<_>>(),
+            "errors": self.errors,
+            "warnings": self.warnings,
+        })
+    }
+}
+
+/// `n` and the word, in the plural where it belongs.
+fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// Says on standard error which entries of a folder aren't part of a set.
+fn tell_others(files: &RuleFiles) {
+    for other in &files.others {
+        eprintln!("note: {}", escape(&other.report()));
+    }
+}
