@@ -18,36 +18,76 @@ pub(crate) struct Context<'f> {
 impl<'f> Context<'f> {
     pub(crate) fn new(file: &'f str, text: &'f str, compiled: &'f mut HashSet<String>) -> Self {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        Context { file, lines: text.split('\n').collect(), diagnostics: Vec::new(), compiled }
+        Context {
+            file,
+            lines: lines(text),
+            diagnostics: Vec::new(),
+            compiled,
+        }
     }
 
     pub(crate) fn file(&self) -> &'f str {
         self.file
     }
 
+    /// Whether nothing has been reported yet.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.diagnostics.is_empty()
+    }
+
     pub(crate) fn into_diagnostics(self) -> Vec<Diagnostic> {
         self.diagnostics
     }
 
-    pub(crate) fn error(&mut self, at: Span, code: &'static str, message: impl Into<String>) -> &mut Diagnostic {
+    pub(crate) fn error(
+        &mut self,
+        at: Span,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> &mut Diagnostic {
         self.report(Level::Error, at, code, message.into())
     }
 
-    pub(crate) fn warn(&mut self, at: Span, code: &'static str, message: impl Into<String>) -> &mut Diagnostic {
+    pub(crate) fn warn(
+        &mut self,
+        at: Span,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> &mut Diagnostic {
         self.report(Level::Warning, at, code, message.into())
     }
 
-    fn report(&mut self, level: Level, at: Span, code: &'static str, message: String) -> &mut Diagnostic {
+    fn report(
+        &mut self,
+        level: Level,
+        at: Span,
+        code: &'static str,
+        message: String,
+    ) -> &mut Diagnostic {
         let index = self.diagnostics.len();
-        self.diagnostics.push(Diagnostic::new(level, code, self.file, &self.lines, at, message));
+        self.diagnostics.push(Diagnostic::new(
+            level,
+            code,
+            self.file,
+            &self.lines,
+            at,
+            message,
+        ));
         &mut self.diagnostics[index]
     }
 
     /// The place of `part` within the text that starts at `whole`, or `whole` if it isn't written there literally.
     pub(crate) fn within(&self, whole: Span, part: &str, skip: usize) -> Span {
-        let line = (whole.line as usize).checked_sub(1).and_then(|i| self.lines.get(i)).copied().unwrap_or("");
+        let line = (whole.line as usize)
+            .checked_sub(1)
+            .and_then(|i| self.lines.get(i))
+            .copied()
+            .unwrap_or("");
         let start = (whole.column as usize).saturating_sub(1) + skip;
-        let from = line.char_indices().nth(start).map_or(line.len(), |(at, _)| at);
+        let from = line
+            .char_indices()
+            .nth(start)
+            .map_or(line.len(), |(at, _)| at);
         match line[from..].find(part) {
             Some(offset) if !part.is_empty() => Span {
                 column: (start + line[from..from + offset].chars().count()) as u32 + 1,
@@ -61,11 +101,18 @@ impl<'f> Context<'f> {
     /// Reports that `what` isn't of the expected kind.
     pub(crate) fn mistyped(&mut self, node: &Node, what: &str, expected: &str) {
         let found = node.value.kind();
-        let diagnostic = self.error(node.span, "E010", format!("{what} must be {expected}, found {found}"));
+        let diagnostic = self.error(
+            node.span,
+            "E010",
+            format!("{what} must be {expected}, found {found}"),
+        );
         match (&node.value, expected) {
             (Value::Number(_) | Value::Bool(_), "a text") => diagnostic.hint("put it in quotes"),
-            (Value::Text(text), "true or false") if ["yes", "no", "on", "off"].contains(&text.to_lowercase().as_str()) => {
-                diagnostic.hint("in YAML 1.2 `yes`, `no`, `on` and `off` are texts; write true or false")
+            (Value::Text(text), "true or false")
+                if ["yes", "no", "on", "off"].contains(&text.to_lowercase().as_str()) =>
+            {
+                diagnostic
+                    .hint("in YAML 1.2 `yes`, `no`, `on` and `off` are texts; write true or false")
             }
             (Value::Null, _) => diagnostic.hint("give it a value, or leave the key out"),
             (_, "a list") => diagnostic.hint("write [...], or one `- ...` a line"),
@@ -87,7 +134,8 @@ impl<'f> Context<'f> {
     pub(crate) fn word<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n str> {
         let text = self.text(node, what)?;
         if text.trim().is_empty() {
-            self.error(node.span, "E010", format!("{what} is empty")).hint("give it a value");
+            self.error(node.span, "E010", format!("{what} is empty"))
+                .hint("give it a value");
             return None;
         }
         Some(text)
@@ -104,14 +152,19 @@ impl<'f> Context<'f> {
     }
 
     /// A list with at least one and at most `most` items.
-    pub(crate) fn list<'n>(&mut self, node: &'n Node, what: &str, most: usize) -> Option<&'n [Node]> {
+    pub(crate) fn list<'n>(
+        &mut self,
+        node: &'n Node,
+        what: &str,
+        most: usize,
+    ) -> Option<&'n [Node]> {
         let Value::List(items) = &node.value else {
             self.mistyped(node, what, "a list");
             return None;
         };
         if items.is_empty() {
             self.error(node.span, "E013", format!("{what} is an empty list"))
-                .hint("give it at least one item, or leave the key out");
+                .hint("give it at least one item");
             return None;
         }
         self.at_most(node, what, items.len(), most).then_some(items)
@@ -119,31 +172,68 @@ impl<'f> Context<'f> {
 
     fn at_most(&mut self, node: &Node, what: &str, len: usize, most: usize) -> bool {
         if len > most {
-            self.error(node.span, "E014", format!("{what} has {len} items, at most {most} are allowed"))
-                .hint("split it");
+            self.error(
+                node.span,
+                "E014",
+                format!("{what} has {len} items, at most {most} are allowed"),
+            )
+            .hint("split it");
         }
         len <= most
     }
 
     /// One text, or a list of them.
-    pub(crate) fn texts<'n>(&mut self, node: &'n Node, what: &str, most: usize) -> Option<Vec<(&'n str, Span)>> {
+    pub(crate) fn texts<'n>(
+        &mut self,
+        node: &'n Node,
+        what: &str,
+        most: usize,
+    ) -> Option<Vec<(&'n str, Span)>> {
         if let Value::Text(text) = &node.value {
             return Some(vec![(text, node.span)]);
         }
+        if !matches!(node.value, Value::List(_)) {
+            self.mistyped(node, what, "a text or a list of texts");
+            return None;
+        }
         let items = self.list(node, what, most)?;
-        let texts: Vec<_> = items.iter().filter_map(|item| Some((self.text(item, what)?, item.span))).collect();
+        let texts: Vec<_> = items
+            .iter()
+            .filter_map(|item| Some((self.text(item, what)?, item.span)))
+            .collect();
         (texts.len() == items.len()).then_some(texts)
     }
 
     pub(crate) fn keys<'n>(&mut self, node: &'n Node, what: &str) -> Option<Keys<'n>> {
         match &node.value {
-            Value::Map(entries) => Some(Keys { span: node.span, entries, used: vec![false; entries.len()] }),
+            Value::Map(entries) => Some(Keys {
+                span: node.span,
+                entries,
+                used: vec![false; entries.len()],
+            }),
             _ => {
                 self.mistyped(node, what, "a mapping");
                 None
             }
         }
     }
+}
+
+/// The lines as YAML counts them: after a line feed, a carriage return, or both.
+fn lines(text: &str) -> Vec<&str> {
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['\n', '\r']) {
+        lines.push(&rest[..at]);
+        let end = if rest[at..].starts_with("\r\n") {
+            at + 2
+        } else {
+            at + 1
+        };
+        rest = &rest[end..];
+    }
+    lines.push(rest);
+    lines
 }
 
 /// A mapping that is being taken apart: what isn't taken in the end is unknown.
@@ -165,10 +255,17 @@ impl<'n> Keys<'n> {
     }
 
     /// Like `take`, but reports a key that isn't there.
-    pub(crate) fn require(&mut self, cx: &mut Context<'_>, name: &str, what: &str, example: &str) -> Option<&'n Node> {
+    pub(crate) fn require(
+        &mut self,
+        cx: &mut Context<'_>,
+        name: &str,
+        what: &str,
+        example: &str,
+    ) -> Option<&'n Node> {
         let value = self.take(name);
         if value.is_none() {
-            cx.error(self.span, "E012", format!("{what} has no \"{name}\"")).hint(format!("add `{name}: {example}`"));
+            cx.error(self.span, "E012", format!("{what} has no \"{name}\""))
+                .hint(format!("add `{name}: {example}`"));
         }
         value
     }
@@ -176,7 +273,12 @@ impl<'n> Keys<'n> {
     /// Everything that wasn't taken yet; taken now.
     pub(crate) fn rest(&mut self) -> Vec<&'n (Key, Node)> {
         let used = std::mem::replace(&mut self.used, vec![true; self.entries.len()]);
-        self.entries.iter().zip(used).filter(|(_, used)| !used).map(|(entry, _)| entry).collect()
+        self.entries
+            .iter()
+            .zip(used)
+            .filter(|(_, used)| !used)
+            .map(|(entry, _)| entry)
+            .collect()
     }
 
     /// Reports every key that wasn't taken.
@@ -193,5 +295,10 @@ pub(crate) fn unknown_key(cx: &mut Context<'_>, key: &Key, what: &str, known: &[
         "<<" => "merge keys belong to YAML 1.1; write the keys out".to_owned(),
         name => suggest::hint(name, known),
     };
-    cx.error(key.span, "E011", format!("{what} has no key {}", quoted(&key.name))).hint(hint);
+    cx.error(
+        key.span,
+        "E011",
+        format!("{what} has no key {}", quoted(&key.name)),
+    )
+    .hint(hint);
 }

@@ -89,7 +89,10 @@ impl Diagnostic {
             0 => rest.chars().count(),
             len => (len as usize).min(rest.chars().count()),
         };
-        let excerpt = rest.chars().take(width.min(EXCERPT_CHARS)).collect::<String>();
+        let excerpt = rest
+            .chars()
+            .take(width.min(EXCERPT_CHARS))
+            .collect::<String>();
         Diagnostic {
             code,
             severity,
@@ -97,7 +100,7 @@ impl Diagnostic {
             line: span.line,
             column: span.column,
             excerpt: printable(excerpt.trim_end()),
-            message,
+            message: said(&message),
             label: String::new(),
             hint: None,
             source: SourceLine::around(line, column, width),
@@ -105,24 +108,32 @@ impl Diagnostic {
     }
 
     pub(crate) fn label(&mut self, label: impl Into<String>) -> &mut Self {
-        self.label = label.into();
+        self.label = said(&label.into());
         self
     }
 
     pub(crate) fn hint(&mut self, hint: impl Into<String>) -> &mut Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(said(&hint.into()));
         self
     }
 }
 
 impl SourceLine {
     fn around(line: &str, column: usize, width: usize) -> Self {
-        let from = if line.chars().count() > LINE_CHARS { column.saturating_sub(LINE_LEAD) } else { 0 };
+        let from = if line.chars().count() > LINE_CHARS {
+            column.saturating_sub(LINE_LEAD)
+        } else {
+            0
+        };
         let text: String = line.chars().skip(from).take(LINE_CHARS).collect();
         let text = printable(text.trim_end());
         let caret = column - from;
         let room = text.chars().count().saturating_sub(caret);
-        SourceLine { text, caret, width: width.min(room).max(1) }
+        SourceLine {
+            text,
+            caret,
+            width: width.min(room).max(1),
+        }
     }
 }
 
@@ -140,7 +151,11 @@ impl fmt::Display for Diagnostic {
         writeln!(f, "{number} | {}", self.source.text)?;
         let blank = " ".repeat(self.source.caret);
         let carets = "^".repeat(self.source.width);
-        writeln!(f, "{}", format!("{pad} | {blank}{carets} {}", self.label).trim_end())?;
+        writeln!(
+            f,
+            "{}",
+            format!("{pad} | {blank}{carets} {}", self.label).trim_end()
+        )?;
         if let Some(hint) = &self.hint {
             writeln!(f, "{pad} = hint: {hint}")?;
         }
@@ -163,11 +178,22 @@ impl fmt::Display for Errors {
             writeln!(f, "{diagnostic}")?;
         }
         let count = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
-        write!(f, "{}, {}", count(self.errors.len(), "error"), count(self.warnings.len(), "warning"))
+        write!(
+            f,
+            "{}, {}",
+            count(self.errors.len(), "error"),
+            count(self.warnings.len(), "warning")
+        )
     }
 }
 
 impl std::error::Error for Errors {}
+
+/// What a diagnostic says, which may hold a file's text: printable and bounded.
+fn said(text: &str) -> String {
+    const SAID_CHARS: usize = 400;
+    printable(&text.chars().take(SAID_CHARS).collect::<String>())
+}
 
 /// `text` with every character that could move a cursor, hide or reorder text replaced by one visible character.
 pub(crate) fn printable(text: &str) -> String {
@@ -187,6 +213,10 @@ pub(crate) fn printable(text: &str) -> String {
 pub(crate) fn quoted(name: &str) -> String {
     const NAME_CHARS: usize = 60;
     let short: String = name.chars().take(NAME_CHARS).collect();
-    let more = if name.chars().nth(NAME_CHARS).is_some() { "..." } else { "" };
+    let more = if name.chars().nth(NAME_CHARS).is_some() {
+        "..."
+    } else {
+        ""
+    };
     format!("\"{}{more}\"", printable(&short))
 }

@@ -10,7 +10,7 @@ use regex::RegexBuilder;
 
 use crate::context::Context;
 use crate::diagnostic::{Span, quoted};
-use crate::plan::{HostPart, HostPattern, PatternForm, TargetPattern};
+use crate::plan::{EventTypes, HostPart, HostPattern, PatternForm, TargetPattern};
 
 /// The largest compiled regex, in bytes; whoever compiles a plan's regexes may use this limit or crate `regex`'s own
 /// (10 MiB), which is higher.
@@ -18,17 +18,50 @@ pub const REGEX_SIZE_LIMIT: usize = 4 << 20;
 /// The longest pattern, in characters.
 pub const MAX_PATTERN_CHARS: usize = 2_000;
 
+/// What kind of targets the events of a matcher have, for lints: what can never match depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Targets {
+    Paths,
+    Hosts,
+    Mixed,
+}
+
+impl Targets {
+    /// The kind of the targets of all these event types, if they have one kind.
+    pub(crate) fn of(types: EventTypes) -> Self {
+        // file_access, file_write, patch_apply; network_egress.
+        const PATHS: u8 = 0b010_0011;
+        const HOSTS: u8 = 0b000_0100;
+        match types.0 {
+            types if types & !PATHS == 0 => Targets::Paths,
+            HOSTS => Targets::Hosts,
+            _ => Targets::Mixed,
+        }
+    }
+}
+
 /// Reads a `target_pattern`: alternatives, each a glob or a regex.
-pub(crate) fn alternatives(cx: &mut Context<'_>, text: &str, at: Span) -> Option<Vec<TargetPattern>> {
+pub(crate) fn alternatives(
+    cx: &mut Context<'_>,
+    text: &str,
+    at: Span,
+    targets: Targets,
+) -> Option<Vec<TargetPattern>> {
     if !fits(cx, text, at) {
         return None;
     }
     let parts = match split::alternatives(text) {
         Ok(parts) => parts,
         Err(open) => {
-            cx.error(at, "E071", format!("\"{open}\" is never closed, and a \"|\" follows it"))
-                .label("which alternatives are these?")
-                .hint(format!("close it, or write `\\{open}` for the character itself"));
+            cx.error(
+                at,
+                "E071",
+                format!("\"{open}\" is never closed, and a \"|\" follows it"),
+            )
+            .label("which alternatives are these?")
+            .hint(format!(
+                "close it, or write `\\{open}` for the character itself"
+            ));
             return None;
         }
     };
@@ -53,7 +86,7 @@ pub(crate) fn alternatives(cx: &mut Context<'_>, text: &str, at: Span) -> Option
                         cx.warn(place, "W001", format!("{} is read as a glob, though {} belongs to regexes", quoted(part), quoted(sign)))
                             .hint("use target_regex for a regex, or target_glob to say that a glob is meant");
                     }
-                    glob(cx, part, place)
+                    glob(cx, part, place, targets)
                 }
             }
         })
@@ -62,29 +95,77 @@ pub(crate) fn alternatives(cx: &mut Context<'_>, text: &str, at: Span) -> Option
 }
 
 /// Reads a glob.
-pub(crate) fn glob(cx: &mut Context<'_>, text: &str, at: Span) -> Option<TargetPattern> {
+pub(crate) fn glob(
+    cx: &mut Context<'_>,
+    text: &str,
+    at: Span,
+    targets: Targets,
+) -> Option<TargetPattern> {
     if text.is_empty() {
-        cx.error(at, "E070", "this pattern is empty").hint("give it a text; `*` or `**` is anything");
+        cx.error(at, "E070", "this pattern is empty")
+            .hint("give it a text; `*` or `**` is anything");
         return None;
     }
     if !fits(cx, text, at) {
         return None;
     }
-    let read = || Ok((glob::path(text)?, host::pattern(text)?, glob::text(text)?));
-    let (path, host, other) = match read() {
+    let (path, other) = match glob::path(text).and_then(|path| Ok((path, glob::text(text)?))) {
         Ok(readings) => readings,
         Err(error) => {
             bad_glob(cx, text, at, &error);
             return None;
         }
     };
-    if let Some((reason, hint)) = host::doubt(text) {
-        cx.warn(at, "W005", format!("pattern {}: {reason}", quoted(text))).hint(hint);
+    // Lower-casing can turn a class around (`[Z-a]`): then no host fits.
+    let host = host::pattern(text).ok();
+    // The readings differ in what a `*` is, not in shape, so one stands for all three: compiling is what takes time.
+    check(cx, text, &path, at)?;
+    doubt(cx, text, at, targets);
+    Some(TargetPattern {
+        text: text.to_owned(),
+        form: PatternForm::Glob,
+        path: Some(path),
+        host,
+        other: Some(other),
+    })
+}
+
+/// Warns of a glob that can't match any target of its kind, because targets are normalised and patterns aren't.
+fn doubt(cx: &mut Context<'_>, text: &str, at: Span, targets: Targets) {
+    if targets != Targets::Paths
+        && let Some((reason, hint)) = host::doubt(text)
+    {
+        cx.warn(at, "W005", format!("pattern {}: {reason}", quoted(text)))
+            .hint(hint);
     }
-    for regex in [&path, &host.regex, &other] {
-        check(cx, text, regex, at)?;
-    }
-    Some(TargetPattern { text: text.to_owned(), form: PatternForm::Glob, path: Some(path), host: Some(host), other: Some(other) })
+    let (reason, hint) = match targets {
+        Targets::Hosts if text.contains('/') => (
+            "hosts have no \"/\": scheme and path of a URL go",
+            "write the host, or host:port",
+        ),
+        Targets::Hosts if !text.is_ascii() => (
+            "hosts are compared in ASCII (xn--...)",
+            "write the host's ASCII form",
+        ),
+        Targets::Paths if text.starts_with('~') => {
+            ("a leading \"~\" of a path becomes \"/~\"", "write `/~/...`")
+        }
+        Targets::Paths if ["//", "/./", "/../"].iter().any(|part| text.contains(part)) => (
+            "paths are compared with \"//\", \".\" and \"..\" resolved",
+            "write the path without them",
+        ),
+        Targets::Paths if text.len() > 1 && text.ends_with('/') => (
+            "paths are compared without a trailing \"/\"",
+            "drop it, or write `/**`",
+        ),
+        _ => return,
+    };
+    cx.warn(
+        at,
+        "W010",
+        format!("pattern {} can't match: {reason}", quoted(text)),
+    )
+    .hint(hint);
 }
 
 /// Reads a glob over plain text (`agent_pattern`) to an anchored regex.
@@ -104,7 +185,8 @@ pub(crate) fn text_glob(cx: &mut Context<'_>, text: &str, at: Span) -> Option<St
 /// Reads an explicit regex, which searches. `fold` compares without regard to case.
 pub(crate) fn search(cx: &mut Context<'_>, text: &str, at: Span, fold: bool) -> Option<String> {
     if text.is_empty() {
-        cx.error(at, "E063", "an empty regex is found in every text").hint("use `exists: true` if any value will do");
+        cx.error(at, "E063", "an empty regex is found in every text")
+            .hint("use `exists: true` if any value will do");
         return None;
     }
     if !fits(cx, text, at) {
@@ -119,7 +201,10 @@ fn anchored(cx: &mut Context<'_>, text: &str, at: Span) -> Option<TargetPattern>
     check(cx, text, text, at)?;
     let regex = format!("(?s)^(?:{text})$");
     check(cx, text, &regex, at)?;
-    let host = HostPattern { regex: regex.clone(), on: HostPart::Either };
+    let host = HostPattern {
+        regex: regex.clone(),
+        on: HostPart::Either,
+    };
     Some(TargetPattern {
         text: text.to_owned(),
         form: PatternForm::Regex,
@@ -132,22 +217,37 @@ fn anchored(cx: &mut Context<'_>, text: &str, at: Span) -> Option<TargetPattern>
 fn fits(cx: &mut Context<'_>, text: &str, at: Span) -> bool {
     let chars = text.chars().count();
     if chars > MAX_PATTERN_CHARS {
-        cx.error(at, "E074", format!("a pattern may have {MAX_PATTERN_CHARS} characters, this one has {chars}"))
-            .hint("use a list of patterns");
+        cx.error(
+            at,
+            "E074",
+            format!("a pattern may have {MAX_PATTERN_CHARS} characters, this one has {chars}"),
+        )
+        .hint("use a list of patterns");
     }
     chars <= MAX_PATTERN_CHARS
 }
 
 fn bad_glob(cx: &mut Context<'_>, text: &str, at: Span, error: &globset::Error) {
-    cx.error(at, "E071", format!("{} is no glob: {}", quoted(text), error.kind().to_string().to_lowercase()))
-        .hint("write `\\[`, `\\{` or `\\\\` for the characters themselves");
+    cx.error(
+        at,
+        "E071",
+        format!(
+            "{} is no glob: {}",
+            quoted(text),
+            error.kind().to_string().to_lowercase()
+        ),
+    )
+    .hint("write `\\[`, `\\{` or `\\\\` for the characters themselves");
 }
 
 fn check(cx: &mut Context<'_>, text: &str, regex: &str, at: Span) -> Option<()> {
     if cx.compiled.contains(regex) {
         return Some(());
     }
-    match RegexBuilder::new(regex).size_limit(REGEX_SIZE_LIMIT).build() {
+    match RegexBuilder::new(regex)
+        .size_limit(REGEX_SIZE_LIMIT)
+        .build()
+    {
         Ok(_) => {
             cx.compiled.insert(regex.to_owned());
             return Some(());
@@ -158,7 +258,12 @@ fn check(cx: &mut Context<'_>, text: &str, regex: &str, at: Span) -> Option<()> 
         }
         Err(error) => {
             let reason = error.to_string();
-            let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_lowercase();
+            let reason = reason
+                .lines()
+                .last()
+                .unwrap_or_default()
+                .trim_start_matches("error: ")
+                .to_lowercase();
             cx.error(at, "E072", format!("{} is no regex: {reason}", quoted(text)))
                 .hint("the syntax is that of Rust's crate `regex`: linear time, no look-around, no back-references");
         }

@@ -3,13 +3,31 @@
 use super::field;
 use crate::context::{Context, Keys, unknown_key};
 use crate::diagnostic::{Span, quoted};
-use crate::pattern;
+use crate::pattern::{self, Targets};
 use crate::plan::{EventTypes, Matcher, TargetPattern, Test};
 use crate::suggest;
-use crate::yaml::{Key, Node};
+use crate::yaml::{Key, Node, Value};
 
-const MATCHER_KEYS: [&str; 7] =
-    ["event_type", "target_pattern", "target_in", "target_not_in", "target_glob", "target_regex", "target_indicator"];
+const MATCHER_KEYS: [&str; 7] = [
+    "event_type",
+    "target_pattern",
+    "target_in",
+    "target_not_in",
+    "target_glob",
+    "target_regex",
+    "target_indicator",
+];
+
+/// Keys that belong elsewhere, and where.
+const MISPLACED: [(&str, &str); 4] = [
+    ("count", "only sequence steps and thresholds count events"),
+    ("unique_targets", "only thresholds count targets"),
+    ("distinct", "only thresholds count values"),
+    (
+        "without",
+        "only sequence steps, from the second on, take \"without\"",
+    ),
+];
 
 /// Reads a matcher that stands alone, as `what`.
 pub(crate) fn alone(cx: &mut Context<'_>, node: &Node, what: &str) -> Option<Matcher> {
@@ -18,55 +36,75 @@ pub(crate) fn alone(cx: &mut Context<'_>, node: &Node, what: &str) -> Option<Mat
 }
 
 /// Reads what is left of a mapping as a matcher; `own` are the keys that the mapping takes besides.
-pub(crate) fn inline(cx: &mut Context<'_>, keys: &mut Keys<'_>, what: &str, own: &[&str]) -> Option<Matcher> {
+pub(crate) fn inline(
+    cx: &mut Context<'_>,
+    keys: &mut Keys<'_>,
+    what: &str,
+    own: &[&str],
+) -> Option<Matcher> {
     let rest = keys.rest();
     if rest.is_empty() {
-        cx.warn(keys.span, "W003", format!("{what} names no property, so every event satisfies it"))
-            .hint("write `event_type: any` if that is meant");
+        cx.warn(
+            keys.span,
+            "W003",
+            format!("{what} names no property, so every event satisfies it"),
+        )
+        .hint("write `event_type: any` if that is meant");
     }
-    let mut event_types = Some(EventTypes::ANY);
-    let mut tests = Vec::with_capacity(rest.len());
-    for (key, value) in &rest {
-        if key.name == "event_type" {
-            event_types = self::event_types(cx, value, "event_type");
-            tests.push(None);
-        } else {
-            tests.push(test(cx, key, value, what, own));
-        }
-    }
-    let failed = tests.iter().zip(&rest).any(|(test, (key, _))| test.is_none() && key.name != "event_type");
-    let mut tests: Vec<Test> = tests.into_iter().flatten().collect();
+    let (types, others): (Vec<_>, Vec<_>) = rest
+        .into_iter()
+        .partition(|(key, _)| key.name == "event_type");
+    let event_types = match types.first() {
+        Some((_, value)) => event_types(cx, value, "event_type"),
+        None => Some(EventTypes::ANY),
+    };
+    let targets = event_types.map_or(Targets::Mixed, Targets::of);
+    let mut tests: Vec<_> = others
+        .iter()
+        .filter_map(|(key, value)| test(cx, key, value, targets, what, own))
+        .collect();
+    let complete = tests.len() == others.len();
     tests.sort();
     tests.dedup();
     let event_types = event_types?;
-    (!failed).then_some(Matcher { event_types, tests })
+    complete.then_some(Matcher { event_types, tests })
 }
 
-fn test(cx: &mut Context<'_>, key: &Key, value: &Node, what: &str, own: &[&str]) -> Option<Test> {
+fn test(
+    cx: &mut Context<'_>,
+    key: &Key,
+    value: &Node,
+    targets: Targets,
+    what: &str,
+    own: &[&str],
+) -> Option<Test> {
+    if let Some((name, hint)) = MISPLACED.iter().find(|(name, _)| *name == key.name) {
+        cx.error(
+            key.span,
+            "E044",
+            format!("\"{name}\" may not stand in {what}"),
+        )
+        .hint(*hint);
+        return None;
+    }
     Some(match key.name.as_str() {
         "target_pattern" => {
             let text = pattern_text(cx, value, key)?;
-            Test::Target(pattern::alternatives(cx, text, value.span)?)
+            Test::Target(pattern::alternatives(cx, text, value.span, targets)?)
         }
-        "target_in" | "target_glob" => Test::Target(globs(cx, value, &key.name)?),
-        "target_not_in" => Test::NotTarget(globs(cx, value, &key.name)?),
+        "target_in" | "target_glob" => Test::Target(globs(cx, value, key, targets)?),
+        "target_not_in" => Test::NotTarget(globs(cx, value, key, targets)?),
         "target_regex" => {
             let text = pattern_text(cx, value, key)?;
             Test::TargetRegex(pattern::search(cx, text, value.span, false)?)
         }
         "target_indicator" => {
-            cx.error(key.span, "E024", "\"target_indicator\" is not supported yet")
-                .hint("list the targets with target_in until indicator feeds are");
-            return None;
-        }
-        "count" => {
-            cx.error(key.span, "E044", format!("\"count\" may not stand in {what}"))
-                .hint("only sequence steps and thresholds count events");
-            return None;
-        }
-        "without" => {
-            cx.error(key.span, "E044", format!("\"without\" may not stand in {what}"))
-                .hint("only sequence steps, from the second on, take \"without\"");
+            cx.error(
+                key.span,
+                "E024",
+                "\"target_indicator\" is not supported yet",
+            )
+            .hint("list the targets with target_in until indicator feeds are");
             return None;
         }
         name if field::looks_like_path(name) => {
@@ -74,10 +112,21 @@ fn test(cx: &mut Context<'_>, key: &Key, value: &Node, what: &str, own: &[&str])
             Test::Field(field.clone(), field::test(cx, &field, value)?)
         }
         _ => {
-            let known: Vec<&str> = own.iter().copied().chain(MATCHER_KEYS).chain(field::first_parts()).collect();
+            let known: Vec<&str> = own
+                .iter()
+                .copied()
+                .chain(MATCHER_KEYS)
+                .chain(
+                    field::first_parts()
+                        .into_iter()
+                        .filter(|part| *part != "event_type"),
+                )
+                .collect();
             if key.name == "target" {
                 cx.error(key.span, "E011", format!("{what} has no key \"target\""))
-                    .hint("use target_glob for the normalised target, action.target for the raw one");
+                    .hint(
+                        "use target_glob for the normalised target, action.target for the raw one",
+                    );
             } else {
                 unknown_key(cx, key, what, &known);
             }
@@ -87,26 +136,55 @@ fn test(cx: &mut Context<'_>, key: &Key, value: &Node, what: &str, own: &[&str])
 }
 
 fn pattern_text<'n>(cx: &mut Context<'_>, node: &'n Node, key: &Key) -> Option<&'n str> {
-    if matches!(node.value, crate::yaml::Value::Null) {
-        cx.error(node.span, "E060", format!("\"{}\" can't be compared with null", key.name)).hint("give it a pattern");
+    not_null(cx, node, key)?;
+    if matches!(node.value, Value::List(_)) {
+        cx.error(
+            node.span,
+            "E010",
+            format!("\"{}\" must be a text, found a list", key.name),
+        )
+        .hint("target_in takes a list of globs; target_pattern separates alternatives by \"|\"");
         return None;
     }
     cx.text(node, &format!("\"{}\"", key.name))
 }
 
+fn not_null(cx: &mut Context<'_>, node: &Node, key: &Key) -> Option<()> {
+    if matches!(node.value, Value::Null) {
+        cx.error(
+            node.span,
+            "E060",
+            format!("\"{}\" can't be compared with null", key.name),
+        )
+        .hint("give it a pattern");
+        return None;
+    }
+    Some(())
+}
+
 /// A list of globs, or one.
-fn globs(cx: &mut Context<'_>, node: &Node, key: &str) -> Option<Vec<TargetPattern>> {
-    let texts = cx.texts(node, &format!("\"{key}\""), field::MAX_ALTERNATIVES)?;
-    let mut patterns: Vec<_> = texts.iter().filter_map(|(text, at)| pattern::glob(cx, text, *at)).collect();
-    let complete = patterns.len() == texts.len();
-    patterns.dedup();
-    complete.then_some(patterns)
+fn globs(
+    cx: &mut Context<'_>,
+    node: &Node,
+    key: &Key,
+    targets: Targets,
+) -> Option<Vec<TargetPattern>> {
+    not_null(cx, node, key)?;
+    let texts = cx.texts(node, &format!("\"{}\"", key.name), field::MAX_ALTERNATIVES)?;
+    let patterns: Vec<_> = texts
+        .iter()
+        .filter_map(|(text, at)| pattern::glob(cx, text, *at, targets))
+        .collect();
+    (patterns.len() == texts.len()).then_some(patterns)
 }
 
 /// Reads one event type, a list of them, or `any`.
 pub(crate) fn event_types(cx: &mut Context<'_>, node: &Node, what: &str) -> Option<EventTypes> {
     let names = cx.texts(node, &format!("\"{what}\""), EventTypes::NAMES.len() + 1)?;
-    let bits: Vec<_> = names.iter().filter_map(|(name, at)| event_type(cx, name, *at)).collect();
+    let bits: Vec<_> = names
+        .iter()
+        .filter_map(|(name, at)| event_type(cx, name, *at))
+        .collect();
     (bits.len() == names.len()).then(|| EventTypes(bits.iter().fold(0, |all, bit| all | bit)))
 }
 
@@ -118,6 +196,7 @@ fn event_type(cx: &mut Context<'_>, name: &str, at: Span) -> Option<u8> {
         return Some(1 << index);
     }
     let known: Vec<&str> = EventTypes::NAMES.into_iter().chain(["any"]).collect();
-    cx.error(at, "E025", format!("{} is no event type", quoted(name))).hint(suggest::hint(name, &known));
+    cx.error(at, "E025", format!("{} is no event type", quoted(name)))
+        .hint(suggest::hint(name, &known));
     None
 }

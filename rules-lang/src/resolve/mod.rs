@@ -39,7 +39,9 @@ pub(crate) fn document(cx: &mut Context<'_>, document: &Node, file: &mut File) {
     if matches!(document.value, Value::Null) {
         return;
     }
-    let Some(mut keys) = cx.keys(document, "a rule file") else { return };
+    let Some(mut keys) = cx.keys(document, "a rule file") else {
+        return;
+    };
     if let Some(rules) = keys.take("rules") {
         for node in items(cx, rules, "\"rules\"") {
             file.rules.extend(rule::resolve(cx, node));

@@ -2,7 +2,6 @@
 
 use super::{field, matcher, window};
 use crate::context::{Context, Keys};
-use crate::diagnostic::quoted;
 use crate::duration;
 use crate::plan::NewValue;
 
@@ -21,9 +20,15 @@ pub(super) fn resolve(cx: &mut Context<'_>, mut keys: Keys<'_>) -> Option<NewVal
     let (window, learn) = (window?, learn?);
     if let Some(node) = learn_node.filter(|_| learn > window) {
         let (learn, window) = (duration::format(learn), duration::format(window));
-        cx.error(node.span, "E032", format!("\"learn\" ({}) is longer than the window ({window})", quoted(&learn)))
+        let message = format!("\"learn\" ({learn}) is longer than the window ({window})");
+        cx.error(node.span, "E032", message)
             .hint("nothing older than the window is remembered, so the rule could never match");
         return None;
     }
-    Some(NewValue { window, matcher: matcher?, field: field?, learn })
+    Some(NewValue {
+        window,
+        matcher: matcher?,
+        field: field?,
+        learn,
+    })
 }
