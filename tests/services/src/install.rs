@@ -94,7 +94,10 @@ pub(crate) fn maven(folder: &Path, artifacts: &[Artifact<'_>], what: Maven) -> R
             .args(["-q", "-B", "-f"])
             .arg(&pom)
             .arg(format!("{plugin}:{MAVEN_DEPENDENCY_PLUGIN}:{goal}"))
-            .arg(format!("-DoutputDirectory={}", folder.join(output).display()));
+            .arg(format!(
+                "-DoutputDirectory={}",
+                folder.join(output).display()
+            ));
         command
     })
 }
@@ -168,7 +171,8 @@ mod tests {
 
     #[test]
     fn parallel_installs_build_a_package_once() {
-        let folder = RunFolder::create(&base(false).expect("a base"), "parallel").expect("a folder");
+        let folder =
+            RunFolder::create(&base(false).expect("a base"), "parallel").expect("a folder");
         let built = std::sync::atomic::AtomicU32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {

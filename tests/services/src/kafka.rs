@@ -16,7 +16,8 @@ use crate::server::{Server, Spec, explain};
 use crate::versions::{KAFKA, SLF4J};
 
 const NAME: &str = "kafka";
-const NEEDS: &str = "\"java\" 17 or newer and \"mvn\" on PATH; debian: apt-get install default-jre-headless maven";
+const NEEDS: &str =
+    "\"java\" 17 or newer and \"mvn\" on PATH; debian: apt-get install default-jre-headless maven";
 /// Any 16 bytes in base64 would do: brokers of different tests never talk to each other.
 const CLUSTER_ID: &str = "Y2xhd2RzdHJpa2VfZWRyXw";
 /// How long one of Kafka's own tools may take. A Java process on a busy machine: seconds.
@@ -53,10 +54,7 @@ pub fn kafka() -> Result<Kafka, String> {
         needs: NEEDS,
         command: Box::new(move || {
             let mut command = java(&java_home);
-            command
-                .arg("-Xmx512m")
-                .arg("kafka.Kafka")
-                .arg(&properties);
+            command.arg("-Xmx512m").arg("kafka.Kafka").arg(&properties);
             command
         }),
         probe: Box::new(move || wire::brokers(broker)),
@@ -110,11 +108,22 @@ impl Kafka {
     /// If there is no such group or the broker isn't running.
     pub fn consumer_group_describe(&self, group: &str) -> Result<String, String> {
         let bootstrap = self.bootstrap();
-        self.tool(
+        let told = self.tool(
             "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
-            &["--bootstrap-server", &bootstrap, "--describe", "--group", group],
+            &[
+                "--bootstrap-server",
+                &bootstrap,
+                "--describe",
+                "--group",
+                group,
+            ],
             "",
-        )
+        )?;
+        // The tool's exit code is 0 then, too.
+        match told.trim().strip_prefix("Error: ") {
+            Some(error) => Err(format!("can't describe group \"{group}\": {error}")),
+            None => Ok(told),
+        }
     }
 
     /// Runs one of Kafka's own command-line tools by its class (`org.apache.kafka.tools.TopicCommand`, ...), its
@@ -129,8 +138,13 @@ impl Kafka {
             .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
             .arg(class)
             .args(arguments);
-        run(&mut command, input, self.server.folder().path(), TOOL_DEADLINE)
-            .map_err(|e| explain(class, &e, NEEDS))
+        run(
+            &mut command,
+            input,
+            self.server.folder().path(),
+            TOOL_DEADLINE,
+        )
+        .map_err(|e| explain(class, &e, NEEDS))
     }
 
     /// Stops the broker in order. Its port stays claimed.

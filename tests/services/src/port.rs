@@ -66,6 +66,7 @@ mod tests {
     #[test]
     fn a_claimed_port_can_be_listened_on() {
         let port = Port::claim().expect("a free port");
-        TcpListener::bind((Ipv4Addr::LOCALHOST, port.number())).expect("the port is free for the service");
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port.number()))
+            .expect("the port is free for the service");
     }
 }

@@ -42,20 +42,14 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a server whose output is appended to the log in `folder`. `end` is the signal that ends it quickly, when
     /// its data is no longer needed.
-    pub(crate) fn spawn(
-        command: &mut Command,
-        folder: &Path,
-        end: Signal,
-    ) -> Result<Self, String> {
+    pub(crate) fn spawn(command: &mut Command, folder: &Path, end: Signal) -> Result<Self, String> {
         let log = folder.join(LOG);
         let output = File::options()
             .create(true)
             .append(true)
             .open(&log)
             .map_err(|e| told("open", &log, &e))?;
-        let errors = output
-            .try_clone()
-            .map_err(|e| told("open", &log, &e))?;
+        let errors = output.try_clone().map_err(|e| told("open", &log, &e))?;
         // A group of its own, so that Ctrl-C in a terminal reaches the test process alone.
         command
             .stdin(Stdio::null())
@@ -100,8 +94,12 @@ impl Process {
         }
         let pid = self.child.id();
         // Not yet waited for, so the id can't be another process's.
-        kill_process(Pid::from_child(&self.child), signal)
-            .map_err(|e| format!("can't send signal {} to process {pid}: {e}", signal.as_raw()))?;
+        kill_process(Pid::from_child(&self.child), signal).map_err(|e| {
+            format!(
+                "can't send signal {} to process {pid}: {e}",
+                signal.as_raw()
+            )
+        })?;
         let until = Instant::now() + deadline;
         while self.exited()?.is_none() {
             if Instant::now() >= until {
@@ -167,7 +165,13 @@ pub(crate) fn run(
             Err(e) => break Err(format!("can't wait for \"{name}\": {e}")),
         }
     };
-    outcome.map_err(|e| format!("{e}; its output ended:\n{}\n{}", tail(&stdout), tail(&stderr)))?;
+    outcome.map_err(|e| {
+        format!(
+            "{e}; its output ended:\n{}\n{}",
+            tail(&stdout),
+            tail(&stderr)
+        )
+    })?;
     fs::read_to_string(&stdout).map_err(|e| told("read", &stdout, &e))
 }
 

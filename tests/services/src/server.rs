@@ -85,9 +85,12 @@ impl Server {
     }
 
     fn launch(&self) -> Result<Process, String> {
-        let mut process =
-            Process::spawn(&mut (self.spec.command)(), self.folder.path(), self.spec.discard)
-                .map_err(|e| explain(self.spec.name, &e, self.spec.needs))?;
+        let mut process = Process::spawn(
+            &mut (self.spec.command)(),
+            self.folder.path(),
+            self.spec.discard,
+        )
+        .map_err(|e| explain(self.spec.name, &e, self.spec.needs))?;
         let until = Instant::now() + START_DEADLINE;
         loop {
             if let Some(status) = process.exited()? {

@@ -21,10 +21,12 @@ const [dataDir, port] = process.argv.slice(2);
 const db = await PGlite.create({ dataDir, extensions: { timescaledb } });
 
 if (port === undefined) {
-  await db.exec('CREATE EXTENSION IF NOT EXISTS timescaledb');
+  await db.exec('CREATE EXTENSION timescaledb');
   await db.close();
   process.exit(0);
 }
+// Else the extension is loaded by its first call only, and without continuous aggregates and compression.
+await db.exec("LOAD 'timescaledb'");
 
 const server = new PGLiteSocketServer({ db, host: '127.0.0.1', port: Number(port), maxConnections: 1 });
 
@@ -47,7 +49,9 @@ async function admit(socket) {
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
   if (socket.destroyed) return;
+  // PostgreSQL's own default; pglite's is pg_catalog, which DISCARD ALL goes back to.
   await db.exec('DISCARD ALL');
+  await db.exec('SET search_path TO "$user", public');
   await accept(socket);
 }
 
