@@ -1,10 +1,13 @@
 //! The naive evaluator: reads all records, sorts all events, and applies every definition of the contract by
 //! scanning lists. It is the judge of the engine in property tests, so it is written for obviousness, not for speed
 //! (quadratic and worse), and must never share code with the engine beyond decoding and the compiled plan.
+//!
+//! [`generate`] makes random rule sets and streams for such tests.
 
 mod absence;
 mod allowlist;
 mod event;
+pub mod generate;
 mod ingest;
 mod matcher;
 mod new_value;
@@ -130,10 +133,11 @@ pub struct Session {
 /// If a regex or a time zone of the plan can't be read: such a plan was not made by the compiler.
 pub fn evaluate(set: &RuleSet, files: &[Vec<u8>], options: &Options) -> Outcome {
     let read = ingest::read(files, options);
+    let patterns = matcher::Patterns::default();
     let mut alerts: Vec<_> = set
         .rules
         .iter()
-        .flat_map(|rule| rule::alerts(rule, &set.allowlist, &read, options))
+        .flat_map(|rule| rule::alerts(rule, &set.allowlist, &read, &patterns, options))
         .collect();
     alerts.sort_by(|a, b| a.order().cmp(&b.order()));
     Outcome {

@@ -31,9 +31,9 @@ pub(crate) fn alerts(
     rule: &Rule,
     list: &[AllowEntry],
     read: &Read,
+    patterns: &Patterns,
     options: &Options,
 ) -> Vec<Keyed> {
-    let patterns = Patterns::default();
     let mut groups: BTreeMap<Group, Vec<&Event>> = BTreeMap::new();
     for event in &read.events {
         if let Some(values) = event.group(&rule.by) {
@@ -46,10 +46,10 @@ pub(crate) fn alerts(
         let span = Span {
             allowlisted: events
                 .iter()
-                .map(|event| allowlist::lists(list, &rule.id, event, &patterns))
+                .map(|event| allowlist::lists(list, &rule.id, event, patterns))
                 .collect(),
             events,
-            patterns: &patterns,
+            patterns,
             watermark: read.watermark,
         };
         for chain in chains(rule_matches(rule, &span), rule.suppress_for) {
