@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use wide::u8x16;
 
-use crate::{MAX_DEPTH, Reason};
+use crate::{MAX_DEPTH, MAX_RECORD_BYTES, Reason};
 
 /// A place where a record is no JSON, or no event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,13 +16,17 @@ pub(crate) struct Fault {
     pub(crate) at: usize,
 }
 
+/// The scan met a fault; the scanner keeps it, so that results fit registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stopped;
+
 /// A string's place in the record, already checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Text {
     /// Of the opening quote.
-    start: usize,
+    start: u32,
     /// Of the closing quote.
-    end: usize,
+    end: u32,
     pub(crate) escaped: bool,
 }
 
@@ -33,40 +37,53 @@ pub(crate) struct Scanner<'a> {
     depth: usize,
     /// One bit a level, the innermost lowest: whether it is an object.
     objects: u64,
+    /// What stopped the scan, at `at`.
+    reason: Reason,
 }
 
-// One bit a level must do.
-const _: () = assert!(MAX_DEPTH <= u64::BITS as usize);
+// One bit a level must do, and 32 bits for a place.
+const _: () = assert!(MAX_DEPTH <= u64::BITS as usize && MAX_RECORD_BYTES <= u32::MAX as usize);
 
 impl<'a> Scanner<'a> {
+    /// At the begin of a text of at most [`MAX_RECORD_BYTES`].
     pub(crate) fn new(text: &'a str) -> Scanner<'a> {
         Scanner {
             text,
             at: 0,
             depth: 0,
             objects: 0,
+            reason: Reason::InvalidJson,
         }
     }
 
     /// Checks that the text is one JSON value and nothing else.
     pub(crate) fn check(text: &str) -> Result<(), Fault> {
         let mut scanner = Scanner::new(text);
-        scanner.skip()?;
-        scanner.end()
+        scanner
+            .skip()
+            .and_then(|()| scanner.end())
+            .map_err(|Stopped| scanner.fault())
     }
 
-    #[inline]
-    pub(crate) fn fault<T>(&self, reason: Reason) -> Result<T, Fault> {
-        Err(Fault {
-            reason,
+    /// The fault that stopped the scan.
+    pub(crate) fn fault(&self) -> Fault {
+        Fault {
+            reason: self.reason,
             at: self.at,
-        })
+        }
+    }
+
+    /// Stops the scan here.
+    #[inline]
+    pub(crate) fn stop<T>(&mut self, reason: Reason) -> Result<T, Stopped> {
+        self.reason = reason;
+        Err(Stopped)
     }
 
     /// What stands between the quotes, as bytes: what the string means only if it holds no escapes.
     #[inline]
     pub(crate) fn as_written(&self, text: Text) -> &'a [u8] {
-        &self.text.as_bytes()[text.start + 1..text.end]
+        &self.text.as_bytes()[text.start as usize + 1..text.end as usize]
     }
 
     /// What the string means; borrowed unless it holds escapes.
@@ -75,13 +92,13 @@ impl<'a> Scanner<'a> {
         if text.escaped {
             Cow::Owned(self.unescape(text))
         } else {
-            Cow::Borrowed(&self.text[text.start + 1..text.end])
+            Cow::Borrowed(&self.text[text.start as usize + 1..text.end as usize])
         }
     }
 
     #[inline(never)]
     fn unescape(&self, text: Text) -> String {
-        let quoted = &self.text[text.start..=text.end];
+        let quoted = &self.text[text.start as usize..=text.end as usize];
         // `string` has checked every escape; a property test holds that serde_json agrees.
         serde_json::from_str(quoted).unwrap_or_else(|_| quoted.to_owned())
     }
@@ -105,10 +122,10 @@ impl<'a> Scanner<'a> {
     }
 
     /// Nothing but white space may follow.
-    pub(crate) fn end(&mut self) -> Result<(), Fault> {
+    pub(crate) fn end(&mut self) -> Result<(), Stopped> {
         self.peek_value();
         if self.at < self.text.len() {
-            self.fault(Reason::InvalidJson)
+            self.stop(Reason::InvalidJson)
         } else {
             Ok(())
         }
@@ -116,9 +133,9 @@ impl<'a> Scanner<'a> {
 
     /// Steps over a bracket (`open_*`) whose byte has been peeked.
     #[inline(always)]
-    fn enter(&mut self, object: bool) -> Result<(), Fault> {
+    fn enter(&mut self, object: bool) -> Result<(), Stopped> {
         if self.depth == MAX_DEPTH {
-            return self.fault(Reason::TooDeep);
+            return self.stop(Reason::TooDeep);
         }
         self.at += 1;
         self.depth += 1;
@@ -135,14 +152,14 @@ impl<'a> Scanner<'a> {
 
     /// Steps into an object whose `{` has been peeked; then [`Scanner::next_key`].
     #[inline]
-    pub(crate) fn open_object(&mut self) -> Result<(), Fault> {
+    pub(crate) fn open_object(&mut self) -> Result<(), Stopped> {
         self.enter(true)
     }
 
     /// The next key of the object that is open, its colon stepped over; `None` once the object is closed. `first` for
     /// the first call.
     #[inline(always)]
-    pub(crate) fn next_key(&mut self, first: bool) -> Result<Option<Text>, Fault> {
+    pub(crate) fn next_key(&mut self, first: bool) -> Result<Option<Text>, Stopped> {
         match self.peek_value() {
             b'}' => {
                 self.leave();
@@ -153,18 +170,18 @@ impl<'a> Scanner<'a> {
                 self.key().map(Some)
             }
             _ if first => self.key().map(Some),
-            _ => self.fault(Reason::InvalidJson),
+            _ => self.stop(Reason::InvalidJson),
         }
     }
 
     #[inline(always)]
-    fn key(&mut self) -> Result<Text, Fault> {
+    fn key(&mut self) -> Result<Text, Stopped> {
         if self.peek_value() != b'"' {
-            return self.fault(Reason::InvalidJson);
+            return self.stop(Reason::InvalidJson);
         }
         let key = self.string()?;
         if self.peek_value() != b':' {
-            return self.fault(Reason::InvalidJson);
+            return self.stop(Reason::InvalidJson);
         }
         self.at += 1;
         Ok(key)
@@ -172,7 +189,7 @@ impl<'a> Scanner<'a> {
 
     /// Reads a string whose opening quote has been peeked.
     #[inline(always)]
-    pub(crate) fn string(&mut self) -> Result<Text, Fault> {
+    pub(crate) fn string(&mut self) -> Result<Text, Stopped> {
         let start = self.at;
         self.at = special(self.text.as_bytes(), start + 1);
         let escaped = self.peek() != b'"';
@@ -182,26 +199,26 @@ impl<'a> Scanner<'a> {
         let end = self.at;
         self.at += 1;
         Ok(Text {
-            start,
-            end,
+            start: start as u32,
+            end: end as u32,
             escaped,
         })
     }
 
     /// Goes on to the closing quote from a backslash, or from what may not stand in a string.
     #[inline(never)]
-    fn rest_of_string(&mut self) -> Result<(), Fault> {
+    fn rest_of_string(&mut self) -> Result<(), Stopped> {
         loop {
             match self.peek() {
                 b'"' => return Ok(()),
                 b'\\' => self.escape()?,
-                _ => return self.fault(Reason::InvalidJson),
+                _ => return self.stop(Reason::InvalidJson),
             }
             self.at = special(self.text.as_bytes(), self.at);
         }
     }
 
-    fn escape(&mut self) -> Result<(), Fault> {
+    fn escape(&mut self) -> Result<(), Stopped> {
         self.at += 1;
         match self.peek() {
             b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {
@@ -215,24 +232,24 @@ impl<'a> Scanner<'a> {
                     self.at += usize::from(low);
                     match low.then(|| self.code_unit()).transpose()? {
                         Some(0xdc00..=0xdfff) => Ok(()),
-                        _ => self.fault(Reason::InvalidJson),
+                        _ => self.stop(Reason::InvalidJson),
                     }
                 }
-                0xdc00..=0xdfff => self.fault(Reason::InvalidJson),
+                0xdc00..=0xdfff => self.stop(Reason::InvalidJson),
                 _ => Ok(()),
             },
-            _ => self.fault(Reason::InvalidJson),
+            _ => self.stop(Reason::InvalidJson),
         }
     }
 
     /// `u` and four hexadecimal digits.
-    fn code_unit(&mut self) -> Result<u32, Fault> {
+    fn code_unit(&mut self) -> Result<u32, Stopped> {
         let mut unit = 0;
         for _ in 0..4 {
             self.at += 1;
             match char::from(self.peek()).to_digit(16) {
                 Some(digit) => unit = unit << 4 | digit,
-                None => return self.fault(Reason::InvalidJson),
+                None => return self.stop(Reason::InvalidJson),
             }
         }
         self.at += 1;
@@ -241,16 +258,16 @@ impl<'a> Scanner<'a> {
 
     /// Steps over `null`, `true` or `false` if it stands here.
     #[inline]
-    pub(crate) fn literal<const N: usize>(&mut self, literal: &[u8; N]) -> Result<(), Fault> {
+    pub(crate) fn literal<const N: usize>(&mut self, literal: &[u8; N]) -> Result<(), Stopped> {
         if self.text.as_bytes()[self.at..].first_chunk() != Some(literal) {
-            return self.fault(Reason::InvalidJson);
+            return self.stop(Reason::InvalidJson);
         }
         self.at += N;
         Ok(())
     }
 
     /// Steps over one value of any kind, checking all of it.
-    pub(crate) fn skip(&mut self) -> Result<(), Fault> {
+    pub(crate) fn skip(&mut self) -> Result<(), Stopped> {
         let outer = self.depth;
         loop {
             match self.peek_value() {
@@ -281,7 +298,7 @@ impl<'a> Scanner<'a> {
 
     /// Closes what ends here. Whether the depth is `outer` again; else the next value follows.
     #[inline(always)]
-    fn after_value(&mut self, outer: usize) -> Result<bool, Fault> {
+    fn after_value(&mut self, outer: usize) -> Result<bool, Stopped> {
         while self.depth > outer {
             if self.objects & 1 == 1 {
                 if self.next_key(false)?.is_some() {
@@ -295,13 +312,13 @@ impl<'a> Scanner<'a> {
                     self.at += 1;
                     return Ok(false);
                 }
-                _ => return self.fault(Reason::InvalidJson),
+                _ => return self.stop(Reason::InvalidJson),
             }
         }
         Ok(true)
     }
 
-    fn number(&mut self) -> Result<(), Fault> {
+    fn number(&mut self) -> Result<(), Stopped> {
         let start = self.at;
         if self.peek() == b'-' {
             self.at += 1;
@@ -309,14 +326,14 @@ impl<'a> Scanner<'a> {
         let whole = self.digits();
         if whole.is_empty() || (whole.len() > 1 && whole.starts_with('0')) {
             self.at = start;
-            return self.fault(Reason::InvalidJson);
+            return self.stop(Reason::InvalidJson);
         }
         let mut part = "";
         if self.peek() == b'.' {
             self.at += 1;
             part = self.digits();
             if part.is_empty() {
-                return self.fault(Reason::InvalidJson);
+                return self.stop(Reason::InvalidJson);
             }
         }
         let mut exponent = 0;
@@ -328,7 +345,7 @@ impl<'a> Scanner<'a> {
             && is_beyond_double(whole, part, exponent)
         {
             self.at = start;
-            return self.fault(Reason::NumberOutOfRange);
+            return self.stop(Reason::NumberOutOfRange);
         }
         Ok(())
     }
@@ -341,14 +358,14 @@ impl<'a> Scanner<'a> {
         &self.text[start..self.at]
     }
 
-    fn exponent(&mut self) -> Result<i64, Fault> {
+    fn exponent(&mut self) -> Result<i64, Stopped> {
         let negative = self.peek() == b'-';
         if matches!(self.peek(), b'+' | b'-') {
             self.at += 1;
         }
         let digits = self.digits();
         if digits.is_empty() {
-            return self.fault(Reason::InvalidJson);
+            return self.stop(Reason::InvalidJson);
         }
         // Too many digits for 64 bits are too many for any record to make up for.
         let size = digits.parse().unwrap_or(i64::MAX / 2);
