@@ -6,11 +6,18 @@ use crate::diagnostic::{Diagnostic, Level, Span, quoted};
 use crate::suggest;
 use crate::yaml::{Key, Node, Value};
 
+/// The most errors, and the most warnings, of one file: a wrong file of megabytes may not fill the memory with reasons.
+pub const MAX_FINDINGS: usize = 1_000;
+
 /// One file under compilation.
 pub(crate) struct Context<'f> {
     file: &'f str,
     lines: Vec<&'f str>,
     diagnostics: Vec<Diagnostic>,
+    /// How many errors and warnings there are.
+    shown: [usize; 2],
+    /// The latest finding beyond [`MAX_FINDINGS`].
+    unshown: Option<Diagnostic>,
     /// Regexes that are known to compile.
     pub(crate) compiled: &'f mut HashSet<String>,
 }
@@ -22,6 +29,8 @@ impl<'f> Context<'f> {
             file,
             lines: lines(text),
             diagnostics: Vec::new(),
+            shown: [0; 2],
+            unshown: None,
             compiled,
         }
     }
@@ -35,7 +44,19 @@ impl<'f> Context<'f> {
         self.diagnostics.is_empty()
     }
 
-    pub(crate) fn into_diagnostics(self) -> Vec<Diagnostic> {
+    pub(crate) fn into_diagnostics(mut self) -> Vec<Diagnostic> {
+        if let Some(mut last) = self.unshown.take() {
+            last.code = if last.severity == Level::Error {
+                "E006"
+            } else {
+                "W011"
+            };
+            last.message = format!(
+                "this file has more than {MAX_FINDINGS} findings of this kind, the others aren't shown"
+            );
+            last.hint("correct these first");
+            self.diagnostics.push(last);
+        }
         self.diagnostics
     }
 
@@ -64,26 +85,25 @@ impl<'f> Context<'f> {
         code: &'static str,
         message: String,
     ) -> &mut Diagnostic {
+        let diagnostic = Diagnostic::new(level, code, self.file, &self.lines, at, message);
+        let shown = &mut self.shown[usize::from(level == Level::Warning)];
+        if *shown == MAX_FINDINGS {
+            return self.unshown.insert(diagnostic);
+        }
+        *shown += 1;
         let index = self.diagnostics.len();
-        self.diagnostics.push(Diagnostic::new(
-            level,
-            code,
-            self.file,
-            &self.lines,
-            at,
-            message,
-        ));
+        self.diagnostics.push(diagnostic);
         &mut self.diagnostics[index]
     }
 
     /// The place of `part` within the text that starts at `whole`, or `whole` if it isn't written there literally.
-    pub(crate) fn within(&self, whole: Span, part: &str, skip: usize) -> Span {
+    pub(crate) fn within(&self, whole: Span, part: &str) -> Span {
         let line = (whole.line as usize)
             .checked_sub(1)
             .and_then(|i| self.lines.get(i))
             .copied()
             .unwrap_or("");
-        let start = (whole.column as usize).saturating_sub(1) + skip;
+        let start = (whole.column as usize).saturating_sub(1);
         let from = line
             .char_indices()
             .nth(start)

@@ -24,8 +24,9 @@ mod resolve;
 mod suggest;
 mod yaml;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
+pub use context::MAX_FINDINGS;
 pub use diagnostic::{Diagnostic, EXCERPT_CHARS, Errors, Level};
 pub use explain::{
     ConditionReading, EntryReading, Explanation, PatternReading, RuleReading, explain,
@@ -65,7 +66,7 @@ pub fn compile(files: &[SourceFile]) -> Result<Compiled, Errors> {
     let mut set = RuleSet::default();
     let mut diagnostics = Vec::new();
     let mut compiled = HashSet::new();
-    let mut ids: HashMap<String, String> = HashMap::new();
+    let mut ids: BTreeMap<String, String> = BTreeMap::new();
     let mut named: Vec<Named> = Vec::new();
     for (index, source) in files.iter().enumerate() {
         let mut cx = Context::new(&source.name, &source.text, &mut compiled);
@@ -132,10 +133,18 @@ fn read(cx: &mut Context<'_>, text: &str) -> File {
 /// Not an error: the rule may be in a pack that isn't installed here.
 fn warn_of_unknown_rules(
     files: &[SourceFile],
-    ids: &HashMap<String, String>,
+    ids: &BTreeMap<String, String>,
     named: &[Named],
     diagnostics: &mut [Vec<Diagnostic>],
 ) {
+    if diagnostics
+        .iter()
+        .flatten()
+        .any(|diagnostic| diagnostic.severity == Level::Error)
+    {
+        // The id may stand where nothing could be read.
+        return;
+    }
     for (index, (source, found)) in files.iter().zip(diagnostics).enumerate() {
         let unknown: Vec<_> = named
             .iter()

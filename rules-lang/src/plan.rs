@@ -77,7 +77,9 @@ pub enum Severity {
 pub struct Action {
     /// Which.
     pub kind: ActionKind,
-    /// Parameters by name; empty if the rule gives none (the defaults belong to the orchestrator).
+    /// Parameters by name; empty if the rule gives none (the defaults belong to the orchestrator). Checked:
+    /// `duration` (a text that [`crate::duration::parse`] reads), `requests_per_minute` (a whole number from 1),
+    /// `level` (a text), `policy_patch` (an object), and for every action `requires_approval` (a boolean).
     pub params: std::collections::BTreeMap<String, serde_json::Value>,
 }
 
@@ -251,7 +253,8 @@ pub enum Test {
     Target(Vec<TargetPattern>),
     /// The normalised target matches none of them (`target_not_in`).
     NotTarget(Vec<TargetPattern>),
-    /// `target_regex`: a search in the normalised target; for hosts in the host and in host:port.
+    /// `target_regex`: a search in the normalised target; for hosts in the host and in host:port. The regex holds the
+    /// flag that makes `.` match newlines, as every regex of a plan does.
     TargetRegex(String),
     /// A field by path.
     Field(Field, FieldTest),
@@ -312,7 +315,7 @@ pub enum FieldTest {
     Not(Box<FieldTest>),
     /// Equals one of these.
     In(Vec<Scalar>),
-    /// A text in which the regex is found.
+    /// A text in which the regex is found. It holds its flags (`.` matches newlines; for `result.severity` any case).
     Regex(String),
     /// A text that contains this.
     Contains(String),
@@ -403,7 +406,7 @@ pub struct TimeWindow {
     pub days: u8,
     /// Minutes since midnight.
     pub from: u16,
-    /// Minutes since midnight; at most `from`: the window ends on the next day.
+    /// Minutes since midnight, up to 1440 (`24:00`); at most `from`: the window ends on the next day.
     pub to: u16,
     /// IANA name, or "UTC"; `None` is the configured zone.
     pub zone: Option<String>,

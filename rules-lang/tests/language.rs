@@ -4,7 +4,7 @@ use clawdstrike_rules::plan::{
     ActionKind, Condition, EventTypes, Field, FieldTest, HostPart, Matcher, Number, PatternForm,
     RuleSet, Scalar, Severity, TargetPattern, Test, TimeWindow,
 };
-use clawdstrike_rules::{SourceFile, compile, explain};
+use clawdstrike_rules::{MAX_CONDITIONS, MAX_FINDINGS, MAX_STEPS, SourceFile, compile, explain};
 use regex::Regex;
 
 const MINUTE: i64 = 60_000_000;
@@ -366,7 +366,7 @@ fn an_allowlist_entry_says_who_what_when_and_for_which_rules() {
 allowlist:
   - {agent_pattern: "ci-*[0-9]", event_types: [file_access], target_patterns: ["**/known_hosts|.*x"], time_window: business_hours}
   - {rules: [A, B], time_window: {days: [sun, mon], from: 22:00, to: 6:00, tz: europe/berlin}, expires: 2024-05-07, reason: night shift}
-  - {target_patterns: "/a", event_types: any, expires: "2024-05-07 02:00:00.000001+02:00", time_window: {from: "00:00", to: "24:00"}}
+  - {target_patterns: "/a", event_types: any, expires: "2024-05-07 02:00:00.000001+02:00", time_window: {from: "00:00", to: "24:00", tz: UTC}}
 "#);
     let [first, second, third] = &set.allowlist[..] else {
         panic!("{set:?}")
@@ -405,7 +405,7 @@ allowlist:
             days: 0b111_1111,
             from: 0,
             to: 1440,
-            zone: None
+            zone: Some("UTC".to_owned())
         })
     );
 }
@@ -444,6 +444,33 @@ fn a_version_changes_with_what_a_rule_says_and_with_nothing_else() {
     );
     assert_ne!(plain, version(&rule("", "shadow: true, ")));
     assert_ne!(plain, version(&rule("", "suppress_for: 2m, ")));
+}
+
+#[test]
+fn findings_beyond_a_thousand_are_counted_as_one() {
+    let file = |text: String| {
+        [SourceFile {
+            name: "r.yaml".into(),
+            text,
+        }]
+    };
+    let text = format!("rules: [{}]", "1, ".repeat(MAX_FINDINGS + 7));
+    let errors = compile(&file(text))
+        .expect_err("numbers are no rules")
+        .errors;
+    assert_eq!(
+        (errors.len(), errors[MAX_FINDINGS].code),
+        (MAX_FINDINGS + 1, "E006")
+    );
+    let steps = "{}, ".repeat(MAX_STEPS);
+    let conditions =
+        format!("{{type: sequence, window: 1m, events: [{steps}]}}, ").repeat(MAX_CONDITIONS);
+    let text = format!("rules: [{{id: R, name: n, severity: low, conditions: [{conditions}]}}]");
+    let warnings = compile(&file(text)).expect("sound").warnings;
+    assert_eq!(
+        (warnings.len(), warnings[MAX_FINDINGS].code),
+        (MAX_FINDINGS + 1, "W011")
+    );
 }
 
 #[test]

@@ -77,6 +77,11 @@ fn is_one_group(text: &str) -> bool {
     false
 }
 
+/// Whether the host of a glob ends with a dot, which no normalised host does.
+pub(super) fn ends_with_dot(glob: &str) -> bool {
+    glob[..port_at(glob).unwrap_or(glob.len())].ends_with('.')
+}
+
 /// Why a glob may not be read for hosts as its author thinks, if so.
 pub(super) fn doubt(glob: &str) -> Option<(&'static str, &'static str)> {
     if address(glob).is_some() {

@@ -69,7 +69,7 @@ pub(crate) fn alternatives(
     let patterns: Vec<_> = parts
         .iter()
         .filter_map(|part| {
-            let place = cx.within(at, part, 0);
+            let place = cx.within(at, part);
             if part.is_empty() {
                 cx.error(at, "E070", format!("pattern {} has an empty alternative", quoted(text)))
                     .hint("remove the extra \"|\", or write `\\|` for the character itself");
@@ -143,6 +143,9 @@ fn doubt(cx: &mut Context<'_>, text: &str, at: Span, targets: Targets) {
             "hosts have no \"/\": scheme and path of a URL go",
             "write the host, or host:port",
         ),
+        Targets::Hosts if host::ends_with_dot(text) => {
+            ("trailing dots of a host go", "drop the dot at the end")
+        }
         Targets::Hosts if !text.is_ascii() => (
             "hosts are compared in ASCII (xn--...)",
             "write the host's ASCII form",

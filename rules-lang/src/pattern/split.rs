@@ -85,6 +85,7 @@ pub(super) fn looks_like_regex(glob: &str) -> Option<&'static str> {
         .into_iter()
         .find(|sign| glob.contains(sign))
         .or_else(|| plus(glob).then_some("+"))
+        .or_else(|| (glob.contains('(') && glob.contains('|')).then_some("(...|...)"))
 }
 
 /// Whether a `+` stands where a regex would repeat something.

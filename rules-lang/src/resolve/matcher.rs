@@ -19,7 +19,8 @@ const MATCHER_KEYS: [&str; 7] = [
 ];
 
 /// Keys that belong elsewhere, and where.
-const MISPLACED: [(&str, &str); 4] = [
+const MISPLACED: [(&str, &str); 5] = [
+    ("until", "only a sequence as a whole takes \"until\""),
     ("count", "only sequence steps and thresholds count events"),
     ("unique_targets", "only thresholds count targets"),
     ("distinct", "only thresholds count values"),
