@@ -1,0 +1,247 @@
+//! A stand-in for the engine behind a handle: fixed rows, filtered and sorted as the views say, and rule sets that switch.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clawdstrike_edr::alert::{Alert, Evidence, Status};
+use clawdstrike_edr::api;
+use clawdstrike_edr::runtime::handle::{ActiveRules, Change, Handle, REQUESTS, Request, Stats, WATCH_LAG};
+use clawdstrike_edr::session::{RecentEvent, SessionView};
+use clawdstrike_edr::view::{AgentView, Answer, Query, Rows, compare_alerts};
+use clawdstrike_rules::plan::Severity;
+use clawdstrike_telemetry::EventType;
+use serde_json::Value;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+/// An escape sequence, a bidi override and a line break, as an attacker would write them into a target.
+pub(crate) const HOSTILE: &str = "/tmp/\u{1b}[31mx\u{202e}y\u{9b}2J\nforged";
+
+pub(crate) const RULE: &str = "\
+rules:
+  - id: MANY_READS
+    name: Many reads
+    severity: high
+    conditions:
+      - {type: threshold, window: 1m, event_type: file_access, count: \"> 5\"}
+";
+
+/// A running API over the stand-in.
+pub(crate) struct Engine {
+    pub(crate) address: SocketAddr,
+    pub(crate) changes: broadcast::Sender<Change>,
+    pub(crate) stats: watch::Sender<Stats>,
+    stop: Option<oneshot::Sender<()>>,
+    server: JoinHandle<()>,
+    backend: JoinHandle<()>,
+}
+
+impl Engine {
+    pub(crate) async fn start() -> Engine {
+        Engine::start_as(true).await
+    }
+
+    pub(crate) async fn start_as(allow_anonymous: bool) -> Engine {
+        let (requests, inbox) = mpsc::channel(REQUESTS);
+        let (changes, _) = broadcast::channel(WATCH_LAG);
+        let rules = Arc::new(watch::Sender::new(Arc::new(no_rules())));
+        let (stats, stats_seen) = watch::channel(Stats { epoch: 7, ..Stats::default() });
+        let handle = Handle::new(requests, changes.clone(), rules, stats_seen);
+        let backend = tokio::spawn(answer(inbox));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async {
+            // Dropping the sender stops the server too.
+            let _ = stopped.await;
+        };
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (address, server) = api::serve(listen, handle, allow_anonymous, shutdown).await.expect("a free port");
+        Engine { address, changes, stats, stop: Some(stop), server, backend }
+    }
+
+    pub(crate) fn url(&self, route: &str) -> String {
+        format!("http://{}{route}", self.address)
+    }
+
+    /// GET: status and JSON.
+    pub(crate) async fn get(&self, route: &str) -> (u16, Value) {
+        let response = http().get(self.url(route)).send().await.expect("an answer");
+        (response.status().as_u16(), response.json().await.expect("JSON"))
+    }
+
+    /// POST of a JSON body: status and JSON.
+    pub(crate) async fn post(&self, route: &str, body: &Value) -> (u16, Value) {
+        let response = http().post(self.url(route)).json(body).send().await.expect("an answer");
+        (response.status().as_u16(), response.json().await.expect("JSON"))
+    }
+
+    /// Ends the dataflow's side: from now on nobody answers requests.
+    pub(crate) async fn kill_backend(&mut self) {
+        self.backend.abort();
+        let ended = (&mut self.backend).await;
+        assert!(ended.is_err(), "the stand-in ends only when told to");
+    }
+
+    /// Asks the server to stop and waits until it has.
+    pub(crate) async fn stop(mut self) {
+        drop(self.stop.take());
+        tokio::time::timeout(Duration::from_secs(20), self.server).await.expect("the server stops").expect("no panic");
+    }
+}
+
+pub(crate) fn http() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().expect("a client")
+}
+
+/// Polls until the condition holds; fails after ten seconds.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not within 10 s: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn no_rules() -> ActiveRules {
+    ActiveRules { set: Arc::default(), warnings: Vec::new(), files: Vec::new(), epoch: 0, last_error: None }
+}
+
+async fn answer(mut inbox: mpsc::Receiver<Request>) {
+    let mut epoch = 7;
+    while let Some(request) = inbox.recv().await {
+        // A client that has gone wants no answer.
+        let _ = match request {
+            Request::Peek(query, to) => to.send(peek(epoch, query)).map_err(drop),
+            Request::Rules(_, to) => {
+                epoch += 1;
+                to.send(epoch).map_err(drop)
+            }
+        };
+    }
+}
+
+fn peek(epoch: u64, query: Query) -> Answer {
+    match query {
+        Query::Sessions { filter, sort, limit, offset } => {
+            let mut rows: Vec<_> = sessions().into_iter().filter(|s| filter.accepts(s)).collect();
+            rows.sort_by(|a, b| sort.compare(a, b));
+            page(epoch, rows, limit, offset, Rows::Sessions)
+        }
+        Query::SessionsById(keys) => {
+            let key = |s: &SessionView| (s.tenant_id.clone(), s.agent_id.clone(), s.session_id.clone());
+            let rows = sessions().into_iter().filter(|s| keys.contains(&key(s))).collect();
+            page(epoch, rows, usize::MAX, 0, Rows::Sessions)
+        }
+        Query::Alerts { filter, limit, offset } => {
+            let mut rows: Vec<_> = alerts().into_iter().filter(|a| filter.accepts(a)).collect();
+            rows.sort_by(compare_alerts);
+            page(epoch, rows, limit, offset, Rows::Alerts)
+        }
+        Query::Alert(id) => {
+            let rows = alerts().into_iter().filter(|a| a.alert_id == id).collect();
+            page(epoch, rows, usize::MAX, 0, Rows::Alerts)
+        }
+        Query::Agents { limit, offset } => page(epoch, agents(), limit, offset, Rows::Agents),
+    }
+}
+
+fn page<T>(epoch: u64, rows: Vec<T>, limit: usize, offset: usize, wrap: fn(Vec<T>) -> Rows) -> Answer {
+    let total = rows.len() as u64;
+    Answer { epoch, total, rows: wrap(rows.into_iter().skip(offset).take(limit).collect()) }
+}
+
+/// 2024-05-01T12:00:00Z.
+const NOON: i64 = 1_714_564_800_000_000;
+
+/// Agents `a0` to `a4` with one session each, risk 0 to 80, the odd ones idle; one of tenant `t`; one with hostile ids.
+pub(crate) fn sessions() -> Vec<SessionView> {
+    let mut all: Vec<_> = (0..5u8).map(|i| session("", &format!("a{i}"), "s", f64::from(i) * 20.0, i % 2 == 1)).collect();
+    all.push(session("t", "a0", "s", 5.0, false));
+    all.push(session("", "a/../b?c#d", "%2e", 1.0, false));
+    all.push(session("", "..", ".", 2.0, false));
+    all
+}
+
+fn session(tenant: &str, agent: &str, session: &str, risk: f64, idle: bool) -> SessionView {
+    SessionView {
+        tenant_id: tenant.into(),
+        agent_id: agent.into(),
+        session_id: session.into(),
+        resumed: false,
+        idle,
+        events: 10 + risk as u64,
+        violations: 2,
+        by_type: [7, 0, 3, 0, 0, 0, 0],
+        unique_targets: 4,
+        unique_targets_exact: true,
+        first_seen: NOON,
+        last_seen: NOON + risk as i64,
+        risk_score: risk,
+        open_alerts: 0,
+        last_events: vec![RecentEvent {
+            time: NOON,
+            event_type: EventType::FileAccess,
+            target: HOSTILE.into(),
+            allowed: false,
+        }],
+        flags: vec!["clock_skew".into()],
+    }
+}
+
+/// One alert of each of three severities, and a retracted one.
+pub(crate) fn alerts() -> Vec<Alert> {
+    vec![
+        alert("id-low", Severity::Low, Status::Open),
+        alert("id-high", Severity::High, Status::Updated),
+        alert("id-critical", Severity::Critical, Status::Open),
+        alert("id-gone", Severity::Critical, Status::Retracted),
+    ]
+}
+
+pub(crate) fn alert(id: &str, severity: Severity, status: Status) -> Alert {
+    Alert {
+        alert_id: id.into(),
+        revision: 3,
+        rule_id: format!("RULE_{severity:?}").to_uppercase(),
+        rule_name: "a rule".into(),
+        rule_version: "ab12".into(),
+        severity,
+        status,
+        superseded_by: None,
+        tenant_id: String::new(),
+        group: vec![("session_id".into(), "s".into()), ("agent_id".into(), "a\u{202e}0".into())],
+        agent_id: "a\u{202e}0".into(),
+        session_id: "s".into(),
+        first_seen: NOON,
+        last_seen: NOON,
+        match_count: 1,
+        risk_score: 30.0,
+        evidence: vec![Evidence {
+            id: "e1".into(),
+            step: 1,
+            time: NOON,
+            event_type: EventType::FileAccess,
+            target: HOSTILE.into(),
+            allowed: true,
+        }],
+        attack: vec!["T1552".into()],
+        actions: Vec::new(),
+        run_actions: true,
+        shadow: false,
+        trigger_event: "{}".into(),
+    }
+}
+
+fn agents() -> Vec<AgentView> {
+    let agent = |agent_id: &str, max_risk| AgentView {
+        tenant_id: String::new(),
+        agent_id: agent_id.into(),
+        sessions: 1,
+        events: 10,
+        violations: 2,
+        open_alerts: 1,
+        max_risk,
+        last_seen: NOON,
+    };
+    vec![agent("a4", 80.0), agent("a3", 60.0), agent(HOSTILE, 0.0)]
+}
