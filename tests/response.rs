@@ -1,0 +1,447 @@
+//! The response orchestrator against real HTTP receivers that fail, hang, redirect, or are down.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{OriginalUri, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use clawdstrike_edr::alert::{Alert, Evidence, Status};
+use clawdstrike_edr::config;
+use clawdstrike_edr::response::{Limits, Orchestrator};
+use clawdstrike_rules::plan::{Action, ActionKind, Severity};
+use clawdstrike_telemetry::EventType;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const NOTHING_PENDING: u64 = u64::MAX;
+
+/// A request as it came over the wire.
+#[derive(Clone, Debug)]
+struct Received {
+    path: String,
+    key: String,
+    body: Option<Value>,
+    at: Instant,
+}
+
+/// What a receiver answers to its n-th request (from 0).
+type Behaviour = Arc<dyn Fn(usize, &Received) -> Response + Send + Sync>;
+
+#[derive(Clone)]
+struct Receiver {
+    requests: Arc<Mutex<Vec<Received>>>,
+    behaviour: Behaviour,
+    /// Requests are answered while there are permits.
+    gate: Arc<Semaphore>,
+}
+
+impl Receiver {
+    fn new(behaviour: impl Fn(usize, &Received) -> Response + Send + Sync + 'static) -> Self {
+        Receiver { requests: Arc::default(), behaviour: Arc::new(behaviour), gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) }
+    }
+
+    fn ok() -> Self {
+        Receiver::new(|_, _| StatusCode::OK.into_response())
+    }
+
+    /// Takes requests, and answers none before `gate` gets permits.
+    fn hanging() -> Self {
+        Receiver { gate: Arc::new(Semaphore::new(0)), ..Receiver::ok() }
+    }
+
+    async fn serve(&self) -> SocketAddr {
+        self.serve_on(TcpListener::bind("127.0.0.1:0").await.expect("a free port")).await
+    }
+
+    async fn serve_on(&self, listener: TcpListener) -> SocketAddr {
+        let address = listener.local_addr().expect("an address");
+        let app = Router::new().fallback(handle).with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        address
+    }
+
+    fn received(&self) -> Vec<Received> {
+        self.requests.lock().expect("no panic while locked").clone()
+    }
+}
+
+async fn handle(State(receiver): State<Receiver>, OriginalUri(uri): OriginalUri, headers: HeaderMap, body: Bytes) -> Response {
+    let received = Received {
+        path: uri.to_string(),
+        key: headers.get("idempotency-key").map(|v| v.to_str().expect("a text").to_owned()).unwrap_or_default(),
+        body: (!body.is_empty()).then(|| serde_json::from_slice(&body).expect("JSON")),
+        at: Instant::now(),
+    };
+    let index = {
+        let mut requests = receiver.requests.lock().expect("no panic while locked");
+        requests.push(received.clone());
+        requests.len() - 1
+    };
+    let permit = receiver.gate.acquire().await.expect("never closed");
+    permit.forget();
+    (receiver.behaviour)(index, &received)
+}
+
+fn config(webhook: Option<SocketAddr>, control: Option<SocketAddr>) -> config::Response {
+    config::Response {
+        soc_webhook: webhook.map(|a| format!("http://{a}/hook?token=s3cret")),
+        agent_control_api: control.map(|a| format!("http://{a}/api/")),
+        dry_run: false,
+    }
+}
+
+fn quick() -> Limits {
+    Limits {
+        first_delay: Duration::from_millis(5),
+        max_delay: Duration::from_millis(50),
+        timeout: Duration::from_secs(5),
+        ..Limits::default()
+    }
+}
+
+fn start(webhook: Option<SocketAddr>, control: Option<SocketAddr>) -> Orchestrator {
+    Orchestrator::with_limits(&config(webhook, control), quick()).expect("a good configuration")
+}
+
+fn action(kind: ActionKind) -> Action {
+    Action { kind, params: Default::default() }
+}
+
+fn with_params(kind: ActionKind, params: Value) -> Action {
+    Action { kind, params: serde_json::from_value(params).expect("an object") }
+}
+
+fn alert(id: &str, actions: &[Action]) -> Alert {
+    Alert {
+        alert_id: id.into(),
+        revision: 1,
+        rule_id: "CREDENTIAL_EXFILTRATION".into(),
+        rule_name: "Credential Exfiltration Attempt".into(),
+        rule_version: "v".into(),
+        severity: Severity::Critical,
+        status: Status::Open,
+        superseded_by: None,
+        tenant_id: String::new(),
+        group: vec![("agent_id".into(), json!("agent-1")), ("session_id".into(), json!("s-1"))],
+        agent_id: "agent-1".into(),
+        session_id: "s-1".into(),
+        first_seen: 1_714_989_600_000_000,
+        last_seen: 1_714_989_600_000_000,
+        match_count: 1,
+        risk_score: 42.0,
+        evidence: vec![Evidence {
+            id: "e1".into(),
+            step: 1,
+            time: 1_714_989_600_000_000,
+            event_type: EventType::FileAccess,
+            target: "/home/u/.ssh/id_rsa".into(),
+            allowed: true,
+        }],
+        attack: vec!["T1552.004".into()],
+        actions: actions.to_vec(),
+        run_actions: true,
+        shadow: false,
+        trigger_event: r#"{"event_id":"e2","action":{"target":"evil.io:443"}}"#.into(),
+    }
+}
+
+fn version(of: &Alert, revision: u64, status: Status) -> Arc<Alert> {
+    Arc::new(Alert { revision, status, ..of.clone() })
+}
+
+/// Polls until the condition holds.
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn all_done(orchestrator: &Orchestrator) {
+    until("everything is done", || orchestrator.acked_epoch() == NOTHING_PENDING).await;
+    assert_eq!(orchestrator.pending(), 0);
+}
+
+#[tokio::test]
+async fn each_action_is_sent_once_as_in_the_brief() {
+    let (soc, control) = (Receiver::ok(), Receiver::ok());
+    let orchestrator = start(Some(soc.serve().await), Some(control.serve().await));
+    let alert = alert(
+        "a1",
+        &[
+            action(ActionKind::TerminateSession),
+            action(ActionKind::AlertSoc),
+            action(ActionKind::QuarantineAgent),
+            with_params(ActionKind::RateLimit, json!({"requests_per_minute": 3})),
+            action(ActionKind::IncreaseLogging),
+            action(ActionKind::SnapshotSession),
+            with_params(ActionKind::UpdatePolicy, json!({"policy_patch": {"egress": "deny"}})),
+            action(ActionKind::Alert),
+        ],
+    );
+    for revision in 1..=3 {
+        orchestrator.submit(revision, version(&alert, revision, Status::Open)).await;
+        orchestrator.submit(revision, version(&alert, revision, Status::Updated)).await;
+    }
+    all_done(&orchestrator).await;
+
+    let sent: BTreeSet<String> = control.received().iter().map(|r| format!("{} {}", r.path, r.body.clone().unwrap_or_default())).collect();
+    let expected = [
+        "/api/agents/agent-1/logging {\"level\":\"debug\"}",
+        "/api/agents/agent-1/policy {\"policy_patch\":{\"egress\":\"deny\"}}",
+        "/api/agents/agent-1/quarantine {\"duration_secs\":3600}",
+        "/api/agents/agent-1/rate_limit {\"requests_per_minute\":3}",
+        "/api/agents/agent-1/sessions/s-1/snapshot null",
+        "/api/agents/agent-1/sessions/s-1/terminate null",
+    ];
+    assert_eq!(sent.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+    assert_eq!((control.received().len(), soc.received().len()), (6, 1));
+    let keys: BTreeSet<String> = control.received().into_iter().chain(soc.received()).map(|r| r.key).collect();
+    assert!(keys.len() == 7 && keys.iter().all(|k| k.len() == 64), "{keys:?}");
+    let counts = orchestrator.counts();
+    assert_eq!((counts.sent, counts.logged, counts.retries, counts.failed), (7, 1, 0, 0));
+    assert_eq!(orchestrator.drain(DEADLINE).await, NOTHING_PENDING);
+}
+
+#[tokio::test]
+async fn the_webhook_has_the_briefs_fields_and_the_status() {
+    let soc = Receiver::ok();
+    let orchestrator = start(Some(soc.serve().await), None);
+    orchestrator.submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc)]))).await;
+    all_done(&orchestrator).await;
+
+    let received = soc.received().remove(0);
+    assert_eq!(received.path, "/hook?token=s3cret");
+    let body = received.body.expect("a body");
+    for (field, value) in [
+        ("alert_id", json!("a1")),
+        ("rule_id", json!("CREDENTIAL_EXFILTRATION")),
+        ("rule_name", json!("Credential Exfiltration Attempt")),
+        ("severity", json!("critical")),
+        ("agent_id", json!("agent-1")),
+        ("session_id", json!("s-1")),
+        ("timestamp", json!("2024-05-06T10:00:00.000000Z")),
+        ("status", json!("open")),
+        ("context", json!({"trigger_event": {"event_id": "e2", "action": {"target": "evil.io:443"}}, "session_risk_score": 42.0})),
+    ] {
+        assert_eq!(body[field], value, "{field}");
+    }
+}
+
+#[tokio::test]
+async fn a_retraction_is_told_once_and_after_the_opening() {
+    // The opening is refused for a while, so the retraction comes while it is on its way.
+    let soc = Receiver::new(|index, _| if index < 4 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }.into_response());
+    let orchestrator = start(Some(soc.serve().await), None);
+    let alert = alert("a1", &[action(ActionKind::AlertSoc)]);
+    orchestrator.submit(1, version(&alert, 1, Status::Open)).await;
+    for revision in 2..=3 {
+        orchestrator.submit(revision, version(&alert, revision, Status::Retracted)).await;
+    }
+    all_done(&orchestrator).await;
+    let statuses: Vec<Value> = soc.received().iter().map(|r| r.body.clone().expect("a body")["status"].clone()).collect();
+    assert_eq!(statuses, ["open", "open", "open", "open", "open", "retracted"]);
+    assert_ne!(soc.received()[4].key, soc.received()[5].key);
+}
+
+#[tokio::test]
+async fn nobody_is_told_of_the_retraction_of_what_they_never_heard() {
+    let soc = Receiver::new(|_, _| StatusCode::BAD_REQUEST.into_response());
+    let orchestrator = start(Some(soc.serve().await), None);
+    orchestrator.submit(1, version(&alert("unheard", &[action(ActionKind::AlertSoc)]), 1, Status::Retracted)).await;
+    let refused = alert("refused", &[action(ActionKind::AlertSoc)]);
+    orchestrator.submit(1, version(&refused, 1, Status::Open)).await;
+    all_done(&orchestrator).await;
+    orchestrator.submit(2, version(&refused, 2, Status::Retracted)).await;
+    all_done(&orchestrator).await;
+    assert_eq!(soc.received().len(), 1);
+}
+
+#[tokio::test]
+async fn what_may_pass_is_tried_again_with_the_same_key() {
+    let answers = [503, 429, 408, 425, 500, 200];
+    let soc = Receiver::new(move |index, _| StatusCode::from_u16(answers[index]).expect("a status").into_response());
+    let orchestrator = start(Some(soc.serve().await), None);
+    orchestrator.submit(9, Arc::new(alert("a1", &[action(ActionKind::AlertSoc)]))).await;
+    assert_eq!(orchestrator.acked_epoch(), 9);
+    all_done(&orchestrator).await;
+    assert_eq!(soc.received().len(), answers.len());
+    assert_eq!(soc.received().iter().map(|r| &r.key).collect::<BTreeSet<_>>().len(), 1);
+    assert_eq!((orchestrator.counts().retries, orchestrator.counts().sent), (5, 1));
+    assert!(orchestrator.degraded().is_empty());
+}
+
+#[tokio::test]
+async fn a_refusal_and_a_redirect_are_final() {
+    let elsewhere = Receiver::ok();
+    let target = format!("http://{}/stolen", elsewhere.serve().await);
+    let soc = Receiver::new(|_, _| StatusCode::NOT_FOUND.into_response());
+    let control = Receiver::new(move |_, _| (StatusCode::TEMPORARY_REDIRECT, [("location", target.clone())]).into_response());
+    let orchestrator = start(Some(soc.serve().await), Some(control.serve().await));
+    orchestrator.submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc), action(ActionKind::QuarantineAgent)]))).await;
+    all_done(&orchestrator).await;
+    assert_eq!((soc.received().len(), control.received().len(), elsewhere.received().len()), (1, 1, 0));
+    assert_eq!((orchestrator.counts().failed, orchestrator.counts().retries), (2, 0));
+    assert_eq!(orchestrator.degraded()["soc_webhook"], "it answered 404");
+}
+
+#[tokio::test]
+async fn retry_after_is_waited_for() {
+    let soc = Receiver::new(|index, _| match index {
+        0 => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")]).into_response(),
+        _ => StatusCode::OK.into_response(),
+    });
+    let orchestrator = start(Some(soc.serve().await), None);
+    orchestrator.submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc)]))).await;
+    all_done(&orchestrator).await;
+    let received = soc.received();
+    assert!(received[1].at - received[0].at >= Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_slow_receiver_delays_only_itself() {
+    let (soc, control) = (Receiver::hanging(), Receiver::ok());
+    let orchestrator = start(Some(soc.serve().await), Some(control.serve().await));
+    for n in 0..100 {
+        let alert = alert(&format!("a{n}"), &[action(ActionKind::AlertSoc), action(ActionKind::QuarantineAgent)]);
+        orchestrator.submit(n, Arc::new(alert)).await;
+    }
+    until("the agents are quarantined", || control.received().len() == 100).await;
+    until("only the webhook is waited for", || orchestrator.pending() == 100).await;
+    assert_eq!(orchestrator.acked_epoch(), 0);
+    soc.gate.add_permits(Semaphore::MAX_PERMITS / 2);
+    all_done(&orchestrator).await;
+    assert_eq!(soc.received().iter().map(|r| r.key.clone()).collect::<BTreeSet<_>>().len(), 100);
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_down_gets_everything_once_it_is_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    let orchestrator = start(Some(address), None);
+    for n in 0..40 {
+        orchestrator.submit(n, Arc::new(alert(&format!("a{n}"), &[action(ActionKind::AlertSoc)]))).await;
+    }
+    until("several attempts have failed", || orchestrator.counts().retries >= 20).await;
+    assert!(orchestrator.degraded().contains_key("soc_webhook"));
+    assert!(!orchestrator.degraded()["soc_webhook"].contains("s3cret"));
+
+    let soc = Receiver::ok();
+    soc.serve_on(TcpListener::bind(address).await.expect("the same port")).await;
+    all_done(&orchestrator).await;
+    let ids: BTreeSet<String> = soc.received().iter().map(|r| r.body.clone().expect("a body")["alert_id"].to_string()).collect();
+    assert_eq!((soc.received().len(), ids.len()), (40, 40));
+}
+
+#[tokio::test]
+async fn what_is_never_taken_is_given_up() {
+    let soc = Receiver::new(|_, _| StatusCode::BAD_GATEWAY.into_response());
+    let limits = Limits { give_up_after: Duration::from_millis(100), ..quick() };
+    let config = config(Some(soc.serve().await), None);
+    let orchestrator = Orchestrator::with_limits(&config, limits).expect("a good configuration");
+    orchestrator.submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc)]))).await;
+    all_done(&orchestrator).await;
+    assert_eq!((orchestrator.counts().failed, orchestrator.counts().sent), (1, 0));
+    assert!(soc.received().len() >= 2, "given up after the first attempt");
+}
+
+#[tokio::test]
+async fn a_full_queue_makes_the_submitter_wait_and_loses_nothing() {
+    let soc = Receiver::hanging();
+    let limits = Limits { queue_kib: 2, in_flight: 1, timeout: Duration::from_secs(60), ..quick() };
+    let config = config(Some(soc.serve().await), None);
+    let orchestrator = Arc::new(Orchestrator::with_limits(&config, limits).expect("a good configuration"));
+    let submitter = tokio::spawn({
+        let orchestrator = Arc::clone(&orchestrator);
+        async move {
+            // The last one alone is larger than the queue.
+            for n in 0..4 {
+                let mut alert = alert(&format!("a{n}"), &[action(ActionKind::AlertSoc)]);
+                if n == 3 {
+                    alert.trigger_event = "x".repeat(100_000);
+                }
+                orchestrator.submit(n, Arc::new(alert)).await;
+            }
+        }
+    });
+    until("the third submission waits for room", || orchestrator.pending() == 3).await;
+    until("the first request is under way", || soc.received().len() == 1).await;
+    assert!(!submitter.is_finished());
+    soc.gate.add_permits(10);
+    submitter.await.expect("no panic");
+    all_done(&orchestrator).await;
+    assert_eq!(soc.received().len(), 4);
+}
+
+#[tokio::test]
+async fn ids_made_to_mislead_stay_in_their_place() {
+    let control = Receiver::ok();
+    let orchestrator = start(None, Some(control.serve().await));
+    let hostile = |id: &str, agent: &str, session: &str| Alert {
+        agent_id: agent.into(),
+        session_id: session.into(),
+        ..alert(id, &[action(ActionKind::TerminateSession)])
+    };
+    orchestrator.submit(1, Arc::new(hostile("a1", "../../admin", "x/../y?z#%2f"))).await;
+    orchestrator.submit(1, Arc::new(hostile("a2", "..", "s"))).await;
+    orchestrator.submit(1, Arc::new(hostile("a3", "a", "."))).await;
+    all_done(&orchestrator).await;
+    let paths: Vec<String> = control.received().into_iter().map(|r| r.path).collect();
+    assert_eq!(paths, ["/api/agents/..%2F..%2Fadmin/sessions/x%2F..%2Fy%3Fz%23%252f/terminate"]);
+    assert_eq!((orchestrator.counts().sent, orchestrator.counts().refused), (1, 2));
+}
+
+#[tokio::test]
+async fn a_dry_run_sends_nothing() {
+    let soc = Receiver::ok();
+    let config = config::Response { dry_run: true, ..config(Some(soc.serve().await), None) };
+    let orchestrator = Orchestrator::with_limits(&config, quick()).expect("a good configuration");
+    let alert = alert("a1", &[action(ActionKind::AlertSoc), action(ActionKind::QuarantineAgent)]);
+    orchestrator.submit(1, version(&alert, 1, Status::Open)).await;
+    orchestrator.submit(2, version(&alert, 2, Status::Retracted)).await;
+    assert_eq!(orchestrator.acked_epoch(), NOTHING_PENDING);
+    assert_eq!(orchestrator.counts().dry_run, 2);
+    assert_eq!(orchestrator.drain(DEADLINE).await, NOTHING_PENDING);
+    assert!(soc.received().is_empty());
+}
+
+#[tokio::test]
+async fn actions_that_may_not_or_cannot_run_are_counted() {
+    let soc = Receiver::ok();
+    let orchestrator = start(Some(soc.serve().await), None);
+    let held = with_params(ActionKind::AlertSoc, json!({"requires_approval": true}));
+    orchestrator.submit(1, Arc::new(alert("a1", &[held, action(ActionKind::QuarantineAgent)]))).await;
+    let shadow = Alert { run_actions: false, shadow: true, ..alert("a2", &[action(ActionKind::AlertSoc)]) };
+    orchestrator.submit(1, Arc::new(shadow)).await;
+    orchestrator.submit(1, version(&alert("a3", &[action(ActionKind::AlertSoc)]), 1, Status::Closed)).await;
+    let counts = orchestrator.counts();
+    assert_eq!((counts.held, counts.unconfigured), (1, 1));
+    assert_eq!(orchestrator.drain(DEADLINE).await, NOTHING_PENDING);
+    assert!(soc.received().is_empty());
+}
+
+#[tokio::test]
+async fn draining_ends_at_its_deadline_and_tells_what_is_undone() {
+    let (soc, control) = (Receiver::hanging(), Receiver::ok());
+    let orchestrator = start(Some(soc.serve().await), Some(control.serve().await));
+    orchestrator.submit(4, Arc::new(alert("a1", &[action(ActionKind::QuarantineAgent)]))).await;
+    orchestrator.submit(5, Arc::new(alert("a2", &[action(ActionKind::AlertSoc)]))).await;
+    assert_eq!(orchestrator.drain(Duration::from_millis(300)).await, 5);
+    assert_eq!(control.received().len(), 1);
+}
+
+#[tokio::test]
+async fn a_configuration_without_a_usable_url_is_refused() {
+    let config = config::Response { soc_webhook: Some("siem.example/hook".into()), ..Default::default() };
+    let error = Orchestrator::start(&config).err().expect("an error");
+    assert!(error.contains("soc_webhook"), "{error}");
+}
