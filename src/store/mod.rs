@@ -149,10 +149,8 @@ impl Store {
     /// Errors name the store, the cause and the way out, and never a password.
     pub async fn open(config: &config::Store) -> Result<Option<Store>, String> {
         let mut store = Store::prepare(config)?;
-        match &mut store {
-            None => {}
-            Some(Store::Sqlite(store)) => store.connect().await.map_err(|e| e.to_string())?,
-            Some(Store::Postgres(store)) => store.connect().await.map_err(|e| e.to_string())?,
+        if let Some(store) = &mut store {
+            store.connect().await.map_err(|e| e.to_string())?;
         }
         Ok(store)
     }
@@ -170,10 +168,19 @@ impl Store {
                          postgres://user:password@127.0.0.1:5432/clawdstrike"
                     )
                 })?;
-                let store = Postgres::new(&url).map_err(|e| format!("store: \"{url_env}\": {e}"))?;
+                let store =
+                    Postgres::new(&url).map_err(|e| format!("store: \"{url_env}\": {e}"))?;
                 Some(Store::Postgres(store))
             }
         })
+    }
+
+    /// Connects and brings the schema up to date, where that hasn't been done. Every other call does it too.
+    pub async fn connect(&mut self) -> Result<(), StoreError> {
+        match self {
+            Store::Sqlite(store) => store.connect().await,
+            Store::Postgres(store) => store.connect().await,
+        }
     }
 
     /// Writes all of the batch or nothing, and is safe to repeat. After an error the next call connects again if it

@@ -76,7 +76,10 @@ pub struct Closed;
 type Positions = Result<Vec<(String, u32, u64)>, StoreError>;
 
 enum Job {
-    Events { work: Work, receipt: oneshot::Sender<Written> },
+    Events {
+        work: Work,
+        receipt: oneshot::Sender<Written>,
+    },
     Positions(oneshot::Sender<Positions>),
     Flush(oneshot::Sender<()>),
 }
@@ -103,7 +106,13 @@ impl StoreWriter {
             hurry: hurry.clone(),
             next_beat: Instant::now(),
         };
-        StoreWriter { pending, jobs, status, hurry, task: tokio::spawn(writer.run()) }
+        StoreWriter {
+            pending,
+            jobs,
+            status,
+            hurry,
+            task: tokio::spawn(writer.run()),
+        }
     }
 
     /// A producer of alert and session versions; each dataflow worker has its own.
@@ -113,7 +122,9 @@ impl StoreWriter {
 
     /// The archive's way in.
     pub fn archive(&self) -> ArchiveSender {
-        ArchiveSender { jobs: self.jobs.clone() }
+        ArchiveSender {
+            jobs: self.jobs.clone(),
+        }
     }
 
     /// How the store is doing, now and later.
@@ -138,8 +149,15 @@ impl StoreWriter {
             Ok(outcome) => outcome.map_err(|e| e.to_string()),
             Err(_) => {
                 let (alerts, sessions) = self.waiting();
-                let why = self.status.borrow().degraded.clone().unwrap_or_else(|| "it is still writing".into());
-                Err(format!("not all is stored within {deadline:?}: {alerts} alerts and {sessions} sessions wait, because: {why}"))
+                let why = self
+                    .status
+                    .borrow()
+                    .degraded
+                    .clone()
+                    .unwrap_or_else(|| "it is still writing".into());
+                Err(format!(
+                    "not all is stored within {deadline:?}: {alerts} alerts and {sessions} sessions wait, because: {why}"
+                ))
             }
         }
     }
@@ -160,10 +178,21 @@ impl Drop for StoreWriter {
 impl ArchiveSender {
     /// Hands over events with the positions that follow them; both become durable in one transaction. Waits for room in
     /// the queue, not for the store.
-    pub async fn send(&self, events: Vec<EventRow>, positions: Vec<(String, u32, u64)>) -> Result<Receipt, Closed> {
+    pub async fn send(
+        &self,
+        events: Vec<EventRow>,
+        positions: Vec<(String, u32, u64)>,
+    ) -> Result<Receipt, Closed> {
         let (receipt, wait) = oneshot::channel();
-        let work = Work::new(Batch { events, positions, ..Batch::default() });
-        self.jobs.send(Job::Events { work, receipt }).await.map_err(|_| Closed)?;
+        let work = Work::new(Batch {
+            events,
+            positions,
+            ..Batch::default()
+        });
+        self.jobs
+            .send(Job::Events { work, receipt })
+            .await
+            .map_err(|_| Closed)?;
         Ok(wait)
     }
 
@@ -171,7 +200,10 @@ impl ArchiveSender {
     pub async fn positions(&self) -> Result<Vec<(String, u32, u64)>, StoreError> {
         let closed = || StoreError::Unavailable(Closed.to_string());
         let (reply, wait) = oneshot::channel();
-        self.jobs.send(Job::Positions(reply)).await.map_err(|_| closed())?;
+        self.jobs
+            .send(Job::Positions(reply))
+            .await
+            .map_err(|_| closed())?;
         wait.await.map_err(|_| closed())?
     }
 }
@@ -246,7 +278,9 @@ impl Writer {
             Ok(()) => self.pending.written(marks),
             Err(_) => {
                 self.next_beat = Instant::now();
-                work.parts.into_iter().for_each(|part| self.pending.put_back(part));
+                work.parts
+                    .into_iter()
+                    .for_each(|part| self.pending.put_back(part));
             }
         }
         outcome
@@ -258,7 +292,9 @@ impl Writer {
             Job::Events { mut work, receipt } => match self.work_off(&mut work).await {
                 Ok(()) => {
                     // Nobody has to wait for it.
-                    let _unheard = receipt.send(Written { refused: work.refused });
+                    let _unheard = receipt.send(Written {
+                        refused: work.refused,
+                    });
                     Ok(())
                 }
                 Err(reason) => {
@@ -313,14 +349,20 @@ impl Writer {
         self.status.send_modify(|status| status.refused += 1);
         let count = self.status.borrow().refused;
         if count <= REFUSED_LOGGED {
-            tracing::error!(row, reason, count, "the store refused a row; it is left out");
+            tracing::error!(
+                row,
+                reason,
+                count,
+                "the store refused a row; it is left out"
+            );
         }
     }
 
     fn recovered(&mut self) {
         let was = self.status.borrow().failures;
         if was > 0 {
-            self.status.send_modify(|status| (status.degraded, status.failures) = (None, 0));
+            self.status
+                .send_modify(|status| (status.degraded, status.failures) = (None, 0));
             tracing::info!(failures = was, "the store is back");
         }
     }
@@ -331,7 +373,12 @@ impl Writer {
         let failures = self.status.borrow().failures;
         if failures == 0 {
             let (alerts, sessions) = self.pending.len();
-            tracing::warn!(reason, alerts, sessions, "the store is unavailable; trying again until it is back");
+            tracing::warn!(
+                reason,
+                alerts,
+                sessions,
+                "the store is unavailable; trying again until it is back"
+            );
         }
         self.status.send_modify(|status| {
             status.degraded = Some(reason);
@@ -340,7 +387,11 @@ impl Writer {
         let full = PAUSES.0.saturating_mul(1 << failures.min(16)).min(PAUSES.1);
         let pause = full.mul_f64(rand::rng().random_range(0.5..=1.0));
         // Somebody waits for a flush: don't sleep through the store's return.
-        let pause = if self.hurry.asked.load(Ordering::Relaxed) { pause.min(PAUSES.0) } else { pause };
+        let pause = if self.hurry.asked.load(Ordering::Relaxed) {
+            pause.min(PAUSES.0)
+        } else {
+            pause
+        };
         tokio::select! {
             () = sleep(pause) => {}
             () = self.hurry.notify.notified() => {}
@@ -362,12 +413,18 @@ struct Work {
 
 impl Work {
     fn new(batch: Batch) -> Work {
-        Work { parts: vec![batch], refused: 0 }
+        Work {
+            parts: vec![batch],
+            refused: 0,
+        }
     }
 
     /// Versions needn't be written at once.
     fn of_versions(mut batch: Batch) -> Work {
-        let mut work = Work { parts: Vec::new(), refused: 0 };
+        let mut work = Work {
+            parts: Vec::new(),
+            refused: 0,
+        };
         while batch.rows() > VERSIONS_PER_WRITE {
             work.parts.push(split_off(&mut batch, VERSIONS_PER_WRITE));
         }
@@ -387,7 +444,10 @@ impl Work {
             1 => {
                 self.refused += 1;
                 let positions = std::mem::take(&mut part.positions);
-                self.parts.push(Batch { positions, ..Batch::default() });
+                self.parts.push(Batch {
+                    positions,
+                    ..Batch::default()
+                });
                 Some(name_of(&part))
             }
             n => {
@@ -423,10 +483,22 @@ fn name_of(batch: &Batch) -> String {
         return format!("alert {:?}", short(&alert.alert_id));
     }
     if let Some(event) = batch.events.first() {
-        return format!("event {:?} of agent {:?}", short(&event.key), short(&event.agent_id));
+        return format!(
+            "event {:?} of agent {:?}",
+            short(&event.key),
+            short(&event.agent_id)
+        );
     }
-    let session = batch.sessions.first().map(|s| (&s.view.agent_id, &s.view.session_id));
-    let removed = batch.removed_sessions.first().map(|r| (&r.key.agent_id, &r.key.session_id));
-    let (agent, id) = session.or(removed).map_or(Default::default(), |(a, s)| (short(a), short(s)));
+    let session = batch
+        .sessions
+        .first()
+        .map(|s| (&s.view.agent_id, &s.view.session_id));
+    let removed = batch
+        .removed_sessions
+        .first()
+        .map(|r| (&r.key.agent_id, &r.key.session_id));
+    let (agent, id) = session
+        .or(removed)
+        .map_or(Default::default(), |(a, s)| (short(a), short(s)));
     format!("session {id:?} of agent {agent:?}")
 }

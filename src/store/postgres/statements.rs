@@ -93,7 +93,9 @@ impl Statements {
         for part in parts(&rows.sessions, |s| s.document.len()) {
             self.sessions(&transaction, part).await?;
         }
-        for part in parts(&rows.events, |e| e.metadata.len() + e.target.as_ref().map_or(0, String::len)) {
+        for part in parts(&rows.events, |e| {
+            e.metadata.len() + e.target.as_ref().map_or(0, String::len)
+        }) {
             self.events(&transaction, part).await?;
         }
         for part in parts(&rows.positions, |_| 0) {
@@ -102,7 +104,11 @@ impl Statements {
         transaction.commit().await
     }
 
-    async fn alerts(&self, transaction: &Transaction<'_>, rows: &[AlertColumns]) -> Result<(), Error> {
+    async fn alerts(
+        &self,
+        transaction: &Transaction<'_>,
+        rows: &[AlertColumns],
+    ) -> Result<(), Error> {
         let columns: [Column<'_>; 20] = [
             column(rows, |r| r.alert_id.as_str()),
             column(rows, |r| r.revision),
@@ -128,7 +134,11 @@ impl Statements {
         run(transaction, &self.alerts, &columns).await
     }
 
-    async fn sessions(&self, transaction: &Transaction<'_>, rows: &[SessionColumns]) -> Result<(), Error> {
+    async fn sessions(
+        &self,
+        transaction: &Transaction<'_>,
+        rows: &[SessionColumns],
+    ) -> Result<(), Error> {
         let columns: [Column<'_>; 14] = [
             column(rows, |r| r.key.tenant_id.as_str()),
             column(rows, |r| r.key.agent_id.as_str()),
@@ -148,7 +158,11 @@ impl Statements {
         run(transaction, &self.sessions, &columns).await
     }
 
-    async fn removed(&self, transaction: &Transaction<'_>, rows: &[RemovedColumns]) -> Result<(), Error> {
+    async fn removed(
+        &self,
+        transaction: &Transaction<'_>,
+        rows: &[RemovedColumns],
+    ) -> Result<(), Error> {
         let columns: [Column<'_>; 5] = [
             column(rows, |r| r.key.tenant_id.as_str()),
             column(rows, |r| r.key.agent_id.as_str()),
@@ -177,8 +191,16 @@ impl Statements {
         run(transaction, &self.events, &columns).await
     }
 
-    async fn positions(&self, transaction: &Transaction<'_>, rows: &[(String, i64, i64)]) -> Result<(), Error> {
-        let columns: [Column<'_>; 3] = [column(rows, |r| r.0.as_str()), column(rows, |r| r.1), column(rows, |r| r.2)];
+    async fn positions(
+        &self,
+        transaction: &Transaction<'_>,
+        rows: &[(String, i64, i64)],
+    ) -> Result<(), Error> {
+        let columns: [Column<'_>; 3] = [
+            column(rows, |r| r.0.as_str()),
+            column(rows, |r| r.1),
+            column(rows, |r| r.2),
+        ];
         run(transaction, &self.positions, &columns).await
     }
 }
@@ -186,12 +208,22 @@ impl Statements {
 /// The values of one column, an array parameter.
 type Column<'a> = Box<dyn ToSql + Sync + Send + 'a>;
 
-fn column<'a, R, T: ToSql + Sync + Send + 'a>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Column<'a> {
+fn column<'a, R, T: ToSql + Sync + Send + 'a>(
+    rows: &'a [R],
+    value: impl Fn(&'a R) -> T,
+) -> Column<'a> {
     Box::new(rows.iter().map(value).collect::<Vec<T>>())
 }
 
-async fn run(transaction: &Transaction<'_>, statement: &Statement, columns: &[Column<'_>]) -> Result<(), Error> {
-    let parameters: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|c| &**c as &(dyn ToSql + Sync)).collect();
+async fn run(
+    transaction: &Transaction<'_>,
+    statement: &Statement,
+    columns: &[Column<'_>],
+) -> Result<(), Error> {
+    let parameters: Vec<&(dyn ToSql + Sync)> = columns
+        .iter()
+        .map(|c| &**c as &(dyn ToSql + Sync))
+        .collect();
     transaction.execute(statement, &parameters).await?;
     Ok(())
 }
@@ -199,7 +231,11 @@ async fn run(transaction: &Transaction<'_>, statement: &Statement, columns: &[Co
 /// Microseconds since 1970 as the driver takes a time.
 fn instant(time: i64) -> SystemTime {
     let span = Duration::from_micros(time.unsigned_abs());
-    if time < 0 { UNIX_EPOCH - span } else { UNIX_EPOCH + span }
+    if time < 0 {
+        UNIX_EPOCH - span
+    } else {
+        UNIX_EPOCH + span
+    }
 }
 
 /// Runs of rows within the bounds of a statement, at least one row each.

@@ -1,0 +1,202 @@
+//! Rows for the tests of stores: plausible ones, and hostile ones.
+
+use std::time::{Duration, Instant};
+
+use clawdstrike_edr::alert::{Alert, Evidence, Status};
+use clawdstrike_edr::session::{RecentEvent, SessionView};
+use clawdstrike_edr::store::{EventRow, SessionRow};
+use clawdstrike_rules::plan::{Action, ActionKind, Severity};
+use clawdstrike_telemetry::EventType;
+
+/// 2026-01-05T10:00:00Z in microseconds.
+pub(crate) const T0: i64 = 1_767_607_200_000_000;
+
+/// Quotes, SQL, HTML, a terminal escape, right-to-left override, NUL, a line break, an emoji.
+pub(crate) const HOSTILE: &str =
+    "'; DROP TABLE alerts; -- \" \\ <script> \u{1b}[2J \u{202e}gpj.exe \0 \r\n \u{1f600} {\"a\":1}";
+
+/// What a store makes of [`HOSTILE`].
+pub(crate) fn hostile_stored() -> String {
+    HOSTILE.replace('\0', "\u{2400}")
+}
+
+pub(crate) fn alert(id: &str, revision: u64) -> Alert {
+    Alert {
+        alert_id: id.into(),
+        revision,
+        rule_id: "CREDENTIAL_EXFILTRATION".into(),
+        rule_name: "Credential Exfiltration Attempt".into(),
+        rule_version: "abc".into(),
+        severity: Severity::Critical,
+        status: if revision == 1 {
+            Status::Open
+        } else {
+            Status::Updated
+        },
+        superseded_by: None,
+        tenant_id: String::new(),
+        group: vec![
+            ("agent_id".into(), "agent-1".into()),
+            ("session_id".into(), "s-1".into()),
+        ],
+        agent_id: "agent-1".into(),
+        session_id: "s-1".into(),
+        first_seen: T0,
+        last_seen: T0 + revision as i64,
+        match_count: revision,
+        risk_score: 30.0,
+        evidence: vec![Evidence {
+            id: "e-1".into(),
+            step: 1,
+            time: T0,
+            event_type: EventType::FileAccess,
+            target: "/home/u/.ssh/id_rsa".into(),
+            allowed: true,
+        }],
+        attack: vec!["T1552".into()],
+        actions: vec![Action {
+            kind: ActionKind::AlertSoc,
+            params: Default::default(),
+        }],
+        run_actions: true,
+        shadow: false,
+        trigger_event: "{}".into(),
+    }
+}
+
+pub(crate) fn session(session_id: &str, first_seen: i64, events: u64) -> SessionView {
+    SessionView {
+        tenant_id: String::new(),
+        agent_id: "agent-1".into(),
+        session_id: session_id.into(),
+        resumed: false,
+        idle: false,
+        events,
+        violations: 1,
+        by_type: [events, 0, 0, 0, 0, 0, 0],
+        unique_targets: 1,
+        unique_targets_exact: true,
+        first_seen,
+        last_seen: first_seen + 5,
+        risk_score: 10.0,
+        open_alerts: 0,
+        last_events: vec![RecentEvent {
+            time: first_seen,
+            event_type: EventType::FileAccess,
+            target: "/a".into(),
+            allowed: true,
+        }],
+        flags: Vec::new(),
+    }
+}
+
+pub(crate) fn session_row(
+    session_id: &str,
+    first_seen: i64,
+    events: u64,
+    epoch: u64,
+) -> SessionRow {
+    SessionRow {
+        view: session(session_id, first_seen, events),
+        epoch,
+    }
+}
+
+pub(crate) fn event(key: &str, time: i64) -> EventRow {
+    EventRow {
+        key: key.into(),
+        time,
+        tenant_id: String::new(),
+        agent_id: "agent-1".into(),
+        session_id: "s-1".into(),
+        event_type: EventType::NetworkEgress,
+        target: Some("api.example:443".into()),
+        allowed: true,
+        guard: "egress".into(),
+        severity: "low".into(),
+        risk_score: Some(10.0),
+        metadata: r#"{"agent_id":"agent-1"}"#.into(),
+    }
+}
+
+pub(crate) fn events(prefix: &str, count: usize, time: i64) -> Vec<EventRow> {
+    (0..count)
+        .map(|i| event(&format!("{prefix}/{i}"), time + i as i64))
+        .collect()
+}
+
+/// Events that an agent may make up to break a store, all within what decoding lets pass.
+pub(crate) fn hostile_events() -> Vec<EventRow> {
+    let named = |key: &str| EventRow {
+        target: Some(HOSTILE.into()),
+        guard: HOSTILE.into(),
+        ..event(key, T0)
+    };
+    let json = |key: &str, text: String| EventRow {
+        metadata: text,
+        ..event(key, T0)
+    };
+    vec![
+        named("hostile/text"),
+        EventRow {
+            target: Some("x".repeat(64 * 1024)),
+            ..event("hostile/long", T0)
+        },
+        EventRow {
+            key: "k".repeat(100_000),
+            ..event("", T0)
+        },
+        EventRow {
+            key: HOSTILE.into(),
+            ..event("", T0)
+        },
+        EventRow {
+            time: i64::MIN,
+            ..event("hostile/first", T0)
+        },
+        EventRow {
+            time: i64::MAX,
+            ..event("hostile/last", T0)
+        },
+        EventRow {
+            risk_score: Some(f64::NAN),
+            ..event("hostile/score", T0)
+        },
+        json(
+            "hostile/nul",
+            r#"{"a\u0000":"\u0000","b":"\\u0000"}"#.into(),
+        ),
+        json("hostile/surrogate", r#"{"a":"\ud800"}"#.into()),
+        json("hostile/tiny", r#"{"a":1e-20000}"#.into()),
+        json(
+            "hostile/digits",
+            format!("{{\"a\":0.{}}}", "7".repeat(50_000)),
+        ),
+        json(
+            "hostile/deep",
+            format!("{}1{}", "[".repeat(64), "]".repeat(64)),
+        ),
+    ]
+}
+
+/// An alert with hostile text wherever an agent can put some.
+pub(crate) fn hostile_alert(id: &str) -> Alert {
+    let mut alert = alert(id, 1);
+    alert.agent_id = HOSTILE.into();
+    alert.session_id = HOSTILE.into();
+    alert.tenant_id = HOSTILE.into();
+    alert.group = vec![("target".into(), HOSTILE.into())];
+    alert.evidence[0].target = HOSTILE.repeat(500);
+    alert.trigger_event = r#"{"a":"\u0000\ud800"}"#.into();
+    alert.risk_score = f64::INFINITY;
+    alert
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
