@@ -2,134 +2,248 @@
 //! puts them into the bounded inbox of the worker that owns the partition; a full inbox pauses the reader.
 //!
 //! A source knows positions and bytes. It knows nothing of events, rules or epochs.
-//!
-//! Which worker owns a partition: `(partition + source) % workers`, over all workers of all processes, so that every process
-//! finds its own share without talking to the others.
 
-use std::sync::{Arc, OnceLock};
+mod jsonl;
+mod kafka;
 
-/// A partition of a source: for files the place in the list of files, for Kafka see `kafka.rs`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PartitionId {
-    /// The source's place in the configuration.
-    pub source: u16,
-    /// The partition within the source.
-    pub partition: u32,
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
+use tracing::{error, warn};
+
+use crate::config::Source;
+pub use crate::inbox::{
+    BATCH_BYTES, Closed, INBOX_BATCHES, Inbox, Inboxes, MAX_RECORD, Message, PartitionId,
+    RecordBatch, RecordRef, Waker,
+};
+
+/// How long [`Reader::stop`] waits for the reader's thread.
+pub const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// Where a source is read from.
+#[derive(Clone, Debug, Default)]
+pub enum StartAt {
+    /// Where the source itself remembers: Kafka's committed offset of the group, else the beginning; files: the
+    /// beginning.
+    #[default]
+    Committed,
+    /// These next offsets, as in [`RecordBatch::next_offset`]; a partition that isn't named as in
+    /// [`StartAt::Committed`].
+    Positions(HashMap<PartitionId, u64>),
 }
 
-/// Where a record lies in a batch and in its partition.
-#[derive(Clone, Copy, Debug)]
-pub struct RecordRef {
-    /// First byte in [`RecordBatch::bytes`].
-    pub start: u32,
-    /// Length in bytes.
-    pub len: u32,
-    /// Position in the partition (files: the byte offset of the line; Kafka: the offset).
-    pub offset: u64,
-    /// The broker's append time in microseconds since 1970, where the source has a trusted clock.
-    pub append: Option<i64>,
-}
-
-/// Records of one partition, in its order.
-#[derive(Debug)]
-pub struct RecordBatch {
-    /// Whose.
-    pub partition: PartitionId,
-    /// The records' bytes.
-    pub bytes: Vec<u8>,
-    /// The records.
-    pub records: Vec<RecordRef>,
-    /// Position after the last record: what to read next.
-    pub next_offset: u64,
-}
-
-/// What a source tells a worker.
-#[derive(Debug)]
-pub enum Message {
-    /// The worker owns this partition from now on. Sent before anything else about it: until it has been read or has
-    /// been found empty it holds the watermark back.
-    Assigned(PartitionId),
-    /// Records.
-    Batch(RecordBatch),
-    /// The partition was polled empty at its end: it no longer holds the watermark back until its next batch.
-    CaughtUp(PartitionId),
-    /// A bounded partition has been read to its end.
-    Finished(PartitionId),
-    /// The source has no more partitions to come for this worker (bounded sources only; sent once per source).
-    Ended(u16),
-    /// The source can't go on; the text says why and what to do. The cluster stops with it.
-    Failed(String),
-}
-
-/// Wakes a worker that may be parked.
-#[derive(Clone, Default)]
-pub struct Waker(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
-
-impl Waker {
-    /// Says how to wake; the first call counts.
-    pub fn set(&self, wake: impl Fn() + Send + Sync + 'static) {
-        let _first_wins = self.0.set(Box::new(wake));
-    }
-
-    /// Wakes the worker, if it has said how.
-    pub fn wake(&self) {
-        if let Some(wake) = self.0.get() {
-            wake();
+impl StartAt {
+    /// The next offset of a partition, if one is given.
+    fn of(&self, partition: PartitionId) -> Option<u64> {
+        match self {
+            StartAt::Committed => None,
+            StartAt::Positions(positions) => positions.get(&partition).copied(),
         }
     }
 }
 
-/// The sending side of a worker's bounded inbox.
-#[derive(Clone)]
-pub struct Inbox {
-    sender: crossbeam_channel::Sender<Message>,
-    waker: Waker,
+/// A running source in this process. Dropped, its thread ends by itself; [`Reader::stop`] waits for that.
+pub struct Reader {
+    name: String,
+    stop: Sender<Infallible>,
+    done: Receiver<Infallible>,
+    thread: JoinHandle<()>,
+    kafka: Option<kafka::Offsets>,
 }
 
-/// Batches that may wait in a worker's inbox; with [`BATCH_BYTES`] this bounds its memory.
-pub const INBOX_BATCHES: usize = 16;
-/// A reader closes a batch at this size.
-pub const BATCH_BYTES: usize = 256 * 1024;
-
-/// The worker is gone.
-#[derive(Debug)]
-pub struct Closed;
-
-impl Inbox {
-    /// A bounded inbox and its receiving side.
-    pub fn new() -> (Inbox, crossbeam_channel::Receiver<Message>) {
-        let (sender, receiver) = crossbeam_channel::bounded(INBOX_BATCHES);
-        (Inbox { sender, waker: Waker::default() }, receiver)
+impl Reader {
+    /// Tells the source how far everything is safe: the next offset of each partition. Kafka: committed for the group
+    /// without waiting (a failure is logged; the next commit makes up for it); files: nothing to do. Partitions of other
+    /// sources are passed over.
+    ///
+    /// # Errors
+    /// The client refused, or the broker hasn't answered many commits; the text says which.
+    pub fn commit(&self, positions: &[(PartitionId, u64)]) -> Result<(), String> {
+        match &self.kafka {
+            Some(offsets) => offsets.commit(positions),
+            None => Ok(()),
+        }
     }
 
-    /// The waker of this inbox's worker.
-    pub fn waker(&self) -> &Waker {
-        &self.waker
-    }
-
-    /// Waits until the inbox has room.
-    pub fn send(&self, message: Message) -> Result<(), Closed> {
-        self.sender.send(message).map_err(|_| Closed)?;
-        self.waker.wake();
-        Ok(())
+    /// Stops reading and waits, at most [`STOP_WITHIN`], until commits have been answered and the thread has ended. (The
+    /// helper that waits for standard input can't be woken; it ends with the process.)
+    pub fn stop(self) {
+        let Reader {
+            name,
+            stop,
+            done,
+            thread,
+            kafka,
+        } = self;
+        drop(kafka);
+        drop(stop);
+        match done.recv_timeout(STOP_WITHIN) {
+            Err(RecvTimeoutError::Timeout) => {
+                warn!(
+                    source = name,
+                    "the reader did not stop within {STOP_WITHIN:?}; it is left behind"
+                );
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                if thread.join().is_err() {
+                    warn!(source = name, "the reader panicked");
+                }
+            }
+            Ok(never) => match never {},
+        }
     }
 }
 
-/// The inboxes of this process's workers.
-#[derive(Clone)]
-pub struct Inboxes {
-    /// Index of the process's first worker among all workers.
-    pub first: usize,
-    /// Workers of all processes.
-    pub peers: usize,
-    /// This process's workers.
-    pub local: Vec<Inbox>,
+/// Starts a source: one reader thread, which feeds the inboxes of this process's workers.
+///
+/// # Errors
+/// What is wrong with the configuration: a setting that the client doesn't know, a secret that isn't there. What may
+/// pass (a broker that is down, a topic or folder that doesn't exist yet) is waited for; what can't is
+/// [`Message::Failed`].
+pub fn start(
+    index: u16,
+    config: &Source,
+    inboxes: Inboxes,
+    start: StartAt,
+) -> Result<Reader, String> {
+    let (feed, stop) = Feed::new(index, inboxes);
+    match config {
+        Source::Jsonl {
+            name, path, follow, ..
+        } => {
+            let task = jsonl::Task::configured(name, path, *follow, start);
+            Reader::spawn(name, stop, None, feed, move |feed| task.run(feed))
+        }
+        Source::Kafka { name, .. } => {
+            let client = kafka::Client::new(index, config, start)?;
+            let offsets = client.offsets();
+            Reader::spawn(name, stop, Some(offsets), feed, move |feed| {
+                client.run(feed)
+            })
+        }
+    }
 }
 
-impl Inboxes {
-    /// The inbox of the worker that owns the partition, if it is in this process.
-    pub fn of(&self, partition: PartitionId) -> Option<&Inbox> {
-        let owner = (partition.partition as usize + partition.source as usize) % self.peers;
-        self.local.get(owner.checked_sub(self.first)?)
+/// Reads files once, from their beginning to their end: the partition is the place in the list, and `-` is standard
+/// input. For `replay`.
+///
+/// # Errors
+/// Standard input is named twice, or there are more files than partitions. A file that can't be read is
+/// [`Message::Failed`].
+pub fn start_files(
+    index: u16,
+    name: &str,
+    paths: &[PathBuf],
+    inboxes: Inboxes,
+) -> Result<Reader, String> {
+    let task = jsonl::Task::listed(name, paths)?;
+    let (feed, stop) = Feed::new(index, inboxes);
+    Reader::spawn(name, stop, None, feed, move |feed| task.run(feed))
+}
+
+impl Reader {
+    /// Runs `work` in a thread, and tells the workers if it fails.
+    fn spawn(
+        name: &str,
+        stop: Sender<Infallible>,
+        kafka: Option<kafka::Offsets>,
+        feed: Feed,
+        work: impl FnOnce(&Feed) -> Result<(), Halt> + Send + 'static,
+    ) -> Result<Reader, String> {
+        let (running, done) = bounded(0);
+        let source = name.to_owned();
+        let body = move || {
+            let _until_here = running;
+            if let Err(Halt::Failed(text)) = work(&feed) {
+                error!(source, "{text}");
+                // Closed: there is nobody left to tell.
+                let _nobody_left = feed.send_all(|| Message::Failed(text.clone()));
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("source-{name}"))
+            .spawn(body)
+            .map_err(|e| {
+                format!(
+                    "source \"{name}\": no thread to read it: {e}; raise the limit of processes"
+                )
+            })?;
+        Ok(Reader {
+            name: name.into(),
+            stop,
+            done,
+            thread,
+            kafka,
+        })
+    }
+}
+
+/// Why a reader ends before its time.
+enum Halt {
+    /// It was stopped, or the worker is gone.
+    Closed,
+    /// It can't go on; why, and what to do.
+    Failed(String),
+}
+
+impl From<Closed> for Halt {
+    fn from(_: Closed) -> Halt {
+        Halt::Closed
+    }
+}
+
+/// A reader's way to the workers: sending waits for room, but not beyond the reader's stop.
+struct Feed {
+    index: u16,
+    inboxes: Inboxes,
+    stop: Receiver<Infallible>,
+}
+
+impl Feed {
+    fn new(index: u16, inboxes: Inboxes) -> (Feed, Sender<Infallible>) {
+        let (stopper, stop) = bounded(0);
+        let feed = Feed {
+            index,
+            inboxes,
+            stop,
+        };
+        (feed, stopper)
+    }
+
+    /// The source's partition of that number.
+    fn id(&self, partition: u32) -> PartitionId {
+        PartitionId {
+            source: self.index,
+            partition,
+        }
+    }
+
+    /// Whether a worker of this process owns the partition.
+    fn owns(&self, partition: PartitionId) -> bool {
+        self.inboxes.of(partition).is_some()
+    }
+
+    /// Sends to the partition's owner; a partition of another process is its reader's business.
+    fn send(&self, partition: PartitionId, message: Message) -> Result<(), Closed> {
+        match self.inboxes.of(partition) {
+            Some(inbox) => inbox.send_unless(message, &self.stop),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends to all workers of this process.
+    fn send_all(&self, message: impl Fn() -> Message) -> Result<(), Closed> {
+        self.inboxes
+            .local
+            .iter()
+            .try_for_each(|inbox| inbox.send_unless(message(), &self.stop))
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.try_recv() == Err(TryRecvError::Disconnected)
     }
 }

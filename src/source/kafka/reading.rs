@@ -1,0 +1,318 @@
+//! The reader's loop: takes records off the client's queue, gathers them by partition and hands batches to the workers.
+//!
+//! Knows nothing of settings or metadata.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use rdkafka::client::ClientContext as _;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+use tracing::{debug, info, warn};
+
+use super::discovery::Found;
+use super::queue::{Event, Queue, Record};
+use super::{Client, join};
+use crate::source::{
+    BATCH_BYTES, Feed, Halt, MAX_RECORD, Message, PartitionId, RecordBatch, RecordRef,
+};
+
+/// Events that are taken before what has been gathered is handed over.
+const TAKE: usize = 4096;
+/// How long to wait for the first of them.
+const WAIT: Duration = Duration::from_millis(100);
+/// How long a stopping reader waits for the answers to commits.
+const COMMITS_WITHIN: Duration = Duration::from_secs(3);
+/// The same error is told again after so long.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+/// A batch that isn't known to fill begins with so much room.
+const SMALL_BATCH: usize = 16 * 1024;
+
+/// A partition that is read here, and its batch that is being gathered.
+struct Partition {
+    id: PartitionId,
+    bytes: Vec<u8>,
+    records: Vec<RecordRef>,
+    /// After the last record that was taken.
+    next_offset: u64,
+    /// Where it was to begin, until its first record comes.
+    start: Option<u64>,
+    /// The last batch was full, so the next will be.
+    busy: bool,
+}
+
+/// A client that reads.
+pub(super) struct Reading<'a> {
+    feed: &'a Feed,
+    client: &'a Client,
+    partitions: Vec<Partition>,
+    /// Places in `partitions` by topic's place and Kafka's number.
+    places: HashMap<(usize, i32), usize>,
+    /// Topic and place of the record before: mostly the next one's too.
+    last: (usize, i32, usize),
+    /// When an error was told last, by its number.
+    told: HashMap<i32, Instant>,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn new(feed: &'a Feed, client: &'a Client) -> Reading<'a> {
+        Reading {
+            feed,
+            client,
+            partitions: Vec::new(),
+            places: HashMap::new(),
+            last: (usize::MAX, 0, 0),
+            told: HashMap::new(),
+        }
+    }
+
+    /// Reads until it is stopped or can't go on.
+    pub(super) fn run(&mut self, queue: &Queue, found: &Receiver<Found>) -> Result<(), Halt> {
+        loop {
+            for new in found.try_iter() {
+                self.assign(&new)?;
+            }
+            let mut wait = WAIT;
+            for _ in 0..TAKE {
+                match queue.next(wait, |event| self.take(event)) {
+                    Some(taken) => taken?,
+                    None => break,
+                }
+                wait = Duration::ZERO;
+            }
+            for place in 0..self.partitions.len() {
+                self.hand_over(place)?;
+            }
+            if self.feed.stopped() {
+                return Err(Halt::Closed);
+            }
+        }
+    }
+
+    /// Waits until the broker has answered all commits, and lets everything else go.
+    pub(super) fn await_commits(&mut self, queue: &Queue) {
+        let deadline = Instant::now() + COMMITS_WITHIN;
+        while self.client.waiting.load(Ordering::Relaxed) > 0 {
+            if Instant::now() >= deadline {
+                warn!(
+                    source = self.client.name,
+                    "stopped before the broker had answered the last commits: after a restart the group's lag shows too much"
+                );
+                return;
+            }
+            queue.next(WAIT, |event| {
+                if let Event::Committed(result) = event {
+                    self.committed(result);
+                }
+            });
+        }
+    }
+
+    /// Begins to read what this process's workers own of these.
+    fn assign(&mut self, found: &Found) -> Result<(), Halt> {
+        let name = &self.client.name;
+        let topic = &self.client.topics[found.place];
+        let failed = |text: String| Halt::Failed(format!("source \"{name}\": {text}"));
+        let mut list = TopicPartitionList::new();
+        for &number in &found.partitions {
+            let partition = join(found.place, number).ok_or_else(|| {
+                failed(format!(
+                    "topic \"{topic}\" has more partitions than can be numbered: leave it out"
+                ))
+            })?;
+            let id = self.feed.id(partition);
+            if !self.feed.owns(id) {
+                continue;
+            }
+            let start = self.client.start.of(id);
+            let offset = match start.map(i64::try_from) {
+                Some(Ok(next)) => Offset::Offset(next),
+                Some(Err(e)) => return Err(failed(format!("topic \"{topic}\": offset: {e}"))),
+                None => Offset::Stored,
+            };
+            list.add_partition_offset(topic, number, offset)
+                .map_err(|e| failed(format!("topic \"{topic}\" partition {number}: {e}")))?;
+            self.places
+                .insert((found.place, number), self.partitions.len());
+            self.partitions.push(Partition {
+                id,
+                bytes: Vec::new(),
+                records: Vec::new(),
+                next_offset: start.unwrap_or(0),
+                start,
+                busy: false,
+            });
+            self.feed.send(id, Message::Assigned(id))?;
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        info!(source = name, topic, partitions = list.count(), "reading");
+        self.client
+            .consumer
+            .incremental_assign(&list)
+            .map_err(|e| failed(format!("partitions of topic \"{topic}\" not taken: {e}")))
+    }
+
+    fn take(&mut self, event: Event<'_>) -> Result<(), Halt> {
+        match event {
+            Event::Record(record) => self.record(&record)?,
+            Event::End {
+                topic,
+                partition,
+                offset,
+            } => self.end(&topic, partition, offset)?,
+            Event::Committed(result) => self.committed(result),
+            Event::Error { code, fatal, text } => self.error(code, fatal, &text)?,
+            Event::Log {
+                level,
+                facility,
+                text,
+            } => {
+                let context = self.client.consumer.client().context().clone();
+                context.log(level, &facility, &text);
+            }
+            Event::Other => {}
+        }
+        Ok(())
+    }
+
+    /// The place of a partition that is read here.
+    fn place(&mut self, topic: &[u8], number: i32) -> Option<usize> {
+        let topics = &self.client.topics;
+        let (last_topic, last_number, last_place) = self.last;
+        let same = topics
+            .get(last_topic)
+            .is_some_and(|t| t.as_bytes() == topic);
+        if same && number == last_number {
+            return Some(last_place);
+        }
+        let topic = match same {
+            true => last_topic,
+            false => topics.iter().position(|t| t.as_bytes() == topic)?,
+        };
+        let place = *self.places.get(&(topic, number))?;
+        self.last = (topic, number, place);
+        Some(place)
+    }
+
+    fn record(&mut self, record: &Record<'_>) -> Result<(), Halt> {
+        let Some(place) = self.place(record.topic, record.partition) else {
+            return Ok(());
+        };
+        let Ok(offset) = u64::try_from(record.offset) else {
+            return Ok(());
+        };
+        let payload = &record.payload[..record.payload.len().min(MAX_RECORD)];
+        if self.partitions[place].bytes.len() + payload.len() > BATCH_BYTES {
+            self.partitions[place].busy = true;
+            self.hand_over(place)?;
+        }
+        let partition = &mut self.partitions[place];
+        if let Some(start) = partition.start.take()
+            && start != offset
+        {
+            warn!(
+                source = self.client.name,
+                partition = record.partition,
+                "begins at offset {offset}, not at {start}: the broker doesn't have what is between, or it is no records"
+            );
+        }
+        if partition.bytes.capacity() == 0 {
+            let room = if partition.busy {
+                BATCH_BYTES
+            } else {
+                SMALL_BATCH
+            };
+            partition.bytes.reserve(room.max(payload.len()));
+        }
+        partition.records.push(RecordRef {
+            start: partition.bytes.len() as u32,
+            len: payload.len() as u32,
+            offset,
+            append: record.append,
+        });
+        partition.bytes.extend_from_slice(payload);
+        partition.next_offset = offset + 1;
+        Ok(())
+    }
+
+    /// The partition was read to its end. What lies before `offset` and was no record needs no reading any more.
+    fn end(&mut self, topic: &[u8], number: i32, offset: i64) -> Result<(), Halt> {
+        let Some(place) = self.place(topic, number) else {
+            return Ok(());
+        };
+        let partition = &mut self.partitions[place];
+        let end = u64::try_from(offset).unwrap_or(0);
+        let id = partition.id;
+        partition.busy = false;
+        if end > partition.next_offset {
+            partition.next_offset = end;
+            let batch = partition.batch();
+            self.feed.send(id, Message::Batch(batch))?;
+        } else {
+            self.hand_over(place)?;
+        }
+        self.feed.send(id, Message::CaughtUp(id))?;
+        Ok(())
+    }
+
+    fn hand_over(&mut self, place: usize) -> Result<(), Halt> {
+        let partition = &mut self.partitions[place];
+        if partition.records.is_empty() {
+            return Ok(());
+        }
+        let (id, batch) = (partition.id, partition.batch());
+        self.feed.send(id, Message::Batch(batch))?;
+        Ok(())
+    }
+
+    fn committed(&self, result: Result<(), RDKafkaErrorCode>) {
+        let source = &self.client.name;
+        let subtracted =
+            self.client
+                .waiting
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        match result {
+            Ok(()) | Err(RDKafkaErrorCode::NoOffset) => debug!(source, ?subtracted, "committed"),
+            Err(e) => {
+                warn!(
+                    source,
+                    "offsets were not committed: {e}; the next commit makes up for it"
+                );
+            }
+        }
+    }
+
+    /// Errors pass by themselves: the client tries again for ever. Only fatal ones don't.
+    fn error(&mut self, code: RDKafkaErrorCode, fatal: bool, text: &str) -> Result<(), Halt> {
+        let source = &self.client.name;
+        if fatal {
+            return Err(Halt::Failed(format!(
+                "source \"{source}\": the kafka client gave up: {text} ({code}); restart the engine"
+            )));
+        }
+        let now = Instant::now();
+        let told = self.told.get(&(code as i32));
+        if told.is_none_or(|told| now.duration_since(*told) >= TELL_AGAIN) {
+            warn!(source, "{text} ({code}); trying again");
+            self.told.insert(code as i32, now);
+        }
+        Ok(())
+    }
+}
+
+impl Partition {
+    /// What has been gathered; the next batch begins empty.
+    fn batch(&mut self) -> RecordBatch {
+        RecordBatch {
+            partition: self.id,
+            bytes: std::mem::take(&mut self.bytes),
+            records: std::mem::take(&mut self.records),
+            next_offset: self.next_offset,
+        }
+    }
+}
