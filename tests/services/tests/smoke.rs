@@ -1,7 +1,7 @@
 //! Starts each real service, goes round it once, and breaks it on purpose. Starting times are printed
 //! (`--nocapture`), never asserted.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -30,6 +30,13 @@ fn start_postgres() -> Postgres {
 
 fn start_timescale() -> Timescale {
     timed("timescale start", timescale)
+}
+
+/// The `host:port` in a database's address.
+fn address(url: &str) -> String {
+    let authority = url.rsplit('@').next().unwrap_or_default();
+    let address = authority.split('/').next().unwrap_or_default();
+    address.to_owned()
 }
 
 /// Polls until `condition` holds; panics past the deadline.
@@ -314,12 +321,7 @@ async fn timescale_serves_one_client_and_then_the_next() {
 #[tokio::test]
 async fn timescale_outlives_clients_that_break_off() {
     let timescale = start_timescale();
-    let address = timescale
-        .url()
-        .split(['@', '/'])
-        .nth(3)
-        .map(str::to_owned)
-        .expect("an address");
+    let address = address(&timescale.url());
     for _ in 0..5 {
         let mut stream = TcpStream::connect(&address).expect("connected");
         let body = b"\0\x03\0\0user\0postgres\0database\0postgres\0\0";
@@ -349,36 +351,30 @@ fn run_folders(of: u32) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Not a test of its own: the process that the next one kills. It starts a server and waits for ever.
-#[test]
-#[ignore = "started by the test of dying processes"]
-fn holder() {
-    let timescale = start_timescale();
-    println!("holding {}", timescale.url());
-    loop {
-        std::thread::park();
-    }
-}
+/// Set in the process that the next test starts and kills: the same test of the same binary.
+const HOLDER: &str = "CLAWDSTRIKE_TEST_HOLDER";
 
 #[test]
 fn services_end_with_a_test_process_that_is_killed() {
+    let name = "services_end_with_a_test_process_that_is_killed";
+    if std::env::var_os(HOLDER).is_some() {
+        let timescale = start_timescale();
+        println!("holding {}", timescale.url());
+        std::thread::park_timeout(DEADLINE);
+        return;
+    }
     let mut holder = Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "holder", "--ignored", "--nocapture"])
+        .args(["--exact", name, "--nocapture"])
+        .env(HOLDER, "1")
         .stdout(Stdio::piped())
         .spawn()
         .expect("started");
-    let mut output = holder.stdout.take().expect("piped");
-    let mut told = String::new();
-    let mut byte = [0];
-    while !(told.contains("holding") && told.ends_with('\n')) {
-        output.read_exact(&mut byte).expect("the holder's output");
-        told.push(char::from(byte[0]));
-    }
-    let address = told
-        .split(['@', '/'])
-        .nth(3)
-        .map(str::to_owned)
-        .expect("an address");
+    let mut output = BufReader::new(holder.stdout.take().expect("piped")).lines();
+    let told = output
+        .find(|line| line.as_ref().is_ok_and(|line| line.contains("holding")))
+        .expect("the holder holds")
+        .expect("a line");
+    let address = address(told.trim());
     assert_eq!(run_folders(holder.id()).len(), 1);
     TcpStream::connect(&address).expect("it serves");
     holder.kill().expect("killed");
@@ -390,12 +386,7 @@ fn services_end_with_a_test_process_that_is_killed() {
 #[test]
 fn a_dropped_service_is_gone_at_once() {
     let timescale = start_timescale();
-    let address = timescale
-        .url()
-        .split(['@', '/'])
-        .nth(3)
-        .map(str::to_owned)
-        .expect("an address");
+    let address = address(&timescale.url());
     TcpStream::connect(&address).expect("it serves");
     drop(timescale);
     assert!(TcpStream::connect(&address).is_err(), "it still listens");
