@@ -118,8 +118,8 @@ pub(crate) fn glob(
     };
     // Lower-casing can turn a class around (`[Z-a]`): then no host fits.
     let host = host::pattern(text).ok();
-    // The readings differ in what a `*` is, not in shape, so one stands for all three: compiling is what takes time.
-    check(cx, text, &path, at)?;
+    // The readings differ in what a `*` is, not in shape, so one stands for all three.
+    check_glob(cx, text, &path, at)?;
     doubt(cx, text, at, targets);
     Some(TargetPattern {
         text: text.to_owned(),
@@ -177,7 +177,7 @@ pub(crate) fn text_glob(cx: &mut Context<'_>, text: &str, at: Span) -> Option<St
         return None;
     }
     match glob::text(text) {
-        Ok(regex) => check(cx, text, &regex, at).map(|()| regex),
+        Ok(regex) => check_glob(cx, text, &regex, at).map(|()| regex),
         Err(error) => {
             bad_glob(cx, text, at, &error);
             None
@@ -196,14 +196,12 @@ pub(crate) fn search(cx: &mut Context<'_>, text: &str, at: Span, fold: bool) -> 
         return None;
     }
     let regex = format!("(?{}s){text}", if fold { "i" } else { "" });
-    check(cx, text, &regex, at).map(|()| regex)
+    check_regex(cx, text, &regex, at).map(|()| regex)
 }
 
 fn anchored(cx: &mut Context<'_>, text: &str, at: Span) -> Option<TargetPattern> {
-    // Alone first: `a)|(b` would fit into the group below.
-    check(cx, text, text, at)?;
     let regex = format!("(?s)^(?:{text})$");
-    check(cx, text, &regex, at)?;
+    check_regex(cx, text, &regex, at)?;
     let host = HostPattern {
         regex: regex.clone(),
         on: HostPart::Either,
@@ -243,24 +241,50 @@ fn bad_glob(cx: &mut Context<'_>, text: &str, at: Span, error: &globset::Error) 
     .hint("write `\\[`, `\\{` or `\\\\` for the characters themselves");
 }
 
-fn check(cx: &mut Context<'_>, text: &str, regex: &str, at: Span) -> Option<()> {
-    if cx.compiled.contains(regex) {
+/// A glob's regex: it can be nested too deep, but not too large, because a glob repeats nothing but single characters
+/// and is bounded by [`MAX_PATTERN_CHARS`]. So it is parsed only; compiling takes ten times as long.
+fn check_glob(cx: &mut Context<'_>, text: &str, regex: &str, at: Span) -> Option<()> {
+    if let Err(error) = regex_syntax::parse(regex) {
+        let reason = match error {
+            regex_syntax::Error::Parse(error) => error.kind().to_string(),
+            regex_syntax::Error::Translate(error) => error.kind().to_string(),
+            _ => "it has no regex".to_owned(),
+        };
+        cx.error(
+            at,
+            "E071",
+            format!("{} is no glob: {}", quoted(text), reason.to_lowercase()),
+        )
+        .hint("write it with fewer braces");
+        return None;
+    }
+    Some(())
+}
+
+/// An explicit regex, alone and as it will be used: `a)|(b` would fit into a group.
+fn check_regex(cx: &mut Context<'_>, text: &str, used: &str, at: Span) -> Option<()> {
+    if cx.compiled.contains(used) {
         return Some(());
     }
-    match RegexBuilder::new(regex)
-        .size_limit(REGEX_SIZE_LIMIT)
-        .build()
-    {
-        Ok(_) => {
-            cx.compiled.insert(regex.to_owned());
+    let parsed = regex_syntax::parse(text).map_err(|error| error.to_string());
+    let built =
+        parsed.and_then(
+            |_| match RegexBuilder::new(used).size_limit(REGEX_SIZE_LIMIT).build() {
+                Err(regex::Error::CompiledTooBig(_)) => Ok(false),
+                Err(error) => Err(error.to_string()),
+                Ok(_) => Ok(true),
+            },
+        );
+    match built {
+        Ok(true) => {
+            cx.compiled.insert(used.to_owned());
             return Some(());
         }
-        Err(regex::Error::CompiledTooBig(_)) => {
+        Ok(false) => {
             cx.error(at, "E073", format!("regex {} needs more than {REGEX_SIZE_LIMIT} bytes", quoted(text)))
                 .hint("use smaller repetitions: `{1,1000}` repeats what stands before it a thousand times");
         }
-        Err(error) => {
-            let reason = error.to_string();
+        Err(reason) => {
             let reason = reason
                 .lines()
                 .last()
