@@ -92,3 +92,67 @@ mod rfc3339 {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::decode;
+
+    fn telemetry() -> AgentTelemetry {
+        AgentTelemetry {
+            event_id: Some("0190a3c1-7c1e-7f00-8000-000000000001".to_owned()),
+            schema_version: Some(SCHEMA_VERSION),
+            tenant_id: None,
+            agent_id: "ag1".to_owned(),
+            session_id: "s1".to_owned(),
+            timestamp: 1_714_989_600_000_001,
+            event_type: EventType::FileAccess,
+            action: ActionDetails {
+                target: "/a\\\"b\n".to_owned(),
+                content_hash: None,
+                args: Some(json!([1])),
+            },
+            result: GuardResultSummary {
+                allowed: false,
+                guard: "forbidden_path".to_owned(),
+                severity: "Critical".to_owned(),
+                message: String::new(),
+            },
+            context: json!({}),
+        }
+    }
+
+    #[test]
+    fn what_producers_write_is_pinned() {
+        let json = serde_json::to_string(&telemetry()).expect("plain data prints");
+        assert_eq!(
+            json,
+            concat!(
+                r#"{"event_id":"0190a3c1-7c1e-7f00-8000-000000000001","schema_version":1,"agent_id":"ag1","session_id":"s1","#,
+                r#""timestamp":"2024-05-06T10:00:00.000001Z","event_type":"file_access","#,
+                r#""action":{"target":"/a\\\"b\n","args":[1]},"#,
+                r#""result":{"allowed":false,"guard":"forbidden_path","severity":"Critical","message":""},"context":{}}"#,
+            )
+        );
+    }
+
+    #[test]
+    fn the_engine_reads_what_producers_write() {
+        let written = telemetry();
+        let json = serde_json::to_vec(&written).expect("plain data prints");
+        let event = decode(&json).expect("our own events are valid");
+        assert_eq!(event.event_id.as_deref(), written.event_id.as_deref());
+        assert_eq!(
+            (event.timestamp, event.event_type),
+            (written.timestamp, written.event_type)
+        );
+        assert_eq!(
+            (&*event.target, &*event.severity),
+            (&*written.action.target, "critical")
+        );
+        let read: AgentTelemetry = serde_json::from_slice(&json).expect("it reads its own form");
+        assert_eq!(read, written);
+    }
+}
