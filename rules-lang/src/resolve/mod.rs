@@ -9,7 +9,7 @@ mod comparison;
 mod field;
 mod matcher;
 mod new_value;
-mod pattern_condition;
+mod pattern;
 mod rule;
 mod sequence;
 mod threshold;

@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
-use super::{absence, action, field, new_value, pattern_condition, sequence, threshold, window};
+use super::{absence, action, field, new_value, pattern, sequence, threshold, window};
 use crate::context::{Context, Keys};
 use crate::diagnostic::{Span, quoted};
 use crate::duration::DAY;
@@ -275,7 +275,7 @@ fn condition(cx: &mut Context<'_>, node: &Node) -> Option<Condition> {
     match name {
         "sequence" => sequence::resolve(cx, keys).map(Condition::Sequence),
         "threshold" => threshold::resolve(cx, keys).map(Condition::Threshold),
-        "pattern" => pattern_condition::resolve(cx, keys).map(Condition::Pattern),
+        "pattern" => pattern::resolve(cx, keys).map(Condition::Pattern),
         "absence" => absence::resolve(cx, keys).map(Condition::Absence),
         "new_value" => new_value::resolve(cx, keys).map(Condition::NewValue),
         "flow" => {
