@@ -15,7 +15,7 @@ const DEFAULT_LOG: &str = "warn,clawdstrike_edr=info";
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Err(error) = start_log() {
-        eprintln!("error: {error}");
+        cli::output::tell(&format!("error: {error}"));
         return ExitCode::from(2);
     }
     ExitCode::from(cli::run(cli))
@@ -30,6 +30,10 @@ fn start_log() -> Result<(), String> {
         .map_err(|e| format!("{LOG} is \"{filter}\": {e}; expected a filter such as \"info\" or \"clawdstrike_edr::api=debug\""))?;
     let stderr = std::io::stderr();
     let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colour)
+        .with_writer(std::io::stderr)
+        .init();
     Ok(())
 }

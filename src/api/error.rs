@@ -17,7 +17,7 @@ pub(super) struct ApiError {
     message: String,
     hint: String,
     /// Further members of the body, beside `error`.
-    details: Map<String, Value>,
+    details: Box<Map<String, Value>>,
 }
 
 impl ApiError {
@@ -27,7 +27,13 @@ impl ApiError {
         message: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        ApiError { status, code, message: message.into(), hint: hint.into(), details: Map::new() }
+        ApiError {
+            status,
+            code,
+            message: message.into(),
+            hint: hint.into(),
+            details: Box::default(),
+        }
     }
 
     /// A parameter that isn't what it should be (400).
@@ -50,9 +56,12 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         let message = error.to_string();
         match error {
-            EngineError::Stopping => {
-                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", message, "ask again when /v1/ready answers 200")
-            }
+            EngineError::Stopping => ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "stopping",
+                message,
+                "ask again when /v1/ready answers 200",
+            ),
             EngineError::Timeout(_) => ApiError::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "engine_timeout",
@@ -60,7 +69,10 @@ impl From<EngineError> for ApiError {
                 "/v1/health and /metrics show how far the engine has come",
             ),
             EngineError::Rules(diagnostics) => {
-                let rows = diagnostics.iter().map(super::rules::diagnostic_json).collect();
+                let rows = diagnostics
+                    .iter()
+                    .map(super::rules::diagnostic_json)
+                    .collect();
                 ApiError::new(
                     StatusCode::UNPROCESSABLE_ENTITY,
                     "invalid_rules",
@@ -75,8 +87,11 @@ impl From<EngineError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut body = self.details;
-        body.insert("error".into(), json!({"code": self.code, "message": self.message, "hint": self.hint}));
+        let mut body = *self.details;
+        body.insert(
+            "error".into(),
+            json!({"code": self.code, "message": self.message, "hint": self.hint}),
+        );
         (self.status, Json(Value::Object(body))).into_response()
     }
 }

@@ -27,11 +27,17 @@ impl Params {
         let mut left: Vec<(String, String)> = Vec::new();
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
             if left.iter().any(|(n, _)| *n == name) {
-                return Err(ApiError::parameter(format!("query parameter \"{name}\" is given twice"), "give it once"));
+                return Err(ApiError::parameter(
+                    format!("query parameter \"{name}\" is given twice"),
+                    "give it once",
+                ));
             }
             left.push((name.into_owned(), value.into_owned()));
         }
-        Ok(Params { left, known: Vec::new() })
+        Ok(Params {
+            left,
+            known: Vec::new(),
+        })
     }
 
     /// The value of this parameter as it was sent.
@@ -42,17 +48,31 @@ impl Params {
     }
 
     /// The value as a number or a bool; `expected` says in a few words what would do.
-    pub(super) fn parsed<T: FromStr>(&mut self, name: &'static str, expected: impl Display) -> Result<Option<T>, ApiError> {
-        let Some(text) = self.text(name) else { return Ok(None) };
+    pub(super) fn parsed<T: FromStr>(
+        &mut self,
+        name: &'static str,
+        expected: impl Display,
+    ) -> Result<Option<T>, ApiError> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
         let value = text.parse().map_err(|_| wrong(name, &text, expected))?;
         Ok(Some(value))
     }
 
     /// The value as one of the names that serde knows the type's values by.
-    pub(super) fn named<T: DeserializeOwned>(&mut self, name: &'static str, names: &str) -> Result<Option<T>, ApiError> {
-        let Some(text) = self.text(name) else { return Ok(None) };
-        let value = T::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(&text))
-            .map_err(|_| wrong(name, &text, format_args!("one of {names}")))?;
+    pub(super) fn named<T: DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        names: &str,
+    ) -> Result<Option<T>, ApiError> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
+        let value = T::deserialize(
+            serde::de::value::StrDeserializer::<serde::de::value::Error>::new(&text),
+        )
+        .map_err(|_| wrong(name, &text, format_args!("one of {names}")))?;
         Ok(Some(value))
     }
 
@@ -61,7 +81,11 @@ impl Params {
         let expected = format!("a whole number, at most {MAX_LIMIT}");
         let limit = self.parsed("limit", &expected)?.unwrap_or(DEFAULT_LIMIT);
         if limit > MAX_LIMIT {
-            return Err(wrong("limit", &limit.to_string(), format_args!("{expected}; `offset` gets the next rows")));
+            return Err(wrong(
+                "limit",
+                &limit.to_string(),
+                format_args!("{expected}; `offset` gets the next rows"),
+            ));
         }
         let offset = self.parsed("offset", "a whole number")?.unwrap_or(0);
         Ok((limit, offset))
@@ -69,18 +93,26 @@ impl Params {
 
     /// Refuses what nobody has taken.
     pub(super) fn finish(self) -> Result<(), ApiError> {
-        let Some((name, _)) = self.left.first() else { return Ok(()) };
+        let Some((name, _)) = self.left.first() else {
+            return Ok(());
+        };
         let known: Vec<String> = self.known.iter().map(|k| format!("\"{k}\"")).collect();
         let hint = match known.len() {
             0 => "this route takes none".to_owned(),
             _ => format!("expected one of {}", known.join(", ")),
         };
-        Err(ApiError::parameter(format!("query parameter \"{name}\" is unknown"), hint))
+        Err(ApiError::parameter(
+            format!("query parameter \"{name}\" is unknown"),
+            hint,
+        ))
     }
 }
 
 fn wrong(name: &str, value: &str, expected: impl Display) -> ApiError {
-    ApiError::parameter(format!("query parameter \"{name}\" is \"{value}\""), format!("expected {expected}"))
+    ApiError::parameter(
+        format!("query parameter \"{name}\" is \"{value}\""),
+        format!("expected {expected}"),
+    )
 }
 
 impl<S: Sync> FromRequestParts<S> for Params {
@@ -109,7 +141,12 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segment
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let path = Path::<T>::from_request_parts(parts, state).await;
         let Path(segments) = path.map_err(|e: PathRejection| {
-            ApiError::new(e.status(), "invalid_path", e.body_text(), "segments are percent-encoded UTF-8")
+            ApiError::new(
+                e.status(),
+                "invalid_path",
+                e.body_text(),
+                "segments are percent-encoded UTF-8",
+            )
         })?;
         Ok(Segments(segments))
     }

@@ -19,7 +19,7 @@ mod worker;
 
 use clap::{Args, Parser, Subcommand};
 
-use output::{Closed, Format, escape};
+use output::{Closed, Format, tell};
 
 /// Endpoint detection and response for fleets of AI agents.
 #[derive(Debug, Parser)]
@@ -83,7 +83,7 @@ impl PageArgs {
     fn tell_of_more(&self, shown: usize, total: u64) {
         let end = self.offset.saturating_add(shown);
         if (end as u64) < total {
-            eprintln!("{shown} of {total} shown; --offset {end} goes on");
+            tell(&format!("{shown} of {total} shown; --offset {end} goes on"));
         }
     }
 }
@@ -109,10 +109,7 @@ pub fn run(cli: Cli) -> u8 {
         Ok(Exit::Findings) => 1,
         Err(error) if error.is::<Closed>() => 0,
         Err(error) => {
-            // Causes may quote what others wrote; the line breaks are ours.
-            for line in format!("error: {error:#}").lines() {
-                eprintln!("{}", escape(line));
-            }
+            tell(&format!("error: {error:#}"));
             if error.is::<Usage>() { 2 } else { 1 }
         }
     }
@@ -134,5 +131,8 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
 
 /// Runs a client command; one thread is plenty for a connection.
 fn block_on(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(command)
 }

@@ -5,7 +5,7 @@ use anyhow::bail;
 use serde_json::Value;
 
 use super::Exit;
-use super::output::{Format, Out};
+use super::output::{Format, Out, tell};
 use super::sse::Events;
 
 /// A change as a table shows it; the line is escaped.
@@ -32,7 +32,10 @@ pub(super) async fn follow(
                 out.styled(&row.line, row.style)?;
             }
             ("lagged", _) => {
-                eprintln!("{} changes came faster than they were read and are not shown; list to see what holds now", data["missed"]);
+                let missed = &data["missed"];
+                tell(&format!(
+                    "{missed} changes came faster than they were read and are not shown; list to see what holds now"
+                ));
             }
             // Readers ignore events that they don't know.
             _ => {}

@@ -10,7 +10,9 @@ use crate::cli::{Exit, OutputArgs};
 
 /// Show alerts as they happen: every version, until interrupted.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  clawdstrike-edr alerts watch --min-severity high --output json")]
+#[command(
+    after_help = "Example:\n  clawdstrike-edr alerts watch --min-severity high --output json"
+)]
 pub(in crate::cli) struct WatchArgs {
     #[command(flatten)]
     filter: FilterArgs,
@@ -21,8 +23,13 @@ pub(in crate::cli) struct WatchArgs {
 }
 
 pub(super) async fn run(args: WatchArgs) -> anyhow::Result<Exit> {
-    let events = Client::new(args.api)?.watch(&["alerts", "watch"], &args.filter.query()).await?;
-    let header = format!("{:<27} {:<8} {:<9} {:>7} {:<36} RULE, AGENT / SESSION", "LAST SEEN", "SEVERITY", "STATUS", "MATCHES", "ALERT");
+    let events = Client::new(args.api)?
+        .watch(&["alerts", "watch"], &args.filter.query())
+        .await?;
+    let header = format!(
+        "{:<27} {:<8} {:<9} {:>7} {:<36} RULE, AGENT / SESSION",
+        "LAST SEEN", "SEVERITY", "STATUS", "MATCHES", "ALERT"
+    );
     follow(events, "alert", &header, args.output.output, |alert| {
         let names = ["last_seen", "severity", "status", "match_count", "alert_id", "rule_id", "agent_id", "session_id"];
         let cells = names.map(|name| escape(&field(alert, name)).into_owned());

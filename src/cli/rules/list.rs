@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::cli::client::{ApiArgs, Client};
-use crate::cli::output::{Format, Out, Table, escape, field, severity_style, shorten};
+use crate::cli::output::{Format, Out, Table, field, severity_style, shorten, tell};
 use crate::cli::{Exit, OutputArgs};
 
 /// List the rules in force in a running engine.
@@ -33,13 +33,23 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
         let style = severity_style(&severity);
         let version = field(rule, "version").chars().take(VERSION).collect();
         let place = format!("{}:{}", field(rule, "file"), field(rule, "line"));
-        table.row(style, [field(rule, "id"), severity, field(rule, "shadow"), version, place, field(rule, "name")]);
+        table.row(
+            style,
+            [
+                field(rule, "id"),
+                severity,
+                field(rule, "shadow"),
+                version,
+                place,
+                field(rule, "name"),
+            ],
+        );
     }
     out.table(&table)?;
     out.flush()?;
     if let Some(error) = answer["last_error"].as_str() {
-        eprintln!("the last load was refused, and these rules stayed in force:");
-        shorten(error, MAX_ERROR_CHARS).lines().for_each(|line| eprintln!("{}", escape(line)));
+        tell("the last load was refused, and these rules stayed in force:");
+        tell(&shorten(error, MAX_ERROR_CHARS));
     }
     Ok(Exit::Ok)
 }

@@ -9,7 +9,7 @@ use clap::Subcommand;
 use clawdstrike_rules::Diagnostic;
 use serde_json::{Value, json};
 
-use super::output::{Out, escape};
+use super::output::{Out, tell};
 use super::{Exit, block_on};
 use crate::rule_files::RuleFiles;
 
@@ -77,6 +77,6 @@ fn count(n: usize, one: &str, many: &str) -> String {
 /// Says on standard error which entries of a folder aren't part of a set.
 fn tell_others(files: &RuleFiles) {
     for other in &files.others {
-        eprintln!("note: {}", escape(&other.report()));
+        tell(&format!("note: {}", other.report()));
     }
 }

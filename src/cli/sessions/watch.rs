@@ -21,8 +21,13 @@ pub(in crate::cli) struct WatchArgs {
 }
 
 pub(super) async fn run(args: WatchArgs) -> anyhow::Result<Exit> {
-    let events = Client::new(args.api)?.watch(&["sessions", "watch"], &args.filter.query()).await?;
-    let header = format!("{:<27} {:>5} {:>8} {:>10} {:>7} {:>6} AGENT / SESSION", "LAST SEEN", "RISK", "EVENTS", "VIOLATIONS", "TARGETS", "ALERTS");
+    let events = Client::new(args.api)?
+        .watch(&["sessions", "watch"], &args.filter.query())
+        .await?;
+    let header = format!(
+        "{:<27} {:>5} {:>8} {:>10} {:>7} {:>6} AGENT / SESSION",
+        "LAST SEEN", "RISK", "EVENTS", "VIOLATIONS", "TARGETS", "ALERTS"
+    );
     follow(events, "session", &header, args.output.output, |session| {
         let risk = session["risk_score"].as_f64().unwrap_or_default();
         let names = ["last_seen", "events", "violations", "open_alerts", "agent_id", "session_id"];
