@@ -1,4 +1,5 @@
 //! Hosts, read as WHATWG URL hosts (crate `url`), so that every spelling that a client would connect to is one text.
+//! Knows no patterns, and never resolves a name.
 
 use std::borrow::Cow;
 

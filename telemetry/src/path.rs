@@ -1,5 +1,5 @@
 //! Paths, resolved lexically. The order of the steps is the contract's: an encoded or back-slashed `..` must not
-//! survive them.
+//! survive them. Never touches a file system: links and mounts are not its business.
 
 use std::borrow::Cow;
 
