@@ -13,10 +13,7 @@ pub struct ClockRule {
 impl Default for ClockRule {
     /// 60 s and 5 s.
     fn default() -> ClockRule {
-        ClockRule {
-            max_lateness: 60_000_000,
-            max_skew: 5_000_000,
-        }
+        ClockRule { max_lateness: 60_000_000, max_skew: 5_000_000 }
     }
 }
 
@@ -54,13 +51,7 @@ impl Reference {
     ///
     /// `timestamp` is the record's own, `append` the broker's (without it, `Append` takes the wall clock), `wall` the
     /// wall clock; all in microseconds since 1970 UTC.
-    pub fn observe(
-        &mut self,
-        rule: &ClockRule,
-        timestamp: i64,
-        append: Option<i64>,
-        wall: i64,
-    ) -> Stamp {
+    pub fn observe(&mut self, rule: &ClockRule, timestamp: i64, append: Option<i64>, wall: i64) -> Stamp {
         let reference = match self {
             Reference::Append => append.unwrap_or(wall),
             Reference::Largest { largest } => {
@@ -73,11 +64,7 @@ impl Reference {
         let earliest = reference.saturating_sub(rule.max_lateness);
         let latest = reference.saturating_add(rule.max_skew);
         let skewed = timestamp < earliest || timestamp > latest;
-        Stamp {
-            reference,
-            time: if skewed { reference } else { timestamp },
-            skewed,
-        }
+        Stamp { reference, time: if skewed { reference } else { timestamp }, skewed }
     }
 }
 
@@ -93,24 +80,10 @@ mod tests {
         let rule = ClockRule::default();
         let at = |offset: i64| Reference::Append.observe(&rule, WALL + offset, Some(WALL), 0);
         for offset in [-60 * SECOND, -1, 0, 1, 5 * SECOND] {
-            assert_eq!(
-                at(offset),
-                Stamp {
-                    reference: WALL,
-                    time: WALL + offset,
-                    skewed: false
-                }
-            );
+            assert_eq!(at(offset), Stamp { reference: WALL, time: WALL + offset, skewed: false });
         }
         for offset in [-60 * SECOND - 1, 5 * SECOND + 1, -WALL, i64::MAX - WALL] {
-            assert_eq!(
-                at(offset),
-                Stamp {
-                    reference: WALL,
-                    time: WALL,
-                    skewed: true
-                }
-            );
+            assert_eq!(at(offset), Stamp { reference: WALL, time: WALL, skewed: true });
         }
     }
 
@@ -119,41 +92,13 @@ mod tests {
         let rule = ClockRule::default();
         let mut reference = Reference::largest();
         let first = reference.observe(&rule, 100 * SECOND, None, WALL);
-        assert_eq!(
-            first,
-            Stamp {
-                reference: 100 * SECOND,
-                time: 100 * SECOND,
-                skewed: false
-            }
-        );
+        assert_eq!(first, Stamp { reference: 100 * SECOND, time: 100 * SECOND, skewed: false });
         let later = reference.observe(&rule, 1_000 * SECOND, None, WALL);
-        assert_eq!(
-            later,
-            Stamp {
-                reference: 1_000 * SECOND,
-                time: 1_000 * SECOND,
-                skewed: false
-            }
-        );
+        assert_eq!(later, Stamp { reference: 1_000 * SECOND, time: 1_000 * SECOND, skewed: false });
         let edge = reference.observe(&rule, 940 * SECOND, None, WALL);
-        assert_eq!(
-            edge,
-            Stamp {
-                reference: 1_000 * SECOND,
-                time: 940 * SECOND,
-                skewed: false
-            }
-        );
+        assert_eq!(edge, Stamp { reference: 1_000 * SECOND, time: 940 * SECOND, skewed: false });
         let late = reference.observe(&rule, 940 * SECOND - 1, None, WALL);
-        assert_eq!(
-            late,
-            Stamp {
-                reference: 1_000 * SECOND,
-                time: 1_000 * SECOND,
-                skewed: true
-            }
-        );
+        assert_eq!(late, Stamp { reference: 1_000 * SECOND, time: 1_000 * SECOND, skewed: true });
     }
 
     #[test]
@@ -162,50 +107,23 @@ mod tests {
         let mut reference = Reference::largest();
         let ahead = WALL + 5 * SECOND + 1;
         let poison = reference.observe(&rule, ahead, None, WALL);
-        assert_eq!(
-            poison,
-            Stamp {
-                reference: WALL,
-                time: WALL,
-                skewed: true
-            }
-        );
+        assert_eq!(poison, Stamp { reference: WALL, time: WALL, skewed: true });
         assert_eq!(reference, Reference::largest());
         let edge = reference.observe(&rule, ahead - 1, None, WALL);
-        assert_eq!(
-            edge,
-            Stamp {
-                reference: ahead - 1,
-                time: ahead - 1,
-                skewed: false
-            }
-        );
+        assert_eq!(edge, Stamp { reference: ahead - 1, time: ahead - 1, skewed: false });
     }
 
     #[test]
     fn before_the_first_usable_timestamp_the_wall_clock_is_the_reference() {
-        let rule = ClockRule {
-            max_lateness: 0,
-            max_skew: 0,
-        };
+        let rule = ClockRule { max_lateness: 0, max_skew: 0 };
         let mut reference = Reference::largest();
         let stamp = reference.observe(&rule, WALL + 1, None, WALL);
-        assert_eq!(
-            stamp,
-            Stamp {
-                reference: WALL,
-                time: WALL,
-                skewed: true
-            }
-        );
+        assert_eq!(stamp, Stamp { reference: WALL, time: WALL, skewed: true });
     }
 
     #[test]
     fn extremes_do_not_overflow() {
-        let rule = ClockRule {
-            max_lateness: i64::MAX,
-            max_skew: i64::MAX,
-        };
+        let rule = ClockRule { max_lateness: i64::MAX, max_skew: i64::MAX };
         for timestamp in [i64::MIN, 0, i64::MAX] {
             for wall in [i64::MIN, 0, i64::MAX] {
                 let mut reference = Reference::largest();

@@ -118,10 +118,7 @@ pub struct DeadLetter {
 
 impl DeadLetter {
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> DeadLetter {
-        DeadLetter {
-            reason,
-            detail: detail.into(),
-        }
+        DeadLetter { reason, detail: detail.into() }
     }
 }
 
@@ -142,12 +139,7 @@ mod tests {
         let mut codes: Vec<_> = Reason::ALL.iter().map(|reason| reason.code()).collect();
         for (index, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason.index(), index);
-            assert!(
-                reason
-                    .code()
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'8')
-            );
+            assert!(reason.code().bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'8'));
         }
         codes.sort_unstable();
         codes.dedup();

@@ -20,8 +20,7 @@ pub const MAX_TARGET_BYTES: usize = 64 << 10;
 
 /// Whether a line holds no record at all (nothing but JSON's white space): sources of lines skip it.
 pub fn is_blank(line: &[u8]) -> bool {
-    line.iter()
-        .all(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
+    line.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
 }
 
 /// Reads one record, without its line's end or with it.
@@ -40,13 +39,10 @@ pub fn decode(raw: &[u8]) -> Result<Event<'_>, DeadLetter> {
     if raw.len() > MAX_RECORD_BYTES {
         return Err(dead_letter(Reason::RecordTooLong, None, raw.len()));
     }
-    let text = std::str::from_utf8(raw)
-        .map_err(|error| dead_letter(Reason::InvalidUtf8, None, error.valid_up_to()))?;
+    let text = std::str::from_utf8(raw).map_err(|error| dead_letter(Reason::InvalidUtf8, None, error.valid_up_to()))?;
     let mut reader = Reader::new(text);
     match reader.record() {
-        Ok(()) => reader
-            .event(raw)
-            .map_err(|field| dead_letter(Reason::MissingField, Some(field), 0)),
+        Ok(()) => reader.event(raw).map_err(|field| dead_letter(Reason::MissingField, Some(field), 0)),
         Err(Stopped) => Err(explain(text, &reader)),
     }
 }
@@ -76,10 +72,7 @@ fn dead_letter(reason: Reason, field: Option<Field>, at: usize) -> DeadLetter {
         Reason::TooDeep => format!("byte {at}: expected at most {MAX_DEPTH} levels"),
         Reason::NumberOutOfRange => format!("byte {at}: expected a number that a double can hold"),
         Reason::DuplicateKey => format!("\"{name}\" before byte {at}: expected each field once"),
-        Reason::MissingField => format!(
-            "\"{name}\": expected {}",
-            field.map_or("a value", Field::expected)
-        ),
+        Reason::MissingField => format!("\"{name}\": expected {}", field.map_or("a value", Field::expected)),
         Reason::MistypedField
         | Reason::InvalidTimestamp
         | Reason::UnknownEventType
@@ -87,10 +80,7 @@ fn dead_letter(reason: Reason, field: Option<Field>, at: usize) -> DeadLetter {
         | Reason::IdentifierLength
         | Reason::IdentifierControl
         | Reason::TargetTooLong => {
-            format!(
-                "\"{name}\" at byte {at}: expected {}",
-                field.map_or("a value", Field::expected)
-            )
+            format!("\"{name}\" at byte {at}: expected {}", field.map_or("a value", Field::expected))
         }
     };
     DeadLetter::new(reason, detail)
@@ -253,17 +243,11 @@ impl<'a> Reader<'a> {
                 Field::AgentId => self.agent_id = self.identifier(field)?,
                 Field::SessionId => self.session_id = self.identifier(field)?,
                 Field::TenantId => self.tenant_id = self.identifier(field)?,
-                Field::Timestamp => {
-                    self.timestamp = self.parsed(field, Reason::InvalidTimestamp, time::parse)?
-                }
+                Field::Timestamp => self.timestamp = self.parsed(field, Reason::InvalidTimestamp, time::parse)?,
                 Field::EventType => {
-                    self.event_type =
-                        self.parsed(field, Reason::UnknownEventType, EventType::from_name)?;
+                    self.event_type = self.parsed(field, Reason::UnknownEventType, EventType::from_name)?;
                 }
-                Field::EventId => {
-                    self.event_id =
-                        self.bounded(field, 1..=MAX_RECORD_BYTES, Reason::EmptyEventId)?
-                }
+                Field::EventId => self.event_id = self.bounded(field, 1..=MAX_RECORD_BYTES, Reason::EmptyEventId)?,
                 Field::Action if self.opens(field)? => self.action()?,
                 Field::Result if self.opens(field)? => self.result()?,
                 Field::Action | Field::Result => {}
@@ -277,10 +261,7 @@ impl<'a> Reader<'a> {
         let mut first = true;
         while let Some(field) = self.next_field(&mut first, Field::in_action)? {
             match field {
-                Field::Target => {
-                    self.target =
-                        self.bounded(field, 0..=MAX_TARGET_BYTES, Reason::TargetTooLong)?
-                }
+                Field::Target => self.target = self.bounded(field, 0..=MAX_TARGET_BYTES, Reason::TargetTooLong)?,
                 Field::ContentHash => drop(self.text(field)?),
                 _ => self.scanner.skip()?,
             }
@@ -383,25 +364,12 @@ impl<'a> Reader<'a> {
 
     /// A text whose meaning has so many bytes.
     #[inline(always)]
-    fn bounded(
-        &mut self,
-        field: Field,
-        bytes: RangeInclusive<usize>,
-        reason: Reason,
-    ) -> Result<Option<Text>, Stopped> {
+    fn bounded(&mut self, field: Field, bytes: RangeInclusive<usize>, reason: Reason) -> Result<Option<Text>, Stopped> {
         let Some(text) = self.text(field)? else {
             return Ok(None);
         };
-        let length = if text.escaped {
-            self.scanner.decode(text).len()
-        } else {
-            self.scanner.as_written(text).len()
-        };
-        if bytes.contains(&length) {
-            Ok(Some(text))
-        } else {
-            self.stop(reason, field)
-        }
+        let length = if text.escaped { self.scanner.decode(text).len() } else { self.scanner.as_written(text).len() };
+        if bytes.contains(&length) { Ok(Some(text)) } else { self.stop(reason, field) }
     }
 
     #[inline(always)]
@@ -410,11 +378,8 @@ impl<'a> Reader<'a> {
             return Ok(None);
         };
         // Without a branch a byte, so that it compiles to vector instructions.
-        let printable_ascii = self
-            .scanner
-            .as_written(text)
-            .iter()
-            .fold(true, |all, byte| all & (b' '..=b'~').contains(byte));
+        let printable_ascii =
+            self.scanner.as_written(text).iter().fold(true, |all, byte| all & (b' '..=b'~').contains(byte));
         let plain = printable_ascii && !text.escaped;
         if !plain && self.scanner.decode(text).chars().any(char::is_control) {
             return self.stop(Reason::IdentifierControl, field);
@@ -442,21 +407,13 @@ impl<'a> Reader<'a> {
 }
 
 /// The severities that are in use, so that `Critical` costs no allocation.
-const SEVERITIES: [&str; 8] = [
-    "info", "low", "medium", "high", "critical", "warning", "error", "none",
-];
+const SEVERITIES: [&str; 8] = ["info", "low", "medium", "high", "critical", "warning", "error", "none"];
 
 fn lower_case(text: Cow<'_, str>) -> Cow<'_, str> {
-    if text
-        .bytes()
-        .all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase())
-    {
+    if text.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
         return text;
     }
-    match SEVERITIES
-        .into_iter()
-        .find(|name| name.eq_ignore_ascii_case(&text))
-    {
+    match SEVERITIES.into_iter().find(|name| name.eq_ignore_ascii_case(&text)) {
         Some(name) => Cow::Borrowed(name),
         None => Cow::Owned(text.to_lowercase()),
     }

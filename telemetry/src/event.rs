@@ -66,19 +66,13 @@ impl Event<'_> {
             return Value::Null;
         };
         drop_nulls(&mut record, &TOP_LEVEL_FIELDS);
-        record
-            .entry("context")
-            .or_insert_with(|| Value::Object(Map::new()));
+        record.entry("context").or_insert_with(|| Value::Object(Map::new()));
         if let Some(Value::Object(action)) = record.get_mut("action") {
             drop_nulls(action, &ACTION_FIELDS);
         }
         if let Some(Value::Object(result)) = record.get_mut("result") {
             drop_nulls(result, &RESULT_FIELDS);
-            for (name, value) in [
-                ("guard", &self.guard),
-                ("severity", &self.severity),
-                ("message", &self.message),
-            ] {
+            for (name, value) in [("guard", &self.guard), ("severity", &self.severity), ("message", &self.message)] {
                 result.insert(name.to_owned(), Value::from(value.as_ref()));
             }
         }

@@ -71,10 +71,7 @@ impl EventType {
 
     /// Whether targets of this type are paths.
     pub const fn has_path(self) -> bool {
-        matches!(
-            self,
-            EventType::FileAccess | EventType::FileWrite | EventType::PatchApply
-        )
+        matches!(self, EventType::FileAccess | EventType::FileWrite | EventType::PatchApply)
     }
 
     /// Whether targets of this type are hosts.
@@ -105,10 +102,7 @@ impl TryFrom<u8> for EventType {
     type Error = UnknownEventType;
 
     fn try_from(index: u8) -> Result<Self, UnknownEventType> {
-        EventType::ALL
-            .get(usize::from(index))
-            .copied()
-            .ok_or(UnknownEventType(index))
+        EventType::ALL.get(usize::from(index)).copied().ok_or(UnknownEventType(index))
     }
 }
 

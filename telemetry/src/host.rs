@@ -6,13 +6,7 @@ use std::borrow::Cow;
 use url::Host;
 
 /// Schemes with a default port, which WHATWG calls special; they need no `//`.
-const SPECIAL_SCHEMES: [(&str, u16); 5] = [
-    ("http", 80),
-    ("https", 443),
-    ("ws", 80),
-    ("wss", 443),
-    ("ftp", 21),
-];
+const SPECIAL_SCHEMES: [(&str, u16); 5] = [("http", 80), ("https", 443), ("ws", 80), ("wss", 443), ("ftp", 21)];
 
 /// Host and port of a network target, or the whole text in lower case where it has none that can be read.
 pub(crate) fn normalise(raw: &str) -> (Cow<'_, str>, Option<u16>) {
@@ -25,9 +19,7 @@ pub(crate) fn normalise(raw: &str) -> (Cow<'_, str>, Option<u16>) {
 fn read(raw: &str) -> Option<(Cow<'_, str>, Option<u16>)> {
     let (authority, default_port) = authority(raw);
     // WHATWG: the last `@` ends the userinfo.
-    let server = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, server)| server);
+    let server = authority.rsplit_once('@').map_or(authority, |(_, server)| server);
     let (host, port) = split_port(server)?;
     let port = match port {
         None | Some("") => default_port,
@@ -41,15 +33,10 @@ fn authority(raw: &str) -> (&str, Option<u16>) {
     let Some((scheme, rest)) = split_scheme(raw) else {
         return (until(raw, &['/', '\\', '?', '#']), None);
     };
-    let special = SPECIAL_SCHEMES
-        .iter()
-        .find(|(name, _)| scheme.eq_ignore_ascii_case(name));
+    let special = SPECIAL_SCHEMES.iter().find(|(name, _)| scheme.eq_ignore_ascii_case(name));
     match special {
         // WHATWG: any number of either slash stands before a special URL's authority.
-        Some((_, port)) => (
-            until(rest.trim_start_matches(['/', '\\']), &['/', '\\', '?', '#']),
-            Some(*port),
-        ),
+        Some((_, port)) => (until(rest.trim_start_matches(['/', '\\']), &['/', '\\', '?', '#']), Some(*port)),
         None => (until(&rest["//".len()..], &['/', '?', '#']), None),
     }
 }
@@ -58,14 +45,9 @@ fn authority(raw: &str) -> (&str, Option<u16>) {
 fn split_scheme(raw: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = raw.split_once(':')?;
     let named = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
-    let special = SPECIAL_SCHEMES
-        .iter()
-        .any(|(name, _)| scheme.eq_ignore_ascii_case(name));
-    (named && (rest.starts_with("//") || (special && !starts_with_port(rest))))
-        .then_some((scheme, rest))
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
+    let special = SPECIAL_SCHEMES.iter().any(|(name, _)| scheme.eq_ignore_ascii_case(name));
+    (named && (rest.starts_with("//") || (special && !starts_with_port(rest)))).then_some((scheme, rest))
 }
 
 /// Whether a port and then nothing, or a path, stands here.
@@ -118,11 +100,9 @@ fn parse_host(host: &str) -> Option<Cow<'_, str>> {
 fn address_text(host: &Host<String>) -> Option<String> {
     match host {
         Host::Ipv4(address) => Some(address.to_string()),
-        Host::Ipv6(address) => Some(
-            address
-                .to_ipv4_mapped()
-                .map_or_else(|| address.to_string(), |mapped| mapped.to_string()),
-        ),
+        Host::Ipv6(address) => {
+            Some(address.to_ipv4_mapped().map_or_else(|| address.to_string(), |mapped| mapped.to_string()))
+        }
         Host::Domain(_) => None,
     }
 }
@@ -131,9 +111,7 @@ fn address_text(host: &Host<String>) -> Option<String> {
 fn is_plain_domain(host: &str) -> bool {
     let mut last_is_number = true;
     for label in host.split('.') {
-        let plain = label
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        let plain = label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
         if label.is_empty() || !plain || label.starts_with("xn--") {
             return false;
         }

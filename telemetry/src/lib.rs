@@ -1,5 +1,5 @@
-//! The telemetry event: its wire form, how a record becomes an event or a dead letter, its times, its normalised
-//! target and its place in the total order.
+//! The telemetry event: its wire form, how a record becomes an event or a dead letter, its times and its normalised
+//! target.
 //!
 //! Shared by the engine and by the agents' SDK, so it has few dependencies. It knows nothing of rules, of dataflow, of
 //! sources or of stores, and it never reads a clock: whoever calls it gives the time.

@@ -11,19 +11,14 @@ pub(crate) fn normalise(raw: &str) -> Cow<'_, str> {
         return Cow::Borrowed(raw);
     }
     let path = strip_file_scheme(raw);
-    let path = if path.contains('\\') {
-        Cow::Owned(path.replace('\\', "/"))
-    } else {
-        path
-    };
+    let path = if path.contains('\\') { Cow::Owned(path.replace('\\', "/")) } else { path };
     Cow::Owned(resolve(&path))
 }
 
 /// A cheap test for the common absolute path that is already normal. May say no to one that is.
 fn is_normal(raw: &str) -> bool {
     let is_name = |component| !matches!(component, "" | "." | "..");
-    raw.strip_prefix('/')
-        .is_some_and(|rest| !rest.starts_with("proc/") && rest.split('/').all(is_name))
+    raw.strip_prefix('/').is_some_and(|rest| !rest.starts_with("proc/") && rest.split('/').all(is_name))
         && !raw.contains('\\')
 }
 

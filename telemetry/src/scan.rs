@@ -47,30 +47,18 @@ const _: () = assert!(MAX_DEPTH <= u64::BITS as usize && MAX_RECORD_BYTES <= u32
 impl<'a> Scanner<'a> {
     /// At the begin of a text of at most [`MAX_RECORD_BYTES`].
     pub(crate) fn new(text: &'a str) -> Scanner<'a> {
-        Scanner {
-            text,
-            at: 0,
-            depth: 0,
-            objects: 0,
-            reason: Reason::InvalidJson,
-        }
+        Scanner { text, at: 0, depth: 0, objects: 0, reason: Reason::InvalidJson }
     }
 
     /// Checks that the text is one JSON value and nothing else.
     pub(crate) fn check(text: &str) -> Result<(), Fault> {
         let mut scanner = Scanner::new(text);
-        scanner
-            .skip()
-            .and_then(|()| scanner.end())
-            .map_err(|Stopped| scanner.fault())
+        scanner.skip().and_then(|()| scanner.end()).map_err(|Stopped| scanner.fault())
     }
 
     /// The fault that stopped the scan.
     pub(crate) fn fault(&self) -> Fault {
-        Fault {
-            reason: self.reason,
-            at: self.at,
-        }
+        Fault { reason: self.reason, at: self.at }
     }
 
     /// Stops the scan here.
@@ -124,11 +112,7 @@ impl<'a> Scanner<'a> {
     /// Nothing but white space may follow.
     pub(crate) fn end(&mut self) -> Result<(), Stopped> {
         self.peek_value();
-        if self.at < self.text.len() {
-            self.stop(Reason::InvalidJson)
-        } else {
-            Ok(())
-        }
+        if self.at < self.text.len() { self.stop(Reason::InvalidJson) } else { Ok(()) }
     }
 
     /// Steps over a bracket (`open_*`) whose byte has been peeked.
@@ -198,11 +182,7 @@ impl<'a> Scanner<'a> {
         }
         let end = self.at;
         self.at += 1;
-        Ok(Text {
-            start: start as u32,
-            end: end as u32,
-            escaped,
-        })
+        Ok(Text { start: start as u32, end: end as u32, escaped })
     }
 
     /// Goes on to the closing quote from a backslash, or from what may not stand in a string.
@@ -341,9 +321,7 @@ impl<'a> Scanner<'a> {
             self.at += 1;
             exponent = self.exponent()?;
         }
-        if (exponent > 0 || whole.len() > MAX_WHOLE_DIGITS)
-            && is_beyond_double(whole, part, exponent)
-        {
+        if (exponent > 0 || whole.len() > MAX_WHOLE_DIGITS) && is_beyond_double(whole, part, exponent) {
             self.at = start;
             return self.stop(Reason::NumberOutOfRange);
         }
@@ -369,11 +347,7 @@ impl<'a> Scanner<'a> {
         }
         // Too many digits for 64 bits are too many for any record to make up for.
         let size = digits.parse().unwrap_or(i64::MAX / 2);
-        Ok(if negative {
-            -size
-        } else {
-            size.min(i64::MAX / 2)
-        })
+        Ok(if negative { -size } else { size.min(i64::MAX / 2) })
     }
 }
 
@@ -395,9 +369,9 @@ fn is_beyond_double(whole: &str, part: &str, exponent: i64) -> bool {
         std::cmp::Ordering::Less => false,
         std::cmp::Ordering::Greater => true,
         // Written anew, because `f64::from_str` cuts exponents of many digits.
-        std::cmp::Ordering::Equal => format!("{}.{}e308", &significant[..1], &significant[1..])
-            .parse::<f64>()
-            .is_ok_and(f64::is_infinite),
+        std::cmp::Ordering::Equal => {
+            format!("{}.{}e308", &significant[..1], &significant[1..]).parse::<f64>().is_ok_and(f64::is_infinite)
+        }
     }
 }
 

@@ -44,20 +44,9 @@ impl Target<'_> {
     /// Distinct targets are counted by it.
     pub fn text(&self) -> Cow<'_, str> {
         match self {
-            Target::Path(text)
-            | Target::Text(text)
-            | Target::Host {
-                host: text,
-                port: None,
-            } => Cow::Borrowed(text),
-            Target::Host {
-                host,
-                port: Some(port),
-            } if host.contains(':') => Cow::Owned(format!("[{host}]:{port}")),
-            Target::Host {
-                host,
-                port: Some(port),
-            } => Cow::Owned(format!("{host}:{port}")),
+            Target::Path(text) | Target::Text(text) | Target::Host { host: text, port: None } => Cow::Borrowed(text),
+            Target::Host { host, port: Some(port) } if host.contains(':') => Cow::Owned(format!("[{host}]:{port}")),
+            Target::Host { host, port: Some(port) } => Cow::Owned(format!("{host}:{port}")),
         }
     }
 }

@@ -30,21 +30,13 @@ pub fn parse(text: &str) -> Option<i64> {
     let hour = two(head[11], head[12])?;
     let minute = two(head[14], head[15])?;
     let second = two(head[17], head[18])?;
-    if !(1..=12).contains(&month)
-        || day == 0
-        || day > days_in(year, month)
-        || hour > 23
-        || minute > 59
-        || second > 60
-    {
+    if !(1..=12).contains(&month) || day == 0 || day > days_in(year, month) || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
     let (micros, rest) = fraction(rest)?;
     let offset = offset_seconds(rest)?;
     let days = days_from_civil(year, month, day);
-    let seconds =
-        days * DAY_SECONDS + i64::from(hour) * 3_600 + i64::from(minute) * 60 + i64::from(second)
-            - offset;
+    let seconds = days * DAY_SECONDS + i64::from(hour) * 3_600 + i64::from(minute) * 60 + i64::from(second) - offset;
     if second == 60 && !starts_a_month(seconds) {
         return None;
     }
@@ -64,11 +56,7 @@ fn fraction(rest: &[u8]) -> Option<(i64, &[u8])> {
         return Some((0, rest));
     };
     let (mut micros, mut unit, mut count) = (0, 100_000, 0);
-    while let Some(digit) = digits
-        .get(count)
-        .map(|byte| byte.wrapping_sub(b'0'))
-        .filter(|digit| *digit < 10)
-    {
+    while let Some(digit) = digits.get(count).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
         micros += i64::from(digit) * unit;
         unit /= 10;
         count += 1;
@@ -127,16 +115,11 @@ fn civil_from_days(days: i64) -> (i64, u32, u32) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = (day_of_year - (153 * month_from_march + 2) / 5 + 1) as u32;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    } as u32;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 } as u32;
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
@@ -151,13 +134,8 @@ pub fn format(time: i64) -> String {
     let (year, month, day) = civil_from_days(seconds.div_euclid(DAY_SECONDS));
     let of_day = seconds.rem_euclid(DAY_SECONDS);
     let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
-    let clock = format_args!("{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
-        .to_string();
-    if (0..=9_999).contains(&year) {
-        format!("{year:04}-{clock}")
-    } else {
-        format!("{year:+05}-{clock}")
-    }
+    let clock = format_args!("{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z").to_string();
+    if (0..=9_999).contains(&year) { format!("{year:04}-{clock}") } else { format!("{year:+05}-{clock}") }
 }
 
 /// Reads a duration, a whole number and `s`, `m`, `h` or `d`, as microseconds. `None` for anything else and for what

@@ -1,4 +1,4 @@
-//! The owned event of those who write events: the agents' SDK and `simulate`. The engine reads with [`crate::decode`].
+//! The owned event of those who write events: the agents' SDK and `simulate`. The engine reads with [`crate::decode()`].
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -76,19 +76,14 @@ mod rfc3339 {
 
     use crate::time;
 
-    pub(super) fn serialize<S: Serializer>(
-        timestamp: &i64,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(timestamp: &i64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&time::format(*timestamp))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
         let text = String::deserialize(deserializer)?;
         time::parse(&text).ok_or_else(|| {
-            D::Error::custom(
-                "\"timestamp\" is not RFC 3339: expected e.g. \"2024-05-06T10:00:00.000000Z\"",
-            )
+            D::Error::custom("\"timestamp\" is not RFC 3339: expected e.g. \"2024-05-06T10:00:00.000000Z\"")
         })
     }
 }
@@ -109,11 +104,7 @@ mod tests {
             session_id: "s1".to_owned(),
             timestamp: 1_714_989_600_000_001,
             event_type: EventType::FileAccess,
-            action: ActionDetails {
-                target: "/a\\\"b\n".to_owned(),
-                content_hash: None,
-                args: Some(json!([1])),
-            },
+            action: ActionDetails { target: "/a\\\"b\n".to_owned(), content_hash: None, args: Some(json!([1])) },
             result: GuardResultSummary {
                 allowed: false,
                 guard: "forbidden_path".to_owned(),
@@ -144,14 +135,8 @@ mod tests {
         let json = serde_json::to_vec(&written).expect("plain data prints");
         let event = decode(&json).expect("our own events are valid");
         assert_eq!(event.event_id.as_deref(), written.event_id.as_deref());
-        assert_eq!(
-            (event.timestamp, event.event_type),
-            (written.timestamp, written.event_type)
-        );
-        assert_eq!(
-            (&*event.target, &*event.severity),
-            (&*written.action.target, "critical")
-        );
+        assert_eq!((event.timestamp, event.event_type), (written.timestamp, written.event_type));
+        assert_eq!((&*event.target, &*event.severity), (&*written.action.target, "critical"));
         let read: AgentTelemetry = serde_json::from_slice(&json).expect("it reads its own form");
         assert_eq!(read, written);
     }

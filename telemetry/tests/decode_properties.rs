@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use clawdstrike_telemetry::{
-    ACTION_FIELDS, DeadLetter, EventType, RESULT_FIELDS, TOP_LEVEL_FIELDS, decode, time,
-};
+use clawdstrike_telemetry::{ACTION_FIELDS, DeadLetter, EventType, RESULT_FIELDS, TOP_LEVEL_FIELDS, decode, time};
 use proptest::{prelude::*, sample::select};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
@@ -72,23 +70,13 @@ impl Tree {
     fn depth(&self) -> usize {
         match self {
             Tree::List(items) => 1 + items.iter().map(Tree::depth).max().unwrap_or(0),
-            Tree::Object(members) => {
-                1 + members
-                    .iter()
-                    .map(|(_, member)| member.depth())
-                    .max()
-                    .unwrap_or(0)
-            }
+            Tree::Object(members) => 1 + members.iter().map(|(_, member)| member.depth()).max().unwrap_or(0),
             _ => 0,
         }
     }
 
     fn members(&self) -> Option<&[(String, Tree)]> {
-        if let Tree::Object(members) = self {
-            Some(members)
-        } else {
-            None
-        }
+        if let Tree::Object(members) = self { Some(members) } else { None }
     }
 }
 
@@ -119,12 +107,7 @@ fn fast(raw: &[u8]) -> Result<Plain, DeadLetter> {
 /// The members of an object by name; `None` if one of `names` stands twice.
 fn unique<'t>(object: &'t [(String, Tree)], names: &[&str]) -> Option<impl Fn(&str) -> &'t Tree> {
     let twice = |name: &&&str| object.iter().filter(|(key, _)| key == **name).count() > 1;
-    let get = move |name: &str| {
-        object
-            .iter()
-            .find(|(key, _)| key == name)
-            .map_or(&Tree::Null, |(_, value)| value)
-    };
+    let get = move |name: &str| object.iter().find(|(key, _)| key == name).map_or(&Tree::Null, |(_, value)| value);
     (!names.iter().any(|name| twice(&name))).then_some(get)
 }
 
@@ -155,13 +138,8 @@ fn slow(raw: &[u8]) -> Option<Plain> {
         None => String::new(),
     };
     Some(Plain {
-        ids: [
-            identifier(text(field("agent_id"))??)?,
-            identifier(text(field("session_id"))??)?,
-            tenant_id,
-        ],
-        event_id: text(field("event_id"))?
-            .map_or(Some(None), |id| (!id.is_empty()).then_some(Some(id)))?,
+        ids: [identifier(text(field("agent_id"))??)?, identifier(text(field("session_id"))??)?, tenant_id],
+        event_id: text(field("event_id"))?.map_or(Some(None), |id| (!id.is_empty()).then_some(Some(id)))?,
         timestamp: time::parse(&text(field("timestamp"))??)?,
         event_type: EventType::from_name(&text(field("event_type"))??)?,
         target: text(action("target"))??,
@@ -202,21 +180,10 @@ fn key() -> impl Strategy<Value = String> {
 
 /// An object with the given members, sometimes one of them changed, doubled, left out or another added.
 fn object(members: Vec<(&'static str, BoxedStrategy<String>)>) -> BoxedStrategy<String> {
-    let named = members.into_iter().map(|(name, value)| {
-        value
-            .prop_map(move |value| (name.to_owned(), value))
-            .boxed()
-    });
+    let named = members.into_iter().map(|(name, value)| value.prop_map(move |value| (name.to_owned(), value)).boxed());
     let change = prop_oneof![4 => Just(0usize), 1 => Just(1), 1 => Just(2), 1 => Just(3)];
     let space = select(vec!["", " ", "\n\t", "\r\n"]);
-    (
-        named.collect::<Vec<_>>(),
-        change,
-        any::<prop::sample::Index>(),
-        key(),
-        value(),
-        space,
-    )
+    (named.collect::<Vec<_>>(), change, any::<prop::sample::Index>(), key(), value(), space)
         .prop_map(|(mut members, change, place, key, value, space)| {
             let place = place.index(members.len());
             match change {
@@ -225,10 +192,8 @@ fn object(members: Vec<(&'static str, BoxedStrategy<String>)>) -> BoxedStrategy<
                 3 => drop(members.remove(place)),
                 _ => {}
             }
-            let members: Vec<_> = members
-                .iter()
-                .map(|(name, value)| format!("{space}\"{name}\"{space}:{space}{value}{space}"))
-                .collect();
+            let members: Vec<_> =
+                members.iter().map(|(name, value)| format!("{space}\"{name}\"{space}:{space}{value}{space}")).collect();
             format!("{{{}}}", members.join(","))
         })
         .boxed()
@@ -240,35 +205,17 @@ fn fixed(values: &[&'static str]) -> BoxedStrategy<String> {
 
 /// Records that are mostly valid events and otherwise nearly.
 fn record() -> impl Strategy<Value = String> {
-    let action = object(vec![
-        ("target", fixed(&["\"/x\"", "\"\\\\etc\"", "\"é\""])),
-        ("args", value().boxed()),
-    ]);
+    let action = object(vec![("target", fixed(&["\"/x\"", "\"\\\\etc\"", "\"é\""])), ("args", value().boxed())]);
     let result = object(vec![
         ("allowed", fixed(&["true", "false"])),
-        (
-            "severity",
-            fixed(&["\"Critical\"", "\"info\"", "\"ΑΣ\"", "null"]),
-        ),
+        ("severity", fixed(&["\"Critical\"", "\"info\"", "\"ΑΣ\"", "null"])),
         ("guard", fixed(&["\"g\"", "\"\\t\""])),
     ]);
     object(vec![
         ("agent_id", fixed(&["\"ag1\"", "\"агент\"", "\"a\\u00e9\""])),
-        (
-            "session_id",
-            fixed(&["\"s1\"", "\"a long session id of 33 characters\""]),
-        ),
-        (
-            "timestamp",
-            fixed(&[
-                "\"2024-05-06T10:00:00.123456Z\"",
-                "\"2024-05-06 10:00:00.1+02:00\"",
-            ]),
-        ),
-        (
-            "event_type",
-            fixed(&["\"file_access\"", "\"shell_command\""]),
-        ),
+        ("session_id", fixed(&["\"s1\"", "\"a long session id of 33 characters\""])),
+        ("timestamp", fixed(&["\"2024-05-06T10:00:00.123456Z\"", "\"2024-05-06 10:00:00.1+02:00\""])),
+        ("event_type", fixed(&["\"file_access\"", "\"shell_command\""])),
         ("action", action),
         ("result", result),
         ("context", value().boxed()),

@@ -213,10 +213,7 @@ fn ports_are_16_bits_of_digits() {
         "Evil.io:80:80",
         "http://Evil.io:x/",
     ] {
-        let whole = Target::Host {
-            host: Cow::Owned(raw.to_lowercase()),
-            port: None,
-        };
+        let whole = Target::Host { host: Cow::Owned(raw.to_lowercase()), port: None };
         assert_eq!(normalise(EventType::NetworkEgress, raw), whole, "{raw}");
     }
 }
@@ -242,11 +239,7 @@ fn ipv4_is_dotted_from_every_spelling() {
     ] {
         assert_eq!(host(raw), "169.254.169.254", "{raw}");
         assert_eq!(host(&format!("{raw}:80")), "169.254.169.254:80", "{raw}");
-        assert_eq!(
-            host(&format!("http://{raw}/latest")),
-            "169.254.169.254:80",
-            "{raw}"
-        );
+        assert_eq!(host(&format!("http://{raw}/latest")), "169.254.169.254:80", "{raw}");
     }
     for raw in [
         "169.254.169.254.5",
@@ -317,10 +310,7 @@ fn domains_go_through_uts_46() {
 
 #[test]
 fn other_targets_stay_as_they_are() {
-    for event_type in EventType::ALL
-        .into_iter()
-        .filter(|kind| !kind.has_path() && !kind.has_host())
-    {
+    for event_type in EventType::ALL.into_iter().filter(|kind| !kind.has_path() && !kind.has_host()) {
         for raw in ["", " LS -la /a/../b ", "http://Evil.IO", "\u{1b}[31m"] {
             assert_eq!(normalise(event_type, raw), Target::Text(Cow::Borrowed(raw)));
         }
@@ -333,34 +323,21 @@ fn other_targets_stay_as_they_are() {
 fn normal_targets_cost_no_allocation() {
     for raw in ["/", "/etc/passwd", "/home/u/.ssh/id_rsa"] {
         let target = normalise(EventType::FileAccess, raw);
-        assert!(
-            raw == "/" || matches!(target, Target::Path(Cow::Borrowed(_))),
-            "{raw}"
-        );
+        assert!(raw == "/" || matches!(target, Target::Path(Cow::Borrowed(_))), "{raw}");
     }
-    for raw in [
-        "api.openai.com:443",
-        "https://u@api.openai.com/x",
-        "localhost",
-    ] {
+    for raw in ["api.openai.com:443", "https://u@api.openai.com/x", "localhost"] {
         let target = normalise(EventType::NetworkEgress, raw);
-        assert!(
-            matches!(
-                target,
-                Target::Host {
-                    host: Cow::Borrowed(_),
-                    ..
-                }
-            ),
-            "{raw}"
-        );
+        assert!(matches!(target, Target::Host { host: Cow::Borrowed(_), .. }), "{raw}");
     }
 }
 
 /// Texts made of what the readers look for.
 fn near_target(tokens: &'static [&'static str]) -> impl Strategy<Value = String> {
-    prop::collection::vec(prop_oneof![8 => select(tokens.to_vec()).prop_map(str::to_owned), 1 => any::<char>().prop_map(String::from)], 0..12)
-        .prop_map(|tokens| tokens.concat())
+    prop::collection::vec(
+        prop_oneof![8 => select(tokens.to_vec()).prop_map(str::to_owned), 1 => any::<char>().prop_map(String::from)],
+        0..12,
+    )
+    .prop_map(|tokens| tokens.concat())
 }
 
 const PATH_TOKENS: &[&str] = &[
@@ -433,8 +410,7 @@ fn slow_path(raw: &str) -> String {
         if let [proc, process, root] = &parts[..]
             && proc == "proc"
             && root == "root"
-            && (["self", "thread-self"].contains(&process.as_str())
-                || process.parse::<u128>().is_ok())
+            && (["self", "thread-self"].contains(&process.as_str()) || process.parse::<u128>().is_ok())
         {
             parts.clear();
         }

@@ -27,25 +27,12 @@ fn one_instant_in_every_spelling() {
 
 #[test]
 fn fractions_are_truncated_to_microseconds() {
-    for (fraction, micros) in [
-        ("", 0),
-        (".9", 900_000),
-        (".000001", 1),
-        (".0000019", 1),
-        (".999999999", 999_999),
-        (".12", 120_000),
-    ] {
-        assert_eq!(
-            parse(&format!("1970-01-01T00:00:00{fraction}Z")),
-            Some(micros),
-            "{fraction}"
-        );
+    for (fraction, micros) in
+        [("", 0), (".9", 900_000), (".000001", 1), (".0000019", 1), (".999999999", 999_999), (".12", 120_000)]
+    {
+        assert_eq!(parse(&format!("1970-01-01T00:00:00{fraction}Z")), Some(micros), "{fraction}");
         // Before 1970 too the fraction counts forward, so truncation goes to the earlier microsecond.
-        assert_eq!(
-            parse(&format!("1969-12-31T23:59:59{fraction}Z")),
-            Some(micros - SECOND),
-            "{fraction}"
-        );
+        assert_eq!(parse(&format!("1969-12-31T23:59:59{fraction}Z")), Some(micros - SECOND), "{fraction}");
     }
 }
 
@@ -69,20 +56,11 @@ fn calendar_edges() {
 #[test]
 fn leap_seconds_stand_at_the_end_of_a_utc_month() {
     let new_year = 1_483_228_800 * SECOND;
-    for text in [
-        "2016-12-31T23:59:60Z",
-        "2017-01-01T00:59:60+01:00",
-        "2016-12-31 18:29:60-05:30",
-    ] {
+    for text in ["2016-12-31T23:59:60Z", "2017-01-01T00:59:60+01:00", "2016-12-31 18:29:60-05:30"] {
         assert_eq!(parse(text), Some(new_year), "{text}");
     }
     assert_eq!(parse("2016-12-31T23:59:60.5Z"), Some(new_year + SECOND / 2));
-    for text in [
-        "2016-12-30T23:59:60Z",
-        "2016-12-31T23:58:60Z",
-        "2016-12-31T23:59:60+01:00",
-        "2016-12-31T23:59:61Z",
-    ] {
+    for text in ["2016-12-30T23:59:60Z", "2016-12-31T23:58:60Z", "2016-12-31T23:59:60+01:00", "2016-12-31T23:59:61Z"] {
         assert_eq!(parse(text), None, "{text}");
     }
 }
@@ -149,13 +127,7 @@ fn format_writes_utc_with_six_digits() {
 
 #[test]
 fn durations_are_a_whole_number_and_a_unit() {
-    for (text, seconds) in [
-        ("0s", 0),
-        ("5m", 300),
-        ("24h", 86_400),
-        ("7d", 604_800),
-        ("007s", 7),
-    ] {
+    for (text, seconds) in [("0s", 0), ("5m", 300), ("24h", 86_400), ("7d", 604_800), ("007s", 7)] {
         assert_eq!(parse_duration(text), Some(seconds * SECOND), "{text}");
     }
     for text in [
@@ -178,10 +150,7 @@ fn durations_are_a_whole_number_and_a_unit() {
     ] {
         assert_eq!(parse_duration(text), None, "{text}");
     }
-    assert_eq!(
-        parse_duration("9223372036854s"),
-        Some(9_223_372_036_854 * SECOND)
-    );
+    assert_eq!(parse_duration("9223372036854s"), Some(9_223_372_036_854 * SECOND));
 }
 
 proptest! {
