@@ -11,10 +11,7 @@ pub mod metrics;
 pub mod render;
 pub mod response;
 pub mod rule_files;
-pub mod runtime {
-    //! Runs the engine.
-    pub mod handle;
-}
+pub mod runtime;
 pub mod session;
 pub mod simulate;
 pub mod source;

@@ -1,14 +1,25 @@
 //! `replay`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use clawdstrike_rules::plan::RuleSet;
 use clawdstrike_telemetry::time;
+use serde_json::{Map, Value, json};
 
 use super::Exit;
-use super::output::Format;
+use super::output::{Format, Out, Table, escape, field, risk_style, severity_style};
+use crate::alert::Alert;
 use crate::config::{Duration, Limits};
+use crate::rule_files;
+use crate::runtime::replay::{self, Outcome, Replay};
+use crate::session::SessionView;
 
 /// Run files through the engine's own dataflow, offline, and print the alerts.
 #[derive(Debug, Args)]
@@ -73,5 +84,182 @@ fn instant(text: &str) -> Result<i64, String> {
 }
 
 pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
-    bail!("replay of {} files needs the runtime", args.files.len())
+    let limits = Limits {
+        max_lateness: args.max_lateness,
+        max_skew: args.max_skew,
+        dedup_window: args.dedup_window.max(args.max_lateness),
+        ..Limits::default()
+    };
+    let compiled = compile(&args.rules)?;
+    let progress = Arc::new(AtomicU64::new(0));
+    let shown = Progress::start(progress.clone());
+    let began = Instant::now();
+    let outcome = replay::run(Replay {
+        files: args.files.clone(),
+        rules: compiled,
+        workers: usize::from(args.workers),
+        limits,
+        now: args.now.unwrap_or_else(wall_clock),
+        changes: (args.emit == Emit::Changes).then(|| Box::new(|a: &Alert| print_change(a)) as Box<dyn FnMut(&Alert) + Send>),
+        progress,
+    });
+    shown.finish();
+    let outcome = outcome.map_err(anyhow::Error::msg)?;
+    print(&args, &outcome)?;
+    summarise(&outcome, began.elapsed());
+    let found = args.fail_on_alert && !outcome.alerts.is_empty();
+    Ok(if found { Exit::Findings } else { Exit::Ok })
+}
+
+fn compile(paths: &[PathBuf]) -> anyhow::Result<RuleSet> {
+    let found = rule_files::read(paths).map_err(anyhow::Error::msg)?;
+    found.check().map_err(anyhow::Error::msg)?;
+    match clawdstrike_rules::compile(&found.files) {
+        Ok(compiled) => {
+            compiled.warnings.iter().for_each(|w| eprintln!("{}", escape(&w.to_string())));
+            Ok(compiled.set)
+        }
+        Err(errors) => bail!("the rules don't compile:\n{errors}"),
+    }
+}
+
+fn wall_clock() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn kind(name: &str, value: Value) -> Value {
+    let mut line = Map::new();
+    line.insert("kind".into(), json!(name));
+    if let Value::Object(fields) = value {
+        line.extend(fields);
+    }
+    Value::Object(line)
+}
+
+/// A version, as it happens. A reader that has gone away is noticed when the results are printed.
+fn print_change(alert: &Alert) {
+    let mut value = kind("alert", alert.to_json());
+    value["revision"] = json!(alert.revision);
+    let mut out = Out::new();
+    let _reader_gone = out.json_line(&value).and_then(|()| out.flush());
+}
+
+fn print(args: &ReplayArgs, outcome: &Outcome) -> anyhow::Result<()> {
+    let mut out = Out::new();
+    let (alerts, sessions) = match args.emit {
+        Emit::Alerts => (true, false),
+        Emit::Sessions => (false, true),
+        Emit::All => (true, true),
+        Emit::Changes => (false, false),
+    };
+    match args.output {
+        Format::Json => {
+            for alert in outcome.alerts.iter().filter(|_| alerts) {
+                out.json_line(&kind("alert", alert.to_json()))?;
+            }
+            for session in outcome.sessions.iter().filter(|_| sessions) {
+                out.json_line(&kind("session", session.to_json()))?;
+            }
+        }
+        Format::Table => {
+            if alerts {
+                out.table(&alert_table(&outcome.alerts))?;
+            }
+            if sessions {
+                out.table(&session_table(&outcome.sessions))?;
+            }
+        }
+    }
+    out.flush()
+}
+
+fn alert_table(alerts: &[Alert]) -> Table {
+    let mut table = Table::new(["FIRST SEEN", "SEVERITY", "RULE", "AGENT", "SESSION", "MATCHES", "RISK", "ALERT"]);
+    for a in alerts {
+        let severity = field(&a.to_json(), "severity");
+        table.row(
+            severity_style(&severity),
+            [
+                time::format(a.first_seen),
+                severity.clone(),
+                a.rule_id.clone(),
+                a.agent_id.clone(),
+                a.session_id.clone(),
+                a.match_count.to_string(),
+                a.risk_score.to_string(),
+                a.alert_id.clone(),
+            ],
+        );
+    }
+    table
+}
+
+fn session_table(sessions: &[SessionView]) -> Table {
+    let mut table = Table::new(["FIRST SEEN", "AGENT", "SESSION", "EVENTS", "VIOLATIONS", "TARGETS", "RISK"]);
+    for s in sessions {
+        table.row(
+            risk_style(s.risk_score),
+            [
+                time::format(s.first_seen),
+                s.agent_id.clone(),
+                s.session_id.clone(),
+                s.events.to_string(),
+                s.violations.to_string(),
+                s.unique_targets.to_string(),
+                s.risk_score.to_string(),
+            ],
+        );
+    }
+    table
+}
+
+fn summarise(outcome: &Outcome, took: std::time::Duration) {
+    let dead: u64 = outcome.dead_letters.values().sum();
+    let seconds = took.as_secs_f64();
+    let rate = (outcome.events + dead) as f64 / seconds.max(1e-6);
+    eprintln!("{} events in {seconds:.2} s ({rate:.0} events/s), {} re-timed", outcome.events, outcome.retimed);
+    if outcome.retimed > 0 {
+        eprintln!("files have no trusted clock: one record ahead of its time can re-time what follows");
+    }
+    eprintln!("{dead} dead letters");
+    for (reason, n) in &outcome.dead_letters {
+        eprintln!("  {reason}: {n}");
+    }
+    eprintln!("{} alerts", outcome.alerts.len());
+    let mut by_rule: BTreeMap<&str, u64> = BTreeMap::new();
+    for alert in &outcome.alerts {
+        *by_rule.entry(&alert.rule_id).or_default() += 1;
+    }
+    for (rule, n) in by_rule {
+        eprintln!("  {}: {n}", escape(rule));
+    }
+}
+
+/// A spinner with the number of records, on a terminal only.
+struct Progress {
+    stop: mpsc::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Progress {
+    fn start(records: Arc<AtomicU64>) -> Progress {
+        let (stop, stopped) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let bar = indicatif::ProgressBar::new_spinner();
+            while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(std::time::Duration::from_millis(200)) {
+                bar.set_position(records.load(Ordering::Relaxed));
+                bar.set_message(format!("{} records", bar.position()));
+                bar.tick();
+            }
+            bar.finish_and_clear();
+        });
+        Progress { stop, thread }
+    }
+
+    fn finish(self) {
+        drop(self.stop);
+        // It only draws.
+        let _drawn = self.thread.join();
+    }
 }

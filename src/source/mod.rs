@@ -17,8 +17,7 @@ use tracing::{error, warn};
 
 use crate::config::Source;
 pub use crate::inbox::{
-    BATCH_BYTES, Closed, INBOX_BATCHES, Inbox, Inboxes, MAX_RECORD, Message, PartitionId,
-    RecordBatch, RecordRef, Waker,
+    BATCH_BYTES, Closed, INBOX_BATCHES, Inbox, Inboxes, MAX_RECORD, Message, PartitionId, RecordBatch, RecordRef, Waker,
 };
 
 /// How long [`Reader::stop`] waits for the reader's thread.
@@ -32,7 +31,7 @@ pub enum StartAt {
     #[default]
     Committed,
     /// These next offsets, as in [`RecordBatch::next_offset`]; a partition that isn't named as in
-    /// [`StartAt::Committed`].
+    /// [`StartAt::Committed`]. (What can be read once only is read from where it is, and counted on from there.)
     Positions(HashMap<PartitionId, u64>),
 }
 
@@ -72,21 +71,12 @@ impl Reader {
     /// Stops reading and waits, at most [`STOP_WITHIN`], until commits have been answered and the thread has ended. (The
     /// helper that waits for standard input can't be woken; it ends with the process.)
     pub fn stop(self) {
-        let Reader {
-            name,
-            stop,
-            done,
-            thread,
-            kafka,
-        } = self;
+        let Reader { name, stop, done, thread, kafka } = self;
         drop(kafka);
         drop(stop);
         match done.recv_timeout(STOP_WITHIN) {
             Err(RecvTimeoutError::Timeout) => {
-                warn!(
-                    source = name,
-                    "the reader did not stop within {STOP_WITHIN:?}; it is left behind"
-                );
+                warn!(source = name, "the reader did not stop within {STOP_WITHIN:?}; it is left behind");
             }
             Err(RecvTimeoutError::Disconnected) => {
                 if thread.join().is_err() {
@@ -104,26 +94,17 @@ impl Reader {
 /// What is wrong with the configuration: a setting that the client doesn't know, a secret that isn't there. What may
 /// pass (a broker that is down, a topic or folder that doesn't exist yet) is waited for; what can't is
 /// [`Message::Failed`].
-pub fn start(
-    index: u16,
-    config: &Source,
-    inboxes: Inboxes,
-    start: StartAt,
-) -> Result<Reader, String> {
+pub fn start(index: u16, config: &Source, inboxes: Inboxes, start: StartAt) -> Result<Reader, String> {
     let (feed, stop) = Feed::new(index, inboxes);
     match config {
-        Source::Jsonl {
-            name, path, follow, ..
-        } => {
+        Source::Jsonl { name, path, follow, .. } => {
             let task = jsonl::Task::configured(name, path, *follow, start);
             Reader::spawn(name, stop, None, feed, move |feed| task.run(feed))
         }
         Source::Kafka { name, .. } => {
             let client = kafka::Client::new(index, config, start)?;
             let offsets = client.offsets();
-            Reader::spawn(name, stop, Some(offsets), feed, move |feed| {
-                client.run(feed)
-            })
+            Reader::spawn(name, stop, Some(offsets), feed, move |feed| client.run(feed))
         }
     }
 }
@@ -134,12 +115,7 @@ pub fn start(
 /// # Errors
 /// Standard input is named twice, or there are more files than partitions. A file that can't be read is
 /// [`Message::Failed`].
-pub fn start_files(
-    index: u16,
-    name: &str,
-    paths: &[PathBuf],
-    inboxes: Inboxes,
-) -> Result<Reader, String> {
+pub fn start_files(index: u16, name: &str, paths: &[PathBuf], inboxes: Inboxes) -> Result<Reader, String> {
     let task = jsonl::Task::listed(name, paths)?;
     let (feed, stop) = Feed::new(index, inboxes);
     Reader::spawn(name, stop, None, feed, move |feed| task.run(feed))
@@ -167,18 +143,8 @@ impl Reader {
         let thread = std::thread::Builder::new()
             .name(format!("source-{name}"))
             .spawn(body)
-            .map_err(|e| {
-                format!(
-                    "source \"{name}\": no thread to read it: {e}; raise the limit of processes"
-                )
-            })?;
-        Ok(Reader {
-            name: name.into(),
-            stop,
-            done,
-            thread,
-            kafka,
-        })
+            .map_err(|e| format!("source \"{name}\": no thread to read it: {e}; raise the limit of processes"))?;
+        Ok(Reader { name: name.into(), stop, done, thread, kafka })
     }
 }
 
@@ -206,20 +172,13 @@ struct Feed {
 impl Feed {
     fn new(index: u16, inboxes: Inboxes) -> (Feed, Sender<Infallible>) {
         let (stopper, stop) = bounded(0);
-        let feed = Feed {
-            index,
-            inboxes,
-            stop,
-        };
+        let feed = Feed { index, inboxes, stop };
         (feed, stopper)
     }
 
     /// The source's partition of that number.
     fn id(&self, partition: u32) -> PartitionId {
-        PartitionId {
-            source: self.index,
-            partition,
-        }
+        PartitionId { source: self.index, partition }
     }
 
     /// Whether a worker of this process owns the partition.
@@ -237,10 +196,7 @@ impl Feed {
 
     /// Sends to all workers of this process.
     fn send_all(&self, message: impl Fn() -> Message) -> Result<(), Closed> {
-        self.inboxes
-            .local
-            .iter()
-            .try_for_each(|inbox| inbox.send_unless(message(), &self.stop))
+        self.inboxes.local.iter().try_for_each(|inbox| inbox.send_unless(message(), &self.stop))
     }
 
     fn stopped(&self) -> bool {

@@ -1,0 +1,236 @@
+//! The alerts view: on the worker that owns an alert's session, the latest version of each alert. It adds what only that
+//! worker knows (the session's risk), answers questions about alerts, and completes those about sessions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clawdstrike_operators::epochs::Epochs;
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::{Scope, StreamVec};
+
+use super::detect::{AlertVersion, Part, Shared};
+use super::settings::Settings;
+use crate::alert::{Alert, Status};
+use crate::view::{AgentView, Query, Rows, compare_alerts};
+
+/// One worker's whole part of an answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Share {
+    /// Which question.
+    pub id: u64,
+    /// The question.
+    pub query: Query,
+    /// How many rows there are before limit and offset.
+    pub total: u64,
+    /// The rows.
+    pub rows: Rows,
+}
+
+/// The streams that leave the view.
+pub struct Viewed<'scope> {
+    /// Versions of alerts, complete.
+    pub alerts: StreamVec<'scope, u64, Alert>,
+    /// Shares of answers.
+    pub shares: StreamVec<'scope, u64, Share>,
+}
+
+struct Kept {
+    session: u128,
+    alert: Alert,
+}
+
+struct View {
+    settings: Settings,
+    shared: Shared,
+    alerts: HashMap<String, Kept>,
+    oldest: BTreeSet<(i64, String)>,
+    open: HashMap<u128, u64>,
+}
+
+/// Builds the view on this worker.
+pub fn view<'scope>(
+    scope: Scope<'scope, u64>,
+    versions: StreamVec<'scope, u64, AlertVersion>,
+    parts: StreamVec<'scope, u64, Part>,
+    settings: &Settings,
+    shared: Shared,
+) -> Viewed<'scope> {
+    type Builder<D> = CapacityContainerBuilder<Vec<D>>;
+    let mut builder = OperatorBuilder::new("Alerts".to_owned(), scope);
+    let mut versions = builder.new_input(versions, Exchange::new(|v: &AlertVersion| (v.session >> 64) as u64));
+    let mut parts = builder.new_input(parts, Pipeline);
+    let (alerts_out, alerts) = builder.new_output::<Vec<Alert>>();
+    let (shares_out, shares) = builder.new_output::<Vec<Share>>();
+    let mut alerts_out = OutputBuilder::<_, Builder<Alert>>::from(alerts_out);
+    let mut shares_out = OutputBuilder::<_, Builder<Share>>::from(shares_out);
+    let mut view =
+        View { settings: settings.clone(), shared, alerts: HashMap::new(), oldest: BTreeSet::new(), open: HashMap::new() };
+    builder.build(move |capabilities| {
+        drop(capabilities);
+        let mut version_epochs: Epochs<AlertVersion> = Epochs::default();
+        let mut part_epochs: Epochs<Part> = Epochs::default();
+        let mut caps: BTreeMap<u64, Vec<Capability<u64>>> = BTreeMap::new();
+        move |frontiers| {
+            versions.for_each(|cap, data| {
+                if let Some(&epoch) = cap.least() {
+                    caps.entry(epoch).or_insert_with(|| (0..2).map(|port| cap.delayed(&epoch, port)).collect());
+                    version_epochs.stash(epoch, data.drain(..));
+                }
+            });
+            parts.for_each(|cap, data| {
+                if let Some(&epoch) = cap.least() {
+                    caps.entry(epoch).or_insert_with(|| (0..2).map(|port| cap.delayed(&epoch, port)).collect());
+                    part_epochs.stash(epoch, data.drain(..));
+                }
+            });
+            let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
+            while let Some(entry) = caps.first_entry()
+                && frontier.is_none_or(|f| *entry.key() < f)
+            {
+                let (epoch, cap) = entry.remove_entry();
+                let changed: Vec<Alert> = version_epochs.take(epoch).into_iter().map(|v| view.take(v)).collect();
+                let mut out = alerts_out.activate();
+                out.session(&cap[0]).give_iterator(changed.into_iter());
+                let shares: Vec<Share> = part_epochs.take(epoch).into_iter().map(|p| view.complete(p)).collect();
+                let mut out = shares_out.activate();
+                out.session(&cap[1]).give_iterator(shares.into_iter());
+            }
+        }
+    });
+    Viewed { alerts, shares }
+}
+
+impl View {
+    /// Takes a version into the view, with its session's risk.
+    fn take(&mut self, version: AlertVersion) -> Alert {
+        let AlertVersion { session, mut alert } = version;
+        let groups = self.shared.groups.borrow();
+        let view = groups.get(session).and_then(|g| g.session.as_ref());
+        alert.risk_score = view.map_or(0.0, |s| s.risk_at(alert.first_seen, &self.settings.risk));
+        drop(groups);
+        if let Some(old) = self.alerts.remove(&alert.alert_id) {
+            self.forget(&old);
+        }
+        let kept = Kept { session, alert: alert.clone() };
+        if is_open(&alert) {
+            *self.open.entry(session).or_default() += 1;
+        }
+        self.oldest.insert((alert.last_seen, alert.alert_id.clone()));
+        self.alerts.insert(alert.alert_id.clone(), kept);
+        while self.alerts.len() > self.settings.alerts_in_view
+            && let Some((_, id)) = self.oldest.first().cloned()
+        {
+            if let Some(old) = self.alerts.remove(&id) {
+                self.forget(&old);
+            }
+        }
+        alert
+    }
+
+    fn forget(&mut self, old: &Kept) {
+        self.oldest.remove(&(old.alert.last_seen, old.alert.alert_id.clone()));
+        if is_open(&old.alert)
+            && let Some(n) = self.open.get_mut(&old.session)
+        {
+            *n -= 1;
+            if *n == 0 {
+                self.open.remove(&old.session);
+            }
+        }
+    }
+
+    fn complete(&self, part: Part) -> Share {
+        let Part { id, query, sessions, agents, total } = part;
+        let (total, rows) = match &query {
+            Query::Sessions { .. } | Query::SessionsById(_) => {
+                let with_alerts = sessions.into_iter().map(|(key, mut view)| {
+                    view.open_alerts = self.open.get(&key).copied().unwrap_or_default();
+                    view
+                });
+                (total, Rows::Sessions(with_alerts.collect()))
+            }
+            Query::Alerts { filter, limit, offset } => {
+                let mut found: Vec<&Alert> = self.alerts.values().map(|k| &k.alert).filter(|a| filter.accepts(a)).collect();
+                found.sort_by(|a, b| compare_alerts(a, b));
+                let rows = found.iter().take(limit.saturating_add(*offset)).map(|a| (*a).clone()).collect();
+                (found.len() as u64, Rows::Alerts(rows))
+            }
+            Query::Alert(id) => {
+                let found: Vec<Alert> = self.alerts.get(id).map(|k| k.alert.clone()).into_iter().collect();
+                (found.len() as u64, Rows::Alerts(found))
+            }
+            Query::Agents { .. } => (agents.len() as u64, Rows::Agents(self.count_alerts(agents))),
+        };
+        Share { id, query, total, rows }
+    }
+
+    fn count_alerts(&self, mut agents: Vec<AgentView>) -> Vec<AgentView> {
+        for alert in self.alerts.values().map(|k| &k.alert).filter(|a| is_open(a)) {
+            if let Some(agent) = agents.iter_mut().find(|g| g.tenant_id == alert.tenant_id && g.agent_id == alert.agent_id) {
+                agent.open_alerts += 1;
+            }
+        }
+        agents
+    }
+}
+
+fn is_open(alert: &Alert) -> bool {
+    matches!(alert.status, Status::Open | Status::Updated | Status::Acknowledged)
+}
+
+/// Merges the shares of all workers into one answer's rows.
+pub fn merge(shares: Vec<Share>) -> Option<(u64, Rows)> {
+    let query = shares.first()?.query.clone();
+    let mut total = shares.iter().map(|s| s.total).sum();
+    let mut sessions = Vec::new();
+    let mut alerts = Vec::new();
+    let mut agents: BTreeMap<(String, String), AgentView> = BTreeMap::new();
+    for share in shares {
+        match share.rows {
+            Rows::Sessions(rows) => sessions.extend(rows),
+            Rows::Alerts(rows) => alerts.extend(rows),
+            Rows::Agents(rows) => rows.into_iter().for_each(|row| add_agent(&mut agents, row)),
+        }
+    }
+    let rows = match query {
+        Query::Sessions { sort, limit, offset, .. } => {
+            sessions.sort_by(|a, b| sort.compare(a, b));
+            Rows::Sessions(sessions.into_iter().skip(offset).take(limit).collect())
+        }
+        Query::SessionsById(_) => Rows::Sessions(sessions),
+        Query::Alerts { limit, offset, .. } => {
+            alerts.sort_by(compare_alerts);
+            Rows::Alerts(alerts.into_iter().skip(offset).take(limit).collect())
+        }
+        Query::Alert(_) => Rows::Alerts(alerts),
+        Query::Agents { limit, offset } => {
+            total = agents.len() as u64;
+            let mut rows: Vec<AgentView> = agents.into_values().collect();
+            rows.sort_by(|a, b| b.max_risk.total_cmp(&a.max_risk));
+            Rows::Agents(rows.into_iter().skip(offset).take(limit).collect())
+        }
+    };
+    Some((total, rows))
+}
+
+fn add_agent(agents: &mut BTreeMap<(String, String), AgentView>, row: AgentView) {
+    match agents.entry((row.tenant_id.clone(), row.agent_id.clone())) {
+        std::collections::btree_map::Entry::Vacant(slot) => {
+            slot.insert(row);
+        }
+        std::collections::btree_map::Entry::Occupied(mut slot) => {
+            let sum = slot.get_mut();
+            sum.sessions += row.sessions;
+            sum.events += row.events;
+            sum.violations += row.violations;
+            sum.open_alerts += row.open_alerts;
+            sum.max_risk = sum.max_risk.max(row.max_risk);
+            sum.last_seen = sum.last_seen.max(row.last_seen);
+        }
+    }
+}

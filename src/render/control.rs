@@ -1,0 +1,150 @@
+//! What goes to every worker: commands from the sequencer, and what workers tell one another.
+
+use clawdstrike_rules::plan::RuleSet;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use super::class::ClassDef;
+use crate::view::Query;
+
+/// A command. Worker 0 alone gives commands, so all workers obey them in one order; those of an epoch take effect after
+/// it: on the data of later epochs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// The first command.
+    Start {
+        /// The cluster's secret for hashes.
+        secret: Vec<u8>,
+        /// The wall clock of an offline replay, microseconds since 1970; `None`: each worker's own.
+        now: Option<i64>,
+    },
+    /// Switch to this rule set.
+    Rules(Box<RuleSet>),
+    /// Read no more: the cluster is stopping.
+    Drain,
+    /// Everything of the epochs up to this one is in the stores and was sent: positions may be committed.
+    Acked(u64),
+    /// Answer a question as of this epoch.
+    Peek {
+        /// Names the question.
+        id: u64,
+        /// The question.
+        query: Query,
+    },
+}
+
+/// How far a worker's partitions have been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mark {
+    /// Some partition has not been read at all.
+    Unknown,
+    /// All partitions are idle and caught up.
+    Idle,
+    /// The smallest reference time over the partitions that aren't.
+    At(i64),
+    /// All sources have ended; the largest event time there was.
+    Finished(Option<i64>),
+}
+
+/// Counters of one worker, since its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Valid events, copies included.
+    pub events: u64,
+    /// Dead letters by reason.
+    pub dead_letters: BTreeMap<String, u64>,
+    /// Events whose time had to be the reference time.
+    pub retimed: u64,
+}
+
+/// What workers tell all workers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Notice {
+    /// From the sequencer.
+    Command(Command),
+    /// A class that hits of this epoch and later ones may have.
+    Class(ClassDef),
+    /// How far a worker has read, and what it has counted.
+    Progress {
+        /// Which worker.
+        worker: u32,
+        /// How far.
+        mark: Mark,
+        /// What.
+        counters: Counters,
+    },
+}
+
+/// The event-time bound, from all workers' marks.
+#[derive(Debug)]
+pub struct Watermark {
+    marks: Vec<Mark>,
+    max_lateness: i64,
+    bound: Option<i64>,
+}
+
+impl Watermark {
+    /// Of so many workers that have told nothing yet.
+    pub fn new(workers: usize, max_lateness: i64) -> Watermark {
+        Watermark { marks: vec![Mark::Unknown; workers], max_lateness, bound: None }
+    }
+
+    /// A worker tells its mark.
+    pub fn tell(&mut self, worker: u32, mark: Mark) {
+        if let Some(slot) = self.marks.get_mut(worker as usize) {
+            *slot = mark;
+        }
+    }
+
+    /// The bound as of now; it never goes back. `None`: not known yet.
+    pub fn bound(&mut self) -> Option<i64> {
+        let now = if let Some(end) = self.finished() {
+            end
+        } else if self.marks.contains(&Mark::Unknown) {
+            None
+        } else {
+            let smallest = self.marks.iter().filter_map(|m| if let Mark::At(t) = m { Some(*t) } else { None }).min();
+            smallest.map(|t| t.saturating_sub(self.max_lateness))
+        };
+        self.bound = self.bound.max(now);
+        self.bound
+    }
+
+    /// If all workers have finished: the largest event time of all.
+    pub fn finished(&self) -> Option<Option<i64>> {
+        let ends = self.marks.iter().map(|m| if let Mark::Finished(t) = m { Some(*t) } else { None });
+        ends.collect::<Option<Vec<_>>>().map(|all| all.into_iter().flatten().max())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_for_partitions_that_were_never_read_and_not_for_idle_ones() {
+        let mut w = Watermark::new(3, 10);
+        w.tell(0, Mark::At(100));
+        w.tell(1, Mark::Idle);
+        assert_eq!(w.bound(), None);
+        w.tell(2, Mark::At(50));
+        assert_eq!(w.bound(), Some(40));
+    }
+
+    #[test]
+    fn never_goes_back() {
+        let mut w = Watermark::new(1, 10);
+        w.tell(0, Mark::At(100));
+        assert_eq!(w.bound(), Some(90));
+        w.tell(0, Mark::At(50));
+        assert_eq!(w.bound(), Some(90));
+    }
+
+    #[test]
+    fn at_the_end_it_is_the_largest_event_time() {
+        let mut w = Watermark::new(2, 10);
+        w.tell(0, Mark::Finished(Some(100)));
+        w.tell(1, Mark::Finished(None));
+        assert_eq!(w.bound(), Some(100));
+    }
+}

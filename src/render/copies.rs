@@ -1,0 +1,65 @@
+//! Copies: records with one event_id identity and the same bytes are one event, however they arrive (SPEC §3).
+//!
+//! Entries are in order of the events' own timestamps, which all copies of an event share whatever their event times; so
+//! an event that is later than all before it is known to be no copy without a look. State: 32 bytes an event, for the
+//! dedup window.
+
+use super::hit::Head;
+
+/// A record that has been read.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    timestamp: i64,
+    id: u64,
+    raw: u64,
+    time: i64,
+}
+
+/// What has been read, for as long as copies are recognised.
+#[derive(Clone, Debug, Default)]
+pub struct Copies {
+    seen: Vec<Seen>,
+}
+
+impl Copies {
+    /// Whether the record is a copy of one read before; if not, it is remembered.
+    pub fn is_copy(&mut self, head: &Head, window: i64) -> bool {
+        if head.id == 0 {
+            return false;
+        }
+        let at = match self.seen.last() {
+            Some(last) if last.timestamp >= head.timestamp => self.seen.partition_point(|s| s.timestamp <= head.timestamp),
+            _ => self.seen.len(),
+        };
+        let same = self.seen[..at].iter().rev().take_while(|s| s.timestamp == head.timestamp);
+        let mut copies = same.filter(|s| s.id == head.id && s.raw == head.raw);
+        if copies.any(|s| head.reference.saturating_sub(s.time) <= window) {
+            return true;
+        }
+        self.seen.insert(at, Seen { timestamp: head.timestamp, id: head.id, raw: head.raw, time: head.time });
+        false
+    }
+
+    /// Forgets what no later record can be a copy of: those whose event time is before `oldest`. Says whether two records
+    /// with one id and different bytes were among all that was known.
+    pub fn forget(&mut self, oldest: i64) -> bool {
+        let conflict = self.has_conflict();
+        self.seen.retain(|s| s.time >= oldest);
+        if self.seen.len() * 4 < self.seen.capacity() {
+            self.seen.shrink_to_fit();
+        }
+        conflict
+    }
+
+    /// Whether two records have one id and different bytes.
+    pub fn has_conflict(&self) -> bool {
+        let mut ids: Vec<(u64, u64)> = self.seen.iter().map(|s| (s.id, s.raw)).collect();
+        ids.sort_unstable();
+        ids.windows(2).any(|w| w[0].0 == w[1].0 && w[0].1 != w[1].1)
+    }
+
+    /// Nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+}

@@ -1,0 +1,405 @@
+//! Detect: the operator that owns groups. It applies an epoch's hits when the epoch is closed, moves the watermark, and
+//! answers questions as of that epoch.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use clawdstrike_operators::epochs::Epochs;
+use serde::{Deserialize, Serialize};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::{Scope, StreamVec};
+
+use super::class::Classes;
+use super::control::{Command, Counters, Notice, Watermark};
+use super::group::Context;
+use super::groups::{Groups, Touched};
+use super::hit::HitBatch;
+use super::key::Hasher;
+use super::rules::{Registry, Rules};
+use super::settings::Settings;
+use crate::alert::Alert;
+use crate::session::SessionView;
+use crate::view::{AgentView, Query};
+
+/// How often changed sessions are told to stores and watchers.
+const SESSION_BEAT: Duration = Duration::from_secs(1);
+
+/// A new version of an alert, on its way to the worker that owns its session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AlertVersion {
+    /// The session's key.
+    pub session: u128,
+    /// The version.
+    pub alert: Alert,
+}
+
+/// What stores and watchers learn of sessions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum SessionChange {
+    /// A life's view.
+    Now(SessionView),
+    /// No life of this session (tenant, agent, session) begins at this time any more.
+    Gone(String, String, String, i64),
+}
+
+/// One worker's part of an answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Part {
+    /// Which question.
+    pub id: u64,
+    /// The question.
+    pub query: Query,
+    /// Sessions with their keys, for questions about sessions.
+    pub sessions: Vec<(u128, SessionView)>,
+    /// Agents, for questions about agents.
+    pub agents: Vec<AgentView>,
+    /// How many rows there are before limit and offset.
+    pub total: u64,
+}
+
+/// Totals over all workers, as worker 0 sees them.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Counters by worker.
+    pub workers: std::collections::BTreeMap<u32, Counters>,
+    /// The event-time bound.
+    pub watermark: Option<i64>,
+    /// Copies left out by this worker.
+    pub copies: u64,
+    /// All workers have read all there is.
+    pub finished: bool,
+    /// Something has arrived for an epoch that isn't closed yet.
+    pub pending: bool,
+}
+
+/// What the operator shares with the others of its worker.
+#[derive(Clone)]
+pub struct Shared {
+    /// The groups.
+    pub groups: Rc<RefCell<Groups>>,
+    /// Totals.
+    pub totals: Rc<RefCell<Totals>>,
+    /// Hashes with the cluster's secret, once it is known.
+    pub hasher: Rc<RefCell<Option<Hasher>>>,
+}
+
+/// The streams that leave detection.
+pub struct Detected<'scope> {
+    /// Versions of alerts.
+    pub alerts: StreamVec<'scope, u64, AlertVersion>,
+    /// Changes of sessions.
+    pub sessions: StreamVec<'scope, u64, SessionChange>,
+    /// Answers to questions.
+    pub parts: StreamVec<'scope, u64, Part>,
+}
+
+struct Detect {
+    settings: Settings,
+    shared: Shared,
+    registry: Registry,
+    rules: Rules,
+    classes: Classes,
+    watermark: Watermark,
+    offline: bool,
+    last_beat: Instant,
+    closed: bool,
+    changed: Vec<u128>,
+    alerts: Vec<AlertVersion>,
+    sessions: Vec<SessionChange>,
+    parts: Vec<Part>,
+    scratch: Vec<u8>,
+}
+
+/// Builds detection on this worker.
+pub fn detect<'scope>(
+    scope: Scope<'scope, u64>,
+    hits: StreamVec<'scope, u64, HitBatch>,
+    notices: StreamVec<'scope, u64, Notice>,
+    settings: &Settings,
+    shared: Shared,
+) -> Detected<'scope> {
+    type Builder<D> = CapacityContainerBuilder<Vec<D>>;
+    let mut builder = OperatorBuilder::new("Detect".to_owned(), scope);
+    let mut hits = builder.new_input(hits, Exchange::new(|batch: &HitBatch| batch.worker));
+    let mut notices = builder.new_input(notices, Pipeline);
+    let (alerts_out, alerts) = builder.new_output::<Vec<AlertVersion>>();
+    let (sessions_out, sessions) = builder.new_output::<Vec<SessionChange>>();
+    let (parts_out, parts) = builder.new_output::<Vec<Part>>();
+    let mut alerts_out = OutputBuilder::<_, Builder<AlertVersion>>::from(alerts_out);
+    let mut sessions_out = OutputBuilder::<_, Builder<SessionChange>>::from(sessions_out);
+    let mut parts_out = OutputBuilder::<_, Builder<Part>>::from(parts_out);
+    let mut detect = Detect::new(settings.clone(), shared, scope.peers());
+    builder.build(move |capabilities| {
+        drop(capabilities);
+        let mut hit_epochs: Epochs<HitBatch> = Epochs::default();
+        let mut notice_epochs: Epochs<Notice> = Epochs::default();
+        let mut caps: std::collections::BTreeMap<u64, Vec<Capability<u64>>> = std::collections::BTreeMap::new();
+        move |frontiers| {
+            let mut arrived = false;
+            hits.for_each(|cap, data| {
+                if let Some(&epoch) = cap.least() {
+                    caps.entry(epoch).or_insert_with(|| (0..3).map(|port| cap.delayed(&epoch, port)).collect());
+                    hit_epochs.stash(epoch, data.drain(..));
+                    arrived = true;
+                }
+            });
+            notices.for_each(|cap, data| {
+                if let Some(&epoch) = cap.least() {
+                    caps.entry(epoch).or_insert_with(|| (0..3).map(|port| cap.delayed(&epoch, port)).collect());
+                    notice_epochs.stash(epoch, data.drain(..));
+                    arrived = true;
+                }
+            });
+            if arrived {
+                detect.shared.totals.borrow_mut().pending = true;
+            }
+            let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
+            while let Some(entry) = caps.first_entry()
+                && frontier.is_none_or(|f| *entry.key() < f)
+            {
+                let (epoch, cap) = entry.remove_entry();
+                detect.apply(epoch, &hit_epochs.take(epoch), notice_epochs.take(epoch));
+                let mut out = alerts_out.activate();
+                out.session(&cap[0]).give_iterator(detect.alerts.drain(..));
+                let mut out = sessions_out.activate();
+                out.session(&cap[1]).give_iterator(detect.sessions.drain(..));
+                let mut out = parts_out.activate();
+                out.session(&cap[2]).give_iterator(detect.parts.drain(..));
+            }
+        }
+    });
+    Detected { alerts, sessions, parts }
+}
+
+impl Detect {
+    fn new(settings: Settings, shared: Shared, peers: usize) -> Detect {
+        Detect {
+            watermark: Watermark::new(peers, settings.max_lateness),
+            settings,
+            shared,
+            registry: Registry::default(),
+            rules: Rules::default(),
+            classes: Classes::default(),
+            offline: false,
+            last_beat: Instant::now(),
+            closed: false,
+            changed: Vec::new(),
+            alerts: Vec::new(),
+            sessions: Vec::new(),
+            parts: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Applies a closed epoch: classes it speaks of, its hits, the watermark, then commands.
+    fn apply(&mut self, epoch: u64, hits: &[HitBatch], notices: Vec<Notice>) {
+        let mut commands = Vec::new();
+        for notice in notices {
+            match notice {
+                Notice::Class(def) => self.classes.learn(def, &self.rules),
+                Notice::Command(command) => commands.push(command),
+                Notice::Progress { worker, mark, counters } => {
+                    self.watermark.tell(worker, mark);
+                    self.shared.totals.borrow_mut().workers.insert(worker, counters);
+                }
+            }
+        }
+        self.apply_hits(epoch, hits);
+        self.move_watermark(epoch);
+        for command in commands {
+            self.obey(command);
+        }
+        self.beat();
+    }
+
+    fn apply_hits(&mut self, epoch: u64, hits: &[HitBatch]) {
+        let watermark = self.shared.totals.borrow().watermark.unwrap_or(i64::MIN);
+        let ctx = Context { rules: &self.rules, classes: &self.classes, settings: &self.settings, watermark, epoch };
+        let hasher = self.shared.hasher.borrow();
+        let (alerts, sessions, changed, scratch) = (&mut self.alerts, &mut self.sessions, &mut self.changed, &mut self.scratch);
+        let offline = self.offline;
+        let mut copies = 0;
+        self.shared.groups.borrow_mut().apply(&ctx, hits, |touched| {
+            copies += touched.changes.copies;
+            if !offline && touched.group.session.is_some() {
+                changed.push(touched.key);
+            }
+            collect(touched, hasher.as_ref(), scratch, alerts, sessions);
+        });
+        self.shared.totals.borrow_mut().copies += copies;
+    }
+
+    fn move_watermark(&mut self, epoch: u64) {
+        let (before, finished) = {
+            let totals = self.shared.totals.borrow();
+            (totals.watermark, totals.finished)
+        };
+        let now = self.watermark.bound();
+        let ended = self.watermark.finished().is_some();
+        {
+            let mut totals = self.shared.totals.borrow_mut();
+            totals.watermark = now;
+            totals.finished = ended;
+        }
+        if let Some(watermark) = now
+            && now > before
+        {
+            let ctx = Context { rules: &self.rules, classes: &self.classes, settings: &self.settings, watermark, epoch };
+            let hasher = self.shared.hasher.borrow();
+            let (alerts, sessions, scratch) = (&mut self.alerts, &mut self.sessions, &mut self.scratch);
+            let oldest = watermark.saturating_sub(self.settings.session_retention);
+            let idle = watermark.saturating_sub(self.settings.session_idle);
+            let weights = &self.settings.risk;
+            self.shared.groups.borrow_mut().advance(&ctx, |touched| {
+                if let Some(session) = &mut touched.group.session {
+                    sessions.extend(session.retire(oldest, idle, weights).into_iter().map(SessionChange::Now));
+                    if session.is_empty() {
+                        touched.group.session = None;
+                    }
+                }
+                collect(touched, hasher.as_ref(), scratch, alerts, sessions);
+            });
+        }
+        if self.offline && ended && !finished {
+            self.tell_all_sessions(now);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Start { secret, now } => {
+                *self.shared.hasher.borrow_mut() = Some(Hasher::new(&secret));
+                self.offline = now.is_some();
+            }
+            Command::Rules(set) => {
+                self.rules = self.registry.load(&set);
+                self.classes.reload(&self.rules);
+            }
+            Command::Drain | Command::Acked(_) => {}
+            Command::Peek { id, query } => self.answer(id, query),
+        }
+    }
+
+    fn idle_before(&self) -> i64 {
+        let watermark = self.shared.totals.borrow().watermark.unwrap_or(i64::MIN);
+        watermark.saturating_sub(self.settings.session_idle)
+    }
+
+    /// Changed sessions go to stores and watchers at a beat, not with every event.
+    fn beat(&mut self) {
+        if self.offline || self.last_beat.elapsed() < SESSION_BEAT || self.changed.is_empty() {
+            return;
+        }
+        self.last_beat = Instant::now();
+        let idle = self.idle_before();
+        self.changed.sort_unstable();
+        self.changed.dedup();
+        let mut groups = self.shared.groups.borrow_mut();
+        for key in self.changed.drain(..) {
+            if let Some(session) = groups.get_mut(key).and_then(|g| g.session.as_mut()) {
+                self.sessions.extend(session.changed(idle, &self.settings.risk).into_iter().map(SessionChange::Now));
+            }
+        }
+    }
+
+    fn tell_all_sessions(&mut self, watermark: Option<i64>) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        let idle = watermark.unwrap_or(i64::MIN).saturating_sub(self.settings.session_idle);
+        let groups = self.shared.groups.borrow();
+        for group in groups.iter().map(|(_, g)| g) {
+            if let Some(session) = &group.session {
+                let conflict = group.has_conflict();
+                for mut view in session.views(idle, &self.settings.risk) {
+                    if conflict && !view.flags.iter().any(|f| f == "id_conflict") {
+                        view.flags.push("id_conflict".to_owned());
+                    }
+                    self.sessions.push(SessionChange::Now(view));
+                }
+            }
+        }
+    }
+
+    /// This worker's part of an answer: its first rows of the order asked for, as many as the whole answer could need.
+    fn answer(&mut self, id: u64, query: Query) {
+        let mut part = Part { id, query, sessions: Vec::new(), agents: Vec::new(), total: 0 };
+        let idle = self.idle_before();
+        let weights = &self.settings.risk;
+        let groups = self.shared.groups.borrow();
+        match &part.query {
+            Query::Sessions { filter, sort, limit, offset } => {
+                let keep = offset.saturating_add(*limit);
+                for (key, group) in groups.iter() {
+                    let views = group.session.iter().flat_map(|s| s.views(idle, weights));
+                    part.sessions.extend(views.filter(|v| filter.accepts(v)).map(|v| (*key, v)));
+                }
+                part.total = part.sessions.len() as u64;
+                part.sessions.sort_by(|a, b| sort.compare(&a.1, &b.1));
+                part.sessions.truncate(keep);
+            }
+            Query::SessionsById(ids) => {
+                if let Some(hasher) = &*self.shared.hasher.borrow() {
+                    for (tenant, agent, session) in ids {
+                        let key = hasher.session(tenant, agent, session, &mut self.scratch);
+                        let session = groups.get(key).and_then(|g| g.session.as_ref());
+                        part.sessions.extend(session.iter().flat_map(|s| s.views(idle, weights)).map(|v| (key, v)));
+                    }
+                }
+                part.total = part.sessions.len() as u64;
+            }
+            Query::Agents { .. } => part.agents = agents(&groups, idle, weights),
+            Query::Alerts { .. } | Query::Alert(_) => {}
+        }
+        self.parts.push(part);
+    }
+}
+
+fn collect(
+    touched: Touched<'_>,
+    hasher: Option<&Hasher>,
+    scratch: &mut Vec<u8>,
+    alerts: &mut Vec<AlertVersion>,
+    sessions: &mut Vec<SessionChange>,
+) {
+    if let Some(session) = &touched.group.session {
+        let (t, a, s) = session.names();
+        let gone = touched.changes.gone.into_iter();
+        sessions.extend(gone.map(|first| SessionChange::Gone(t.to_owned(), a.to_owned(), s.to_owned(), first)));
+    }
+    let Some(hasher) = hasher else { return };
+    for alert in touched.changes.alerts {
+        let session = hasher.session(&alert.tenant_id, &alert.agent_id, &alert.session_id, scratch);
+        alerts.push(AlertVersion { session, alert });
+    }
+}
+
+fn agents(groups: &Groups, idle: i64, weights: &crate::session::RiskWeights) -> Vec<AgentView> {
+    let mut agents: std::collections::BTreeMap<(String, String), AgentView> = std::collections::BTreeMap::new();
+    for (_, group) in groups.iter() {
+        for view in group.session.iter().flat_map(|s| s.views(idle, weights)) {
+            let key = (view.tenant_id.clone(), view.agent_id.clone());
+            let agent = agents.entry(key).or_insert_with(|| AgentView {
+                tenant_id: view.tenant_id.clone(),
+                agent_id: view.agent_id.clone(),
+                sessions: 0,
+                events: 0,
+                violations: 0,
+                open_alerts: 0,
+                max_risk: 0.0,
+                last_seen: i64::MIN,
+            });
+            agent.sessions += 1;
+            agent.events += view.events;
+            agent.violations += view.violations;
+            agent.max_risk = agent.max_risk.max(view.risk_score);
+            agent.last_seen = agent.last_seen.max(view.last_seen);
+        }
+    }
+    agents.into_values().collect()
+}

@@ -1,0 +1,157 @@
+//! Values of an event's fields, and tests on them (SPEC §4, "Matchers").
+
+use std::borrow::Cow;
+
+use clawdstrike_rules::plan::{Field, FieldTest, Scalar};
+use clawdstrike_telemetry::Event;
+use serde_json::Value;
+
+/// The value of a field, where it needs no second look at the record.
+fn direct<'a>(event: &'a Event<'_>, path: &[String]) -> Option<Option<Cow<'a, Value>>> {
+    let text = |s: &str| Some(Some(Cow::Owned(Value::String(s.to_owned()))));
+    let mut parts = path.iter().map(String::as_str);
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some("agent_id"), None, None) => text(&event.agent_id),
+        (Some("session_id"), None, None) => text(&event.session_id),
+        (Some("event_type"), None, None) => text(event.event_type.name()),
+        (Some("action"), Some("target"), None) => text(&event.target),
+        (Some("result"), Some("allowed"), None) => Some(Some(Cow::Owned(Value::Bool(event.allowed)))),
+        (Some("result"), Some("guard"), None) => text(&event.guard),
+        (Some("result"), Some("severity"), None) => text(&event.severity),
+        (Some("result"), Some("message"), None) => text(&event.message),
+        _ => None,
+    }
+}
+
+/// Fields of one event; the record is parsed again only if a field asks for it, and only once.
+pub struct Fields<'a> {
+    event: &'a Event<'a>,
+    target: &'a str,
+    document: Option<Value>,
+}
+
+impl<'a> Fields<'a> {
+    /// The fields of an event with this normalised target.
+    pub fn new(event: &'a Event<'a>, target: &'a str) -> Self {
+        Fields { event, target, document: None }
+    }
+
+    /// Calls `f` with the value of a field; null counts as absent.
+    pub fn with<R>(&mut self, field: &Field, f: impl FnOnce(Option<&Value>) -> R) -> R {
+        let path = match field {
+            Field::Target => return f(Some(&Value::String(self.target.to_owned()))),
+            Field::Path(path) => path,
+        };
+        if let Some(value) = direct(self.event, path) {
+            return f(value.as_deref());
+        }
+        let document = self.document.get_or_insert_with(|| self.event.document());
+        f(lookup(document, path))
+    }
+}
+
+/// A value by path; null counts as absent. Names step into objects only.
+pub fn lookup<'a>(document: &'a Value, path: &[String]) -> Option<&'a Value> {
+    path.iter().try_fold(document, |value, name| value.get(name)).filter(|v| !v.is_null())
+}
+
+/// A test with its regexes compiled.
+pub enum CompiledTest {
+    /// All hold.
+    All(Vec<CompiledTest>),
+    /// The inner one doesn't hold.
+    Not(Box<CompiledTest>),
+    /// One of the scalars.
+    In(Vec<Scalar>),
+    /// Found in a text.
+    Regex(regex::Regex),
+    /// A test that needs no compiling.
+    Plain(FieldTest),
+}
+
+/// Regexes of rules are small (checked when the rules are compiled); this bounds what one may take here.
+const REGEX_BYTES: usize = 10 << 20;
+
+/// A regex as rules mean it: `.` matches newlines.
+pub fn regex(pattern: &str) -> Result<regex::Regex, regex::Error> {
+    regex::RegexBuilder::new(pattern).dot_matches_new_line(true).size_limit(REGEX_BYTES).build()
+}
+
+impl CompiledTest {
+    /// Compiles the regexes of a test.
+    pub fn new(test: &FieldTest) -> Result<CompiledTest, regex::Error> {
+        Ok(match test {
+            FieldTest::All(tests) => CompiledTest::All(tests.iter().map(CompiledTest::new).collect::<Result<_, _>>()?),
+            FieldTest::Not(test) => CompiledTest::Not(Box::new(CompiledTest::new(test)?)),
+            FieldTest::In(values) => CompiledTest::In(values.clone()),
+            FieldTest::Regex(pattern) => CompiledTest::Regex(regex(pattern)?),
+            plain => CompiledTest::Plain(plain.clone()),
+        })
+    }
+
+    /// Whether it holds for a value (`None`: the field is absent).
+    pub fn holds(&self, value: Option<&Value>) -> bool {
+        match self {
+            CompiledTest::All(tests) => tests.iter().all(|t| t.holds(value)),
+            CompiledTest::Not(test) => !test.holds(value),
+            CompiledTest::Plain(FieldTest::Exists(wanted)) => value.is_some() == *wanted,
+            operator => match value {
+                None | Some(Value::Null) => false,
+                Some(Value::Array(items)) => items.iter().any(|item| operator.holds_for_one(item)),
+                Some(one) => operator.holds_for_one(one),
+            },
+        }
+    }
+
+    fn holds_for_one(&self, value: &Value) -> bool {
+        match self {
+            CompiledTest::In(wanted) => wanted.iter().any(|w| equals(w, value)),
+            CompiledTest::Regex(regex) => value.as_str().is_some_and(|s| regex.is_match(s)),
+            CompiledTest::Plain(test) => plain(test, value),
+            CompiledTest::All(_) | CompiledTest::Not(_) => self.holds(Some(value)),
+        }
+    }
+}
+
+fn plain(test: &FieldTest, value: &Value) -> bool {
+    let text = |f: &dyn Fn(&str) -> bool| value.as_str().is_some_and(f);
+    let number = |f: &dyn Fn(f64) -> bool| value.as_f64().is_some_and(f);
+    match test {
+        FieldTest::Contains(part) => text(&|s| s.contains(part.as_str())),
+        FieldTest::StartsWith(part) => text(&|s| s.starts_with(part.as_str())),
+        FieldTest::EndsWith(part) => text(&|s| s.ends_with(part.as_str())),
+        FieldTest::Gt(n) => number(&|v| v > n.0),
+        FieldTest::Gte(n) => number(&|v| v >= n.0),
+        FieldTest::Lt(n) => number(&|v| v < n.0),
+        FieldTest::Lte(n) => number(&|v| v <= n.0),
+        _ => false,
+    }
+}
+
+fn equals(wanted: &Scalar, value: &Value) -> bool {
+    match (wanted, value) {
+        (Scalar::Bool(a), Value::Bool(b)) => a == b,
+        (Scalar::Number(a), Value::Number(b)) => b.as_f64() == Some(a.0),
+        (Scalar::Text(a), Value::String(b)) => a == b,
+        _ => false,
+    }
+}
+
+/// A scalar's bytes such that values that are equal as JSON have equal bytes; `None` for a list, an object or nothing.
+pub fn scalar_bytes(value: Option<&Value>, out: &mut Vec<u8>) -> Option<()> {
+    match value? {
+        Value::Bool(b) => out.extend_from_slice(&[1, u8::from(*b)]),
+        Value::Number(n) => {
+            out.push(2);
+            // -0 equals 0.
+            out.extend_from_slice(&(n.as_f64()? + 0.0).to_bits().to_le_bytes());
+        }
+        Value::String(s) => {
+            out.push(3);
+            out.extend_from_slice(&(s.len() as u32).to_le_bytes());
+            out.extend_from_slice(s.as_bytes());
+        }
+        Value::Null | Value::Array(_) | Value::Object(_) => return None,
+    }
+    Some(())
+}

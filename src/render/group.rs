@@ -1,0 +1,431 @@
+//! One group: its log, its machines, its matches. Takes an epoch's hits and says which rules' matches changed.
+//!
+//! A hit that is later than all before it costs a step of the machines it concerns. A late one makes them start again
+//! from the window before it; what they then say of the events after it replaces what they said before. So the matches
+//! are a function of the log alone.
+
+use std::sync::Arc;
+
+use clawdstrike_operators::chain::{Chains, Match};
+
+use super::alerting::{Alerting, Chains2Alerts};
+use super::class::{Class, Classes};
+use super::copies::Copies;
+use super::hit::{Head, Payload};
+use super::log::{Entry, Log};
+use super::rules::{ById, Kind, RuleId, RuleInfo, Rules, SESSION, Unit, UnitId};
+use super::session::Session;
+use super::settings::Settings;
+use super::units::{self, UnitState};
+use crate::alert::Alert;
+
+/// What a group needs to know about the world.
+pub struct Context<'a> {
+    /// The rule set in force.
+    pub rules: &'a Rules,
+    /// All classes.
+    pub classes: &'a Classes,
+    /// Limits.
+    pub settings: &'a Settings,
+    /// The event-time bound; no event before it is to come.
+    pub watermark: i64,
+    /// The epoch that is applied: versions made in it carry it as their revision.
+    pub epoch: u64,
+}
+
+/// One condition of one rule in a group: its machine and, where another condition looks for them, its matches.
+#[derive(Debug)]
+struct OpenUnit {
+    id: UnitId,
+    unit: Arc<Unit>,
+    state: UnitState,
+}
+
+/// A rule that has matched in a group.
+#[derive(Debug)]
+struct Matched {
+    id: RuleId,
+    info: Arc<RuleInfo>,
+    /// Matches of each condition; only for rules with several.
+    parts: Vec<Vec<Match>>,
+    chains: Chains,
+    alerting: Alerting,
+}
+
+/// All that is known of one key.
+#[derive(Debug)]
+pub struct Group {
+    by: ById,
+    log: Log,
+    copies: Copies,
+    units: Vec<OpenUnit>,
+    matched: Vec<Matched>,
+    /// The view, where the group is a session.
+    pub session: Option<Box<Session>>,
+    rules_version: u32,
+    /// When the group wants to be looked at again; [`i64::MAX`]: it isn't on the wheel.
+    pub due: i64,
+}
+
+/// What an epoch changed in a group.
+#[derive(Default)]
+pub struct Changes {
+    /// New versions of alerts.
+    pub alerts: Vec<Alert>,
+    /// `first_seen` of lives that are no more.
+    pub gone: Vec<i64>,
+    /// Copies that were left out.
+    pub copies: u64,
+}
+
+/// A rule's matches changed from this time on; `late`: also what proves matches from this time on.
+struct Dirty {
+    rule: RuleId,
+    from: i64,
+    late: bool,
+}
+
+impl Group {
+    /// A group that has seen nothing.
+    pub fn new(by: ById) -> Group {
+        Group {
+            by,
+            log: Log::default(),
+            copies: Copies::default(),
+            units: Vec::new(),
+            matched: Vec::new(),
+            session: None,
+            rules_version: 0,
+            due: i64::MAX,
+        }
+    }
+
+    /// Applies an epoch's hits, in the order of their arrival.
+    pub fn apply(&mut self, ctx: &Context<'_>, hits: &mut Vec<(Head, Payload<'_>)>, changes: &mut Changes) {
+        self.follow_rules(ctx.rules);
+        let window = ctx.settings.dedup_window;
+        let copies = &mut self.copies;
+        let before = hits.len();
+        hits.retain(|(head, _)| !copies.is_copy(head, window));
+        changes.copies += (before - hits.len()) as u64;
+        if self.by == SESSION {
+            self.count(ctx, hits, changes);
+        }
+        let mut with_role: Vec<(Head, Payload<'_>, Arc<Class>)> = Vec::new();
+        for (head, payload) in hits.drain(..) {
+            if let Some(class) = ctx.classes.get(head.class)
+                && class.has_role(self.by)
+            {
+                with_role.push((head, payload, class.clone()));
+            }
+        }
+        if with_role.is_empty() {
+            return;
+        }
+        if with_role.len() > 1 {
+            with_role.sort_by(|a, b| a.0.time.cmp(&b.0.time).then_with(|| a.1.compare(b.1)));
+        }
+        let mut dirty: Vec<Dirty> = Vec::new();
+        let mut late: Vec<(usize, Arc<Class>)> = Vec::new();
+        for (head, payload, class) in with_role {
+            let at = self.log.insert(&head, payload);
+            if at + 1 < self.log.entries().len() {
+                late.push((at, class));
+                continue;
+            }
+            if !late.is_empty() {
+                self.replay(ctx, std::mem::take(&mut late), at, &mut dirty);
+            }
+            self.follow(ctx, at, &class, &mut dirty);
+        }
+        if !late.is_empty() {
+            let end = self.log.entries().len();
+            self.replay(ctx, late, end, &mut dirty);
+        }
+        self.settle(ctx, dirty, changes);
+    }
+
+    fn count(&mut self, ctx: &Context<'_>, hits: &[(Head, Payload<'_>)], changes: &mut Changes) {
+        for (head, payload) in hits {
+            let session = self.session.get_or_insert_with(|| Box::new(Session::new(*payload)));
+            changes.gone.extend(session.add(head, *payload, ctx.settings.session_retention));
+        }
+    }
+
+    /// Another rule set is in force: forget the machines of rules that are gone. Their alerts stay as they are.
+    fn follow_rules(&mut self, rules: &Rules) {
+        if self.rules_version != rules.version {
+            self.rules_version = rules.version;
+            self.units.retain(|u| rules.units.contains_key(&u.id));
+            self.matched.retain(|m| rules.rules.contains_key(&m.id));
+        }
+    }
+
+    /// Feeds the last entry of the log to the machines it concerns.
+    fn follow(&mut self, ctx: &Context<'_>, at: usize, class: &Class, dirty: &mut Vec<Dirty>) {
+        for &id in class.openers(self.by) {
+            if let Err(place) = self.units.binary_search_by_key(&id, |u| u.id)
+                && let Some(unit) = ctx.rules.units.get(&id)
+            {
+                let state = start(ctx, unit, &self.log.entries()[..at]);
+                self.units.insert(place, OpenUnit { id, unit: unit.clone(), state });
+            }
+        }
+        let entry = &self.log.entries()[at];
+        for n in 0..self.units.len() {
+            let open = &mut self.units[n];
+            if open.state.step(&open.unit, class, entry) {
+                let (id, rule) = (open.id, open.unit.rule);
+                let found = Match { time: entry.time, end_time: entry.time, end: entry.uid };
+                push_match(&mut self.matched, ctx.rules, rule, id, found);
+                dirty.push(Dirty { rule, from: entry.time, late: false });
+            }
+        }
+    }
+
+    /// Late entries stand at these places: the machines they concern start again. The log counts up to `end`.
+    fn replay(&mut self, ctx: &Context<'_>, late: Vec<(usize, Arc<Class>)>, end: usize, dirty: &mut Vec<Dirty>) {
+        let mut again: Vec<(UnitId, usize)> = Vec::new();
+        let mut note = |id: UnitId, at: usize| match again.iter_mut().find(|(u, _)| *u == id) {
+            Some((_, first)) => *first = at.min(*first),
+            None => again.push((id, at)),
+        };
+        // Later insertions have moved the earlier ones' successors, not themselves: the first is where it was.
+        for (at, class) in &late {
+            for &id in class.openers(self.by) {
+                note(id, *at);
+            }
+            for open in &self.units {
+                if concerns(&open.unit, class) {
+                    note(open.id, *at);
+                }
+            }
+        }
+        for (id, first) in again {
+            let Some(unit) = ctx.rules.units.get(&id).cloned() else { continue };
+            let state = self.rebuild(ctx, id, &unit, first, end);
+            dirty.push(Dirty { rule: unit.rule, from: self.log.entries()[first].time, late: true });
+            match self.units.binary_search_by_key(&id, |u| u.id) {
+                Ok(place) => self.units[place].state = state,
+                Err(place) => self.units.insert(place, OpenUnit { id, unit, state }),
+            }
+        }
+    }
+
+    /// Steps a new machine through the window before entry `first` and on to `end`; its matches from `first` on replace
+    /// those that were known.
+    fn rebuild(&mut self, ctx: &Context<'_>, id: UnitId, unit: &Unit, first: usize, end: usize) -> UnitState {
+        let entries = &self.log.entries()[..end];
+        if let Kind::Absence { .. } = unit.kind {
+            let old = self.units.iter().find(|u| u.id == id).map(|u| &u.state);
+            return UnitState::waiting_again(unit, old, entries, |e| ctx.classes.get(e.class).cloned());
+        }
+        if let Some(matches) = matches_of(&mut self.matched, unit.rule, id) {
+            matches.forget_from(&self.log, first);
+        }
+        let from = self.log.first_at_or_after(entries[first].time.saturating_sub(units::window(unit)));
+        let mut state = UnitState::new(unit);
+        for (i, entry) in entries.iter().enumerate().skip(from) {
+            let Some(class) = ctx.classes.get(entry.class) else { continue };
+            if state.step(unit, class, entry) && i >= first {
+                let found = Match { time: entry.time, end_time: entry.time, end: entry.uid };
+                push_match(&mut self.matched, ctx.rules, unit.rule, id, found);
+            }
+        }
+        state
+    }
+
+    /// Matches of absences whose windows the watermark has passed, forgetting, folding. Gives when to look again.
+    pub fn advance(&mut self, ctx: &Context<'_>, changes: &mut Changes) -> i64 {
+        self.follow_rules(ctx.rules);
+        let mut dirty = Vec::new();
+        for n in 0..self.units.len() {
+            let open = &mut self.units[n];
+            let (id, rule) = (open.id, open.unit.rule);
+            while let Some((time, uid)) = open.state.due(&open.unit, ctx.watermark) {
+                let found = Match { time: time.saturating_add(units::window(&open.unit)), end_time: time, end: uid };
+                push_match(&mut self.matched, ctx.rules, rule, id, found);
+                dirty.push(Dirty { rule, from: found.time, late: false });
+            }
+        }
+        self.settle(ctx, dirty, changes);
+        self.forget(ctx)
+    }
+
+    fn forget(&mut self, ctx: &Context<'_>) -> i64 {
+        let watermark = ctx.watermark;
+        for m in &mut self.matched {
+            let finished = m.chains.advance(m.info.rule.suppress_for, watermark);
+            m.alerting.finish(finished);
+            let reach = m.info.reach();
+            for part in &mut m.parts {
+                part.retain(|p| p.time.saturating_add(reach) >= watermark);
+            }
+        }
+        self.matched.retain(|m| !m.chains.is_empty() || m.parts.iter().any(|p| !p.is_empty()));
+        self.units.retain(|u| !u.state.is_dead(&u.unit, watermark));
+        self.log.compact(self.by, ctx.classes, watermark);
+        let newest_copy = watermark.saturating_add(ctx.settings.max_lateness).saturating_sub(ctx.settings.dedup_window);
+        if self.copies.forget(newest_copy)
+            && let Some(session) = &mut self.session
+        {
+            session.id_conflict = true;
+        }
+        self.next_due(ctx)
+    }
+
+    /// Groups with something that ages are looked at every so often; sessions that only wait for their end, then.
+    fn next_due(&self, ctx: &Context<'_>) -> i64 {
+        const LOOK_AGAIN: i64 = 60_000_000;
+        let ages = !self.log.entries().is_empty() || !self.copies.is_empty() || !self.matched.is_empty();
+        let soon = if ages { ctx.watermark.saturating_add(LOOK_AGAIN) } else { i64::MAX };
+        let waits = self.units.iter().filter_map(|u| u.state.next_due(&u.unit)).min().map_or(i64::MAX, |t| t.saturating_add(1));
+        let ends = self.session.as_ref().map_or(i64::MAX, |s| s.last_seen().saturating_add(ctx.settings.session_retention + 1));
+        soon.min(waits).min(ends)
+    }
+
+    /// When an absence in this group is due, if that is before the group would be looked at anyway.
+    pub fn absence_due(&self) -> Option<i64> {
+        self.units.iter().filter_map(|u| u.state.next_due(&u.unit)).min()
+    }
+
+    /// Nothing is left to know.
+    pub fn is_empty(&self) -> bool {
+        self.session.is_none() && self.log.entries().is_empty() && self.copies.is_empty() && self.matched.is_empty() && self.units.is_empty()
+    }
+
+    /// Two records of this group had one id and different bytes.
+    pub fn has_conflict(&self) -> bool {
+        self.copies.has_conflict()
+    }
+
+    /// Turns changed matches into chains, and changed chains into versions of alerts.
+    fn settle(&mut self, ctx: &Context<'_>, mut dirty: Vec<Dirty>, changes: &mut Changes) {
+        dirty.sort_by_key(|d| (d.rule, d.from));
+        let mut n = 0;
+        while n < dirty.len() {
+            let rule = dirty[n].rule;
+            let same = dirty[n..].iter().take_while(|d| d.rule == rule).count();
+            let from = dirty[n].from;
+            let late = dirty[n..n + same].iter().filter(|d| d.late).map(|d| d.from).min();
+            n += same;
+            let Some(m) = self.matched.iter_mut().find(|m| m.id == rule) else { continue };
+            if !m.parts.is_empty() {
+                combine(m, &self.log, from);
+            }
+            let group = Chains2Alerts { ctx, info: &m.info, log: &self.log, parts: &m.parts };
+            let chains = m.chains.current(m.info.rule.suppress_for);
+            m.alerting.update(&group, chains, late, &mut changes.alerts);
+        }
+    }
+}
+
+/// A machine that begins with the next entry. Only a pattern cares for what came before its opener.
+fn start(ctx: &Context<'_>, unit: &Unit, before: &[Entry]) -> UnitState {
+    let mut state = UnitState::new(unit);
+    if let Kind::Pattern { .. } = unit.kind
+        && let Some(last) = before.last()
+    {
+        let from = before.partition_point(|e| last.time.saturating_sub(e.time) > units::window(unit));
+        for entry in &before[from..] {
+            if let Some(class) = ctx.classes.get(entry.class) {
+                state.step(unit, class, entry);
+            }
+        }
+    }
+    state
+}
+
+/// Whether events of the class mean anything to the unit.
+fn concerns(unit: &Unit, class: &Class) -> bool {
+    match &unit.kind {
+        Kind::Sequence { steps, without, until, .. } => !class.sequence(unit.rule, steps, without, *until).is_none(),
+        Kind::Threshold { matcher, .. } => class.satisfied(unit.rule, &[*matcher]) != 0,
+        Kind::Pattern { matchers, .. } => class.satisfied(unit.rule, matchers) != 0,
+        Kind::Absence { trigger, absent, .. } => class.def.satisfies(*absent) || class.satisfied(unit.rule, &[*trigger]) != 0,
+        Kind::NewValue { matcher, .. } => class.def.satisfies(*matcher),
+    }
+}
+
+/// Where a unit's matches are kept: in the rule's chains, or, where conditions look for each other's, apart.
+enum MatchesOf<'a> {
+    Chains(&'a mut Chains),
+    Part(&'a mut Vec<Match>),
+}
+
+impl MatchesOf<'_> {
+    /// Forgets the matches that end at the log's entry `first` or later in the total order.
+    fn forget_from(self, log: &Log, first: usize) {
+        let time = log.entries()[first].time;
+        let before = |m: &Match| {
+            m.end_time < time || (m.end_time == time && log.find(m.end_time, m.end).is_some_and(|i| i < first))
+        };
+        match self {
+            MatchesOf::Chains(chains) => {
+                let n = chains.live().iter().position(|m| !before(m)).unwrap_or(chains.live().len());
+                chains.truncate(n);
+            }
+            MatchesOf::Part(part) => {
+                let n = part.iter().position(|m| !before(m)).unwrap_or(part.len());
+                part.truncate(n);
+            }
+        }
+    }
+}
+
+fn matches_of<'a>(matched: &'a mut [Matched], rule: RuleId, unit: UnitId) -> Option<MatchesOf<'a>> {
+    let m = matched.iter_mut().find(|m| m.id == rule)?;
+    if m.parts.is_empty() {
+        return Some(MatchesOf::Chains(&mut m.chains));
+    }
+    let n = m.info.units.iter().position(|u| *u == unit)?;
+    Some(MatchesOf::Part(&mut m.parts[n]))
+}
+
+fn push_match(matched: &mut Vec<Matched>, rules: &Rules, rule: RuleId, unit: UnitId, found: Match) {
+    if !matched.iter().any(|m| m.id == rule)
+        && let Some(info) = rules.rules.get(&rule)
+    {
+        let parts = if info.units.len() > 1 { vec![Vec::new(); info.units.len()] } else { Vec::new() };
+        matched.push(Matched { id: rule, info: info.clone(), parts, chains: Chains::default(), alerting: Alerting::default() });
+    }
+    match matches_of(matched, rule, unit) {
+        Some(MatchesOf::Chains(chains)) => chains.push(found),
+        Some(MatchesOf::Part(part)) => part.push(found),
+        None => {}
+    }
+}
+
+/// Orders matches by (time, the ending event's place in the total order).
+fn order(log: &Log, a: &Match, b: &Match) -> std::cmp::Ordering {
+    a.time
+        .cmp(&b.time)
+        .then_with(|| a.end_time.cmp(&b.end_time))
+        .then_with(|| log.find(a.end_time, a.end).cmp(&log.find(b.end_time, b.end)))
+}
+
+/// Several conditions: a match of one is the rule's, if each other has one not after it and within its window before.
+fn combine(m: &mut Matched, log: &Log, from: i64) {
+    let n = m.chains.live().iter().position(|x| x.time >= from).unwrap_or(m.chains.live().len());
+    m.chains.truncate(n);
+    let mut found: Vec<Match> = Vec::new();
+    for (i, part) in m.parts.iter().enumerate() {
+        for candidate in part.iter().filter(|c| c.time >= from) {
+            let holds = (0..m.parts.len()).filter(|&j| j != i).all(|j| {
+                let window = m.info.rule.conditions[j].window();
+                latest_before(log, &m.parts[j], candidate).is_some_and(|o| candidate.time - o.time <= window)
+            });
+            if holds {
+                found.push(*candidate);
+            }
+        }
+    }
+    found.sort_by(|a, b| order(log, a, b));
+    found.dedup();
+    found.into_iter().for_each(|f| m.chains.push(f));
+}
+
+/// The latest of some matches that isn't after another.
+pub fn latest_before<'a>(log: &Log, matches: &'a [Match], at: &Match) -> Option<&'a Match> {
+    matches.iter().filter(|o| order(log, o, at).is_le()).max_by(|a, b| order(log, a, b))
+}

@@ -1,0 +1,465 @@
+//! Ingest: records become events, events become hits. Runs on the worker that owns the partition; only hits leave it.
+//!
+//! All that is read between two ticks of the sequencer belongs to one epoch. A worker takes at most [`EPOCH_RECORDS`]
+//! records into an epoch; more waits in its inbox, and when that is full, its readers pause.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clawdstrike_telemetry::{ClockRule, DeadLetter, Event, Reference, decode, target};
+use crossbeam_channel::Receiver;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::{StreamVec, Scope};
+
+use super::class::travels;
+use super::classify::Classifier;
+use super::control::{Command, Counters, Mark, Notice};
+use super::field::Fields;
+use super::hit::{Head, HitBatch, Payload, Position};
+use super::key::Hasher;
+use super::rules::{Registry, Rules, SESSION};
+use super::settings::Settings;
+use super::class::Class;
+use crate::dead_letter::DeadRecord;
+use crate::inbox::{Message, PartitionId, RecordBatch};
+
+/// Records that a worker takes into one epoch.
+pub const EPOCH_RECORDS: usize = 32 * 1024;
+/// Bytes of records that a worker takes into one epoch.
+const EPOCH_BYTES: usize = 32 << 20;
+/// A batch of hits is sent at this size.
+const HIT_BYTES: usize = 128 * 1024;
+
+/// Takes the next offset of partitions.
+pub type Commits = Box<dyn FnMut(Vec<(PartitionId, u64)>)>;
+
+struct PartitionState {
+    reference: Reference,
+    largest: Option<i64>,
+    idle: bool,
+}
+
+/// One worker's reading.
+struct Ingest {
+    settings: Settings,
+    ranks: Vec<u16>,
+    worker: usize,
+    inbox: Receiver<Message>,
+    dead: crossbeam_channel::Sender<DeadRecord>,
+    waiting_dead: Option<DeadRecord>,
+    current: Option<(RecordBatch, usize)>,
+    sources_left: usize,
+    partitions: HashMap<PartitionId, PartitionState>,
+    positions: BTreeMap<u64, Vec<(PartitionId, u64)>>,
+    commits: Commits,
+    draining: bool,
+    hasher: Option<Hasher>,
+    now: Option<i64>,
+    registry: Registry,
+    rules: Rules,
+    classifier: Option<Classifier>,
+    roles: HashMap<u32, u64>,
+    counters: Counters,
+    latest_event: Option<i64>,
+    told: Option<(Mark, u64)>,
+    batches: Vec<HitBatch>,
+    full: Vec<HitBatch>,
+    values: Vec<u64>,
+    scratch: Vec<u8>,
+    epoch: u64,
+    taken: usize,
+    taken_bytes: usize,
+    failed: Option<String>,
+}
+
+/// Learns how to wake the ingest.
+pub type Wake = Box<dyn FnOnce(timely::scheduling::SyncActivator)>;
+
+/// The streams that leave the ingest.
+pub struct Ingested<'scope> {
+    /// Batches of hits, to be sent to their workers.
+    pub hits: StreamVec<'scope, u64, HitBatch>,
+    /// What all workers should know.
+    pub notices: StreamVec<'scope, u64, Notice>,
+}
+
+/// What the ingest of one worker is given.
+pub struct IngestParts {
+    /// Limits and sources.
+    pub settings: Settings,
+    /// Where records come from.
+    pub inbox: Receiver<Message>,
+    /// Wakes this worker when the inbox gets something.
+    pub wake: Wake,
+    /// Where dead letters go.
+    pub dead: crossbeam_channel::Sender<DeadRecord>,
+    /// Takes positions that may be committed. Must not wait.
+    pub commits: Commits,
+    /// Sources that will say when they have ended.
+    pub sources: usize,
+    /// Set when a source can't go on.
+    pub failure: Arc<OnceLock<String>>,
+}
+
+/// Builds the ingest of this worker. `commands` comes to every worker.
+pub fn ingest<'scope>(scope: Scope<'scope, u64>, commands: StreamVec<'scope, u64, Command>, parts: IngestParts) -> Ingested<'scope> {
+    let mut builder = OperatorBuilder::new("Ingest".to_owned(), scope);
+    let info = builder.operator_info();
+    let mut input = builder.new_input(commands, Pipeline);
+    let (hits_out, hits) = builder.new_output::<Vec<HitBatch>>();
+    let (notices_out, notices) = builder.new_output::<Vec<Notice>>();
+    let mut hits_out = OutputBuilder::<_, timely::container::CapacityContainerBuilder<Vec<HitBatch>>>::from(hits_out);
+    let mut notices_out = OutputBuilder::<_, timely::container::CapacityContainerBuilder<Vec<Notice>>>::from(notices_out);
+    let activator = scope.activator_for(Rc::clone(&info.address));
+    let failure = parts.failure.clone();
+    let (mut ingest, wake) = Ingest::new(scope.index(), scope.peers(), parts);
+    wake(scope.worker().sync_activator_for(info.address.to_vec()));
+    builder.build(move |capabilities| {
+        let mut capabilities: Option<Vec<Capability<u64>>> = Some(capabilities);
+        let mut commands: BTreeMap<u64, Vec<Command>> = BTreeMap::new();
+        move |frontiers| {
+            input.for_each(|cap, data| {
+                if let Some(&epoch) = cap.least() {
+                    commands.entry(epoch).or_default().append(data);
+                }
+            });
+            let Some(caps) = &mut capabilities else { return };
+            // Commands of an epoch take effect after it, so all of those before the frontier are due.
+            let frontier = frontiers[0].frontier().first().copied();
+            while let Some(entry) = commands.first_entry()
+                && frontier.is_none_or(|f| *entry.key() < f)
+            {
+                entry.remove().into_iter().for_each(|c| ingest.obey(c));
+            }
+            let Some(epoch) = frontier else {
+                capabilities = None;
+                return;
+            };
+            if epoch > *caps[0].time() {
+                caps.iter_mut().for_each(|c| c.downgrade(&epoch));
+            }
+            let more = ingest.read(epoch);
+            let mut hits_out = hits_out.activate();
+            let mut session = hits_out.session(&caps[0]);
+            ingest.take_batches().into_iter().for_each(|b| session.give(b));
+            drop(session);
+            let mut notices_out = notices_out.activate();
+            let mut session = notices_out.session(&caps[1]);
+            ingest.take_notices().into_iter().for_each(|n| session.give(n));
+            drop(session);
+            if let Some(reason) = ingest.failed.take() {
+                failure.get_or_init(|| reason);
+            }
+            if more {
+                activator.activate();
+            }
+        }
+    });
+    Ingested { hits, notices }
+}
+
+impl Ingest {
+    fn new(worker: usize, peers: usize, parts: IngestParts) -> (Ingest, Wake) {
+        let ranks = parts.settings.ranks();
+        let ingest = Ingest {
+            ranks,
+            settings: parts.settings,
+            worker,
+            inbox: parts.inbox,
+            dead: parts.dead,
+            waiting_dead: None,
+            current: None,
+            sources_left: parts.sources,
+            partitions: HashMap::new(),
+            positions: BTreeMap::new(),
+            commits: parts.commits,
+            draining: false,
+            hasher: None,
+            now: None,
+            registry: Registry::default(),
+            rules: Rules::default(),
+            classifier: None,
+            roles: HashMap::new(),
+            counters: Counters::default(),
+            latest_event: None,
+            told: None,
+            batches: (0..peers as u64).map(|worker| HitBatch { worker, ..HitBatch::default() }).collect(),
+            full: Vec::new(),
+            values: Vec::new(),
+            scratch: Vec::new(),
+            epoch: 0,
+            taken: 0,
+            taken_bytes: 0,
+            failed: None,
+        };
+        (ingest, parts.wake)
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Start { secret, now } => {
+                let hasher = Hasher::new(&secret);
+                self.classifier = Some(Classifier::new(self.worker, hasher.clone(), &self.settings.zone));
+                self.hasher = Some(hasher);
+                self.now = now;
+            }
+            Command::Rules(set) => {
+                self.rules = self.registry.load(&set);
+                self.roles.clear();
+                if let Some(Err(reason)) = self.classifier.as_mut().map(|c| c.load(&self.rules)) {
+                    self.failed = Some(reason);
+                }
+            }
+            Command::Drain => self.draining = true,
+            Command::Acked(epoch) => self.commit(epoch),
+            Command::Peek { .. } => {}
+        }
+    }
+
+    /// Positions after the records of these epochs may be committed.
+    fn commit(&mut self, epoch: u64) {
+        let later = self.positions.split_off(&(epoch + 1));
+        let done = std::mem::replace(&mut self.positions, later);
+        let mut latest: BTreeMap<PartitionId, u64> = BTreeMap::new();
+        latest.extend(done.into_values().flatten());
+        if !latest.is_empty() {
+            (self.commits)(latest.into_iter().collect());
+        }
+    }
+
+    fn wall(&self) -> i64 {
+        self.now.unwrap_or_else(|| {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+        })
+    }
+
+    /// Reads into the epoch what fits; says whether there is more to do at once.
+    fn read(&mut self, epoch: u64) -> bool {
+        if self.rules.version == 0 || self.draining {
+            return false;
+        }
+        if epoch > self.epoch {
+            (self.epoch, self.taken, self.taken_bytes) = (epoch, 0, 0);
+        }
+        let wall = self.wall();
+        let before = self.taken;
+        // A turn is short, so that the worker's other operators keep up.
+        while self.taken < EPOCH_RECORDS && self.taken_bytes < EPOCH_BYTES && self.taken - before < EPOCH_RECORDS / 4 {
+            if !self.bury() {
+                return true;
+            }
+            match self.current.take() {
+                Some((records, from)) => self.take_records(records, from, wall),
+                None => match self.inbox.try_recv() {
+                    Ok(input) => self.take_input(input),
+                    Err(_) => return false,
+                },
+            }
+        }
+        self.taken < EPOCH_RECORDS && self.taken_bytes < EPOCH_BYTES
+    }
+
+    /// Hands on a dead letter that waits; says whether none waits any more.
+    fn bury(&mut self) -> bool {
+        if let Some(dead) = self.waiting_dead.take()
+            && let Err(crossbeam_channel::TrySendError::Full(dead)) = self.dead.try_send(dead)
+        {
+            self.waiting_dead = Some(dead);
+        }
+        self.waiting_dead.is_none()
+    }
+
+    fn take_input(&mut self, input: Message) {
+        match input {
+            Message::Assigned(partition) => {
+                let reference = Reference::largest();
+                self.partitions.entry(partition).or_insert(PartitionState { reference, largest: None, idle: false });
+            }
+            Message::Batch(records) => self.current = Some((records, 0)),
+            Message::CaughtUp(partition) | Message::Finished(partition) => {
+                if let Some(p) = self.partitions.get_mut(&partition) {
+                    p.idle = true;
+                }
+            }
+            Message::Ended(_) => self.sources_left = self.sources_left.saturating_sub(1),
+            Message::Failed(reason) => self.failed = Some(reason),
+        }
+    }
+
+    fn take_records(&mut self, records: RecordBatch, from: usize, wall: i64) {
+        if let Some(p) = self.partitions.get_mut(&records.partition) {
+            p.idle = false;
+        }
+        for n in from..records.records.len() {
+            if self.waiting_dead.is_some() || self.taken >= EPOCH_RECORDS || self.taken_bytes >= EPOCH_BYTES {
+                self.note_position(records.partition, records.records[n].offset);
+                self.current = Some((records, n));
+                return;
+            }
+            let record = records.records[n];
+            let raw = &records.bytes[record.start as usize..][..record.len as usize];
+            self.taken += 1;
+            self.taken_bytes += raw.len();
+            match decode(raw) {
+                Ok(event) => self.take_event(&event, records.partition, record.offset, record.append, wall),
+                Err(reason) => self.take_dead(reason, records.partition, record.offset, raw),
+            }
+        }
+        self.note_position(records.partition, records.next_offset);
+    }
+
+    fn note_position(&mut self, partition: PartitionId, next: u64) {
+        let epoch = self.positions.entry(self.epoch).or_default();
+        match epoch.iter_mut().find(|(p, _)| *p == partition) {
+            Some((_, at)) => *at = next,
+            None => epoch.push((partition, next)),
+        }
+    }
+
+    fn take_dead(&mut self, letter: DeadLetter, partition: PartitionId, offset: u64, raw: &[u8]) {
+        *self.counters.dead_letters.entry(letter.reason.code().to_owned()).or_default() += 1;
+        let source = self.settings.sources.get(usize::from(partition.source)).map_or("?", |s| &s.name);
+        let dead = DeadRecord {
+            source: source.to_owned(),
+            partition: partition.partition,
+            offset,
+            reason: letter.reason.code(),
+            detail: letter.detail,
+            raw: raw.to_vec(),
+        };
+        if let Err(crossbeam_channel::TrySendError::Full(dead)) = self.dead.try_send(dead) {
+            self.waiting_dead = Some(dead);
+        }
+    }
+
+    fn take_event(&mut self, event: &Event<'_>, partition: PartitionId, offset: u64, append: Option<i64>, wall: i64) {
+        let clock = ClockRule { max_lateness: self.settings.max_lateness, max_skew: self.settings.max_skew };
+        let by_reference = self.settings.sources.get(usize::from(partition.source)).is_some_and(|s| s.by_reference);
+        let (Some(state), Some(hasher), Some(classifier)) =
+            (self.partitions.get_mut(&partition), self.hasher.as_ref(), self.classifier.as_mut())
+        else {
+            return;
+        };
+        if append.is_some() {
+            state.reference = Reference::Append;
+        }
+        let mut stamp = state.reference.observe(&clock, event.timestamp, append, wall);
+        if by_reference {
+            (stamp.time, stamp.skewed) = (stamp.reference, false);
+        }
+        state.largest = state.largest.max(Some(stamp.reference));
+        self.latest_event = self.latest_event.max(Some(stamp.time));
+        self.counters.events += 1;
+        self.counters.retimed += u64::from(stamp.skewed);
+        let classified = classifier.classify(event, stamp.time, &mut self.values);
+        let roles = *self.roles.entry(classified.class).or_insert_with(|| {
+            let def = classifier.latest_news(classified.class);
+            def.map_or(0, |def| Class::new(def, &self.rules).roles)
+        });
+        let position = Position {
+            source: self.ranks.get(usize::from(partition.source)).copied().unwrap_or_default(),
+            partition: partition.partition,
+            offset,
+        };
+        let id = match &event.event_id {
+            Some(id) => identity(hasher, event, id, &mut self.scratch),
+            None => 0,
+        };
+        let mut head = Head {
+            key: 0,
+            time: stamp.time,
+            timestamp: event.timestamp,
+            reference: stamp.reference,
+            id,
+            raw: hasher.narrow(event.raw),
+            target: classified.target,
+            class: classified.class,
+            by: SESSION,
+            skewed: stamp.skewed,
+            start: 0,
+            len: 0,
+        };
+        let mut bys = travels(roles);
+        let mut normalised = None;
+        while bys != 0 {
+            let by = bys.trailing_zeros() as u16;
+            bys &= bys - 1;
+            let key = if by == SESSION {
+                Some(hasher.session(&event.tenant_id, &event.agent_id, &event.session_id, &mut self.scratch))
+            } else {
+                let target = normalised.get_or_insert_with(|| target::normalise(event.event_type, &event.target).text().into_owned());
+                let list = &self.rules.bys[usize::from(by)];
+                hasher.group(by, &event.tenant_id, &mut Fields::new(event, target), list, &mut self.scratch)
+            };
+            if let Some(key) = key {
+                (head.key, head.by) = (key, by);
+                let to = owner(key, self.batches.len());
+                let batch = &mut self.batches[to];
+                head.start = batch.bytes.len() as u32;
+                Payload::encode(&mut batch.bytes, event, position, &self.values, by_reference);
+                head.len = batch.bytes.len() as u32 - head.start;
+                batch.heads.push(head);
+                if batch.bytes.len() >= HIT_BYTES {
+                    let empty = HitBatch { worker: to as u64, heads: Vec::with_capacity(batch.heads.len()), bytes: Vec::with_capacity(batch.bytes.capacity()) };
+                    self.full.push(std::mem::replace(batch, empty));
+                }
+            }
+        }
+    }
+
+    fn take_batches(&mut self) -> Vec<HitBatch> {
+        let mut out = std::mem::take(&mut self.full);
+        for (worker, batch) in self.batches.iter_mut().enumerate() {
+            if !batch.heads.is_empty() {
+                out.push(std::mem::replace(batch, HitBatch { worker: worker as u64, ..HitBatch::default() }));
+            }
+        }
+        out
+    }
+
+    fn take_notices(&mut self) -> Vec<Notice> {
+        let mut out: Vec<Notice> = self.classifier.as_mut().map(Classifier::take_news).unwrap_or_default().into_iter().map(Notice::Class).collect();
+        let mark = self.mark();
+        let told = Some((mark, self.counters.events + self.counters.dead_letters.values().sum::<u64>()));
+        if self.rules.version > 0 && told != self.told {
+            self.told = told;
+            out.push(Notice::Progress { worker: self.worker as u32, mark, counters: self.counters.clone() });
+        }
+        out
+    }
+
+    fn mark(&self) -> Mark {
+        if self.sources_left == 0 && self.current.is_none() && self.waiting_dead.is_none() {
+            return Mark::Finished(self.latest_event);
+        }
+        if self.partitions.is_empty() {
+            return Mark::Unknown;
+        }
+        let mut smallest = None;
+        for p in self.partitions.values().filter(|p| !p.idle) {
+            let Some(largest) = p.largest else { return Mark::Unknown };
+            smallest = Some(smallest.map_or(largest, |s: i64| s.min(largest)));
+        }
+        smallest.map_or(Mark::Idle, Mark::At)
+    }
+}
+
+/// The worker that owns a key.
+pub fn owner(key: u128, workers: usize) -> usize {
+    ((key >> 64) as u64 % workers as u64) as usize
+}
+
+fn identity(hasher: &Hasher, event: &Event<'_>, id: &str, scratch: &mut Vec<u8>) -> u64 {
+    scratch.clear();
+    for part in [&*event.tenant_id, &*event.agent_id, &*event.session_id, id] {
+        scratch.extend_from_slice(&(part.len() as u32).to_le_bytes());
+        scratch.extend_from_slice(part.as_bytes());
+    }
+    hasher.narrow(scratch)
+}

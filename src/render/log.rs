@@ -1,0 +1,102 @@
+//! A group's hits in total order: what late events, evidence and rebuilt machines look back at.
+
+use std::cmp::Ordering;
+
+use super::class::Classes;
+use super::hit::{Head, Payload};
+use super::rules::ById;
+
+/// A hit that is kept.
+#[derive(Debug)]
+pub struct Entry {
+    /// Event time.
+    pub time: i64,
+    /// Hash of the normalised target.
+    pub target: u64,
+    /// The encoded event.
+    pub payload: Box<[u8]>,
+    /// The entry's name within its group, for as long as it is kept.
+    pub uid: u32,
+    /// Which matchers it satisfies.
+    pub class: u32,
+}
+
+impl Entry {
+    fn order(&self, time: i64, payload: Payload<'_>) -> Ordering {
+        self.time.cmp(&time).then_with(|| Payload(&self.payload).compare(payload))
+    }
+}
+
+/// The hits of a group that something may still look back at.
+#[derive(Debug, Default)]
+pub struct Log {
+    entries: Vec<Entry>,
+    next_uid: u32,
+}
+
+impl Log {
+    /// The entries, in total order.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Adds a hit at its place; gives the index.
+    pub fn insert(&mut self, head: &Head, payload: Payload<'_>) -> usize {
+        let at = match self.entries.last() {
+            Some(last) if last.order(head.time, payload).is_gt() => {
+                self.entries.partition_point(|e| e.order(head.time, payload).is_lt())
+            }
+            _ => self.entries.len(),
+        };
+        let uid = self.next_uid;
+        self.next_uid = self.next_uid.wrapping_add(1);
+        let entry = Entry { time: head.time, target: head.target, payload: payload.0.into(), uid, class: head.class };
+        self.entries.insert(at, entry);
+        at
+    }
+
+    /// Where an entry is, by its time and name.
+    pub fn find(&self, time: i64, uid: u32) -> Option<usize> {
+        let from = self.first_at_or_after(time);
+        let same = self.entries[from..].iter().take_while(|e| e.time == time);
+        same.into_iter().position(|e| e.uid == uid).map(|n| from + n)
+    }
+
+    /// The first index whose time is not before `time`.
+    pub fn first_at_or_after(&self, time: i64) -> usize {
+        self.entries.partition_point(|e| e.time < time)
+    }
+
+    /// Drops what nothing can need any more once no event before `watermark` comes.
+    pub fn compact(&mut self, by: ById, classes: &Classes, watermark: i64) {
+        let n = self.first_at_or_after(watermark);
+        let mut latest: Vec<u32> = Vec::new();
+        let mut keep = vec![false; n];
+        for (i, entry) in self.entries[..n].iter().enumerate().rev() {
+            let Some(class) = classes.get(entry.class) else { continue };
+            let age = watermark - entry.time;
+            let retain = class.retain(by);
+            let is_latest = age <= retain.latest && !latest.contains(&entry.class);
+            if is_latest {
+                latest.push(entry.class);
+            }
+            keep[i] = is_latest || age <= retain.all || age <= retain.opener;
+        }
+        let mut opened = false;
+        for (i, entry) in self.entries[..n].iter().enumerate() {
+            let Some(class) = classes.get(entry.class) else { continue };
+            let retain = class.retain(by);
+            let age = watermark - entry.time;
+            keep[i] |= opened && age <= retain.after_opener;
+            opened |= age <= retain.opener;
+        }
+        let mut i = 0;
+        self.entries.retain(|_| {
+            i += 1;
+            i > n || keep[i - 1]
+        });
+        if self.entries.len() * 4 < self.entries.capacity() {
+            self.entries.shrink_to_fit();
+        }
+    }
+}

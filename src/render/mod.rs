@@ -1,0 +1,82 @@
+//! Rendering: the dataflow, built once on every worker. Rules are data to it; adding one adds rows, not operators.
+//!
+//! ```text
+//! commands (worker 0) --broadcast--> ingest --hits, by key--> detect --alerts, by session--> alerts --> export (worker 0)
+//!                                       \---notices, to all-----^  \---answers--------------^
+//! ```
+//!
+//! Time is the ingest epoch; event time is a value. Every operator applies an epoch when it is closed, whole.
+//! Knows nothing of sources, sinks, stores or the API.
+
+pub mod alerting;
+pub mod alerts;
+mod allow;
+mod class;
+mod classify;
+pub mod control;
+mod copies;
+pub mod detect;
+pub mod export;
+mod field;
+mod group;
+mod groups;
+mod hit;
+pub mod ingest;
+mod key;
+mod log;
+mod rules;
+mod session;
+pub mod settings;
+mod units;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use timely::dataflow::operators::probe::Handle as Probe;
+use timely::dataflow::operators::vec::{Broadcast, Input, Map};
+use timely::dataflow::operators::{Concat, Probe as _};
+use timely::worker::Worker;
+
+pub use key::SECRET_BYTES;
+
+use control::{Command, Notice};
+use detect::{Shared, Totals};
+use export::Exports;
+use groups::Groups;
+use ingest::IngestParts;
+
+/// The dataflow's ends on one worker.
+pub struct Built {
+    /// Commands; only worker 0 gives any.
+    pub commands: timely::dataflow::operators::vec::input::Handle<u64, Command>,
+    /// How far everything has come.
+    pub probe: Probe<u64>,
+    /// What leaves, on worker 0.
+    pub exports: Rc<RefCell<Exports>>,
+    /// Totals as of the last closed epoch.
+    pub totals: Rc<RefCell<Totals>>,
+}
+
+/// Builds the dataflow on this worker.
+pub fn build(worker: &mut Worker, parts: IngestParts) -> Built {
+    let totals = Rc::new(RefCell::new(Totals::default()));
+    let exports = Rc::new(RefCell::new(Exports::default()));
+    let probe = Probe::new();
+    let shared = Shared {
+        groups: Rc::new(RefCell::new(Groups::new())),
+        totals: totals.clone(),
+        hasher: Rc::new(RefCell::new(None)),
+    };
+    let commands = worker.dataflow::<u64, _, _>(|scope| {
+        let (input, commands) = scope.new_input::<Command>();
+        let commands = commands.broadcast();
+        let settings = parts.settings.clone();
+        let ingested = ingest::ingest(scope, commands.clone(), parts);
+        let notices = commands.map(Notice::Command).concat(ingested.notices.broadcast());
+        let detected = detect::detect(scope, ingested.hits, notices, &settings, shared.clone());
+        let viewed = alerts::view(scope, detected.alerts, detected.parts, &settings, shared);
+        export::export(scope, viewed.alerts, detected.sessions, viewed.shares, exports.clone()).probe_with(&probe);
+        input
+    });
+    Built { commands, probe, exports, totals }
+}

@@ -1,0 +1,231 @@
+//! Session views: what one session's group knows about its lives (SPEC §5).
+//!
+//! Counts only ever grow, and a late event can only close the gap between two lives, never open one: so a late event is
+//! added to the life it falls into, and two lives that it joins are added up. State per life: the distinct targets (8
+//! bytes each, to [`EXACT_TARGETS`]) and the latest [`RECENT`] events.
+
+use std::cmp::Ordering;
+
+use clawdstrike_telemetry::EventType;
+use hashbrown::HashSet;
+
+use super::hit::{Head, Payload};
+use crate::session::{RecentEvent, RiskWeights, SessionView, risk_score};
+
+/// Up to so many distinct targets are counted exactly.
+pub const EXACT_TARGETS: usize = 10_000;
+/// How many of the latest events a view shows.
+pub const RECENT: usize = 5;
+
+/// A session.
+#[derive(Debug)]
+pub struct Session {
+    names: Box<str>,
+    tenant_len: u16,
+    agent_len: u16,
+    lives: Vec<Life>,
+    /// An earlier life has left this state.
+    pub resumed_before: bool,
+    /// Two records had one id and different bytes.
+    pub id_conflict: bool,
+}
+
+/// One life.
+#[derive(Debug, Default)]
+struct Life {
+    events: u64,
+    violations: u64,
+    by_type: [u64; 7],
+    first: i64,
+    last: i64,
+    targets: HashSet<u64>,
+    more_targets: bool,
+    skewed: bool,
+    recent: Vec<RecentEvent>,
+    changed: bool,
+}
+
+impl Session {
+    /// A session that begins with this event's names.
+    pub fn new(payload: Payload<'_>) -> Session {
+        let (t, a, s) = (payload.tenant_id(), payload.agent_id(), payload.session_id());
+        Session {
+            names: format!("{t}{a}{s}").into(),
+            tenant_len: t.len() as u16,
+            agent_len: a.len() as u16,
+            lives: Vec::new(),
+            resumed_before: false,
+            id_conflict: false,
+        }
+    }
+
+    /// Tenant, agent and session id.
+    pub fn names(&self) -> (&str, &str, &str) {
+        let (tenant, rest) = self.names.split_at(usize::from(self.tenant_len));
+        let (agent, session) = rest.split_at(usize::from(self.agent_len));
+        (tenant, agent, session)
+    }
+
+    /// Counts an event. Gives the `first_seen` of lives that are no more, because it joined them to an earlier one or
+    /// moved their beginning.
+    pub fn add(&mut self, head: &Head, payload: Payload<'_>, retention: i64) -> Vec<i64> {
+        let mut gone = Vec::new();
+        let near = |life: &Life| head.time >= life.first.saturating_sub(retention) && head.time <= life.last.saturating_add(retention);
+        let at = match self.lives.iter().position(near) {
+            Some(at) => at,
+            None => {
+                let at = self.lives.partition_point(|l| l.first < head.time);
+                self.lives.insert(at, Life { first: head.time, last: head.time, ..Life::default() });
+                at
+            }
+        };
+        let before = self.lives[at].first;
+        self.lives[at].add(head, payload);
+        if self.lives[at].first != before {
+            gone.push(before);
+        }
+        while self.lives.get(at + 1).is_some_and(|next| next.first.saturating_sub(self.lives[at].last) <= retention) {
+            let next = self.lives.remove(at + 1);
+            gone.push(next.first);
+            self.lives[at].join(next);
+        }
+        gone
+    }
+
+    /// Lives that ended before `oldest` leave; their last views.
+    pub fn retire(&mut self, oldest: i64, idle_before: i64, weights: &RiskWeights) -> Vec<SessionView> {
+        let n = self.lives.iter().take_while(|l| l.last < oldest).count();
+        let mut views = self.views(idle_before, weights);
+        views.truncate(n);
+        self.lives.drain(..n);
+        self.resumed_before |= n > 0;
+        views
+    }
+
+    /// No life is left.
+    pub fn is_empty(&self) -> bool {
+        self.lives.is_empty()
+    }
+
+    /// Time of the last event.
+    pub fn last_seen(&self) -> i64 {
+        self.lives.last().map_or(i64::MIN, |l| l.last)
+    }
+
+    /// The risk of the life that a time falls into.
+    pub fn risk_at(&self, time: i64, weights: &RiskWeights) -> f64 {
+        let life = self.lives.iter().find(|l| l.first <= time && time <= l.last).or(self.lives.last());
+        life.map_or(0.0, |l| l.risk(weights))
+    }
+
+    /// All lives as views; those without an event since `idle_before` are idle.
+    pub fn views(&self, idle_before: i64, weights: &RiskWeights) -> Vec<SessionView> {
+        self.lives.iter().enumerate().map(|(i, l)| self.view(l, i > 0 || self.resumed_before, idle_before, weights)).collect()
+    }
+
+    /// The lives that changed since the last call.
+    pub fn changed(&mut self, idle_before: i64, weights: &RiskWeights) -> Vec<SessionView> {
+        let mut views = self.views(idle_before, weights);
+        let mut flags = self.lives.iter_mut().map(|l| std::mem::take(&mut l.changed));
+        views.retain(|_| flags.next().unwrap_or(false));
+        views
+    }
+
+    fn view(&self, life: &Life, resumed: bool, idle_before: i64, weights: &RiskWeights) -> SessionView {
+        let (tenant, agent, session) = self.names();
+        let flags = [(life.skewed, "clock_skew"), (self.id_conflict, "id_conflict")];
+        SessionView {
+            tenant_id: tenant.to_owned(),
+            agent_id: agent.to_owned(),
+            session_id: session.to_owned(),
+            resumed,
+            idle: life.last < idle_before,
+            events: life.events,
+            violations: life.violations,
+            by_type: life.by_type,
+            unique_targets: life.targets.len() as u64,
+            unique_targets_exact: !life.more_targets,
+            first_seen: life.first,
+            last_seen: life.last,
+            risk_score: life.risk(weights),
+            open_alerts: 0,
+            last_events: life.recent.clone(),
+            flags: flags.iter().filter(|f| f.0).map(|f| f.1.to_owned()).collect(),
+        }
+    }
+}
+
+impl Life {
+    fn risk(&self, weights: &RiskWeights) -> f64 {
+        risk_score(weights, self.events, self.violations, self.targets.len() as u64, self.first, self.last)
+    }
+
+    fn add(&mut self, head: &Head, payload: Payload<'_>) {
+        self.events += 1;
+        self.violations += u64::from(!payload.allowed());
+        self.by_type[payload.event_type().index()] += 1;
+        self.first = self.first.min(head.time);
+        self.last = self.last.max(head.time);
+        self.skewed |= head.skewed;
+        self.changed = true;
+        self.add_target(head.target);
+        self.add_recent(head.time, payload.event_type(), payload.target(), payload.allowed());
+    }
+
+    fn add_target(&mut self, target: u64) {
+        if self.targets.len() < EXACT_TARGETS {
+            self.targets.insert(target);
+        } else if !self.targets.contains(&target) {
+            self.more_targets = true;
+        }
+    }
+
+    /// Keeps the latest events; ties in time are ordered by content, so that the view doesn't depend on arrival.
+    fn add_recent(&mut self, time: i64, event_type: EventType, target: &str, allowed: bool) {
+        let target = shorten(target);
+        let order = |e: &RecentEvent| {
+            e.time
+                .cmp(&time)
+                .then_with(|| e.event_type.cmp(&event_type))
+                .then_with(|| e.target.as_str().cmp(target))
+                .then_with(|| e.allowed.cmp(&allowed))
+        };
+        if self.recent.len() < RECENT {
+            let at = self.recent.partition_point(|e| order(e) != Ordering::Greater);
+            self.recent.insert(at, RecentEvent { time, event_type, target: target.to_owned(), allowed });
+        } else if order(&self.recent[0]) == Ordering::Less {
+            // The oldest makes room and lends its buffer.
+            let at = self.recent.partition_point(|e| order(e) != Ordering::Greater) - 1;
+            self.recent[..=at].rotate_left(1);
+            let slot = &mut self.recent[at];
+            (slot.time, slot.event_type, slot.allowed) = (time, event_type, allowed);
+            slot.target.clear();
+            slot.target.push_str(target);
+        }
+    }
+
+    fn join(&mut self, next: Life) {
+        self.events += next.events;
+        self.violations += next.violations;
+        for (sum, n) in self.by_type.iter_mut().zip(next.by_type) {
+            *sum += n;
+        }
+        self.last = self.last.max(next.last);
+        self.skewed |= next.skewed;
+        self.more_targets |= next.more_targets;
+        self.changed = true;
+        next.targets.into_iter().for_each(|t| self.add_target(t));
+        for e in next.recent {
+            self.add_recent(e.time, e.event_type, &e.target, e.allowed);
+        }
+    }
+}
+
+/// The first bytes of a target, cut at a character.
+fn shorten(target: &str) -> &str {
+    let mut end = target.len().min(RecentEvent::TARGET_BYTES);
+    while !target.is_char_boundary(end) {
+        end -= 1;
+    }
+    &target[..end]
+}

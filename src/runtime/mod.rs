@@ -1,0 +1,6 @@
+//! Runtime: joins sources, the dataflow, stores, responses and the API into processes. The only place that knows them all.
+
+pub mod dead_letters;
+pub mod driver;
+pub mod handle;
+pub mod replay;

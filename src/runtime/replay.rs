@@ -1,0 +1,205 @@
+//! Replay: files through the very same dataflow, offline, as fast as they can be read (SPEC §13).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use clawdstrike_rules::plan::RuleSet;
+use crossbeam_channel::bounded;
+use tokio::sync::mpsc;
+
+use super::dead_letters;
+use super::driver::{self, Outlet, Seat, Sequencer};
+use crate::alert::{Alert, Status};
+use crate::config::Limits;
+use crate::inbox::{Inbox, Inboxes};
+use crate::render::control::Counters;
+use crate::render::detect::{SessionChange, Totals};
+use crate::render::export::Exported;
+use crate::render::settings::{Settings, SourceInfo};
+use crate::session::SessionView;
+use crate::source;
+
+/// The name of the files' source: the first part of the id of evidence without an event_id.
+const SOURCE: &str = "file";
+
+/// What to replay.
+pub struct Replay {
+    /// Files of JSON lines, in this order; `-` is standard input.
+    pub files: Vec<PathBuf>,
+    /// The rules.
+    pub rules: RuleSet,
+    /// Timely workers.
+    pub workers: usize,
+    /// Limits.
+    pub limits: Limits,
+    /// The wall clock, microseconds since 1970.
+    pub now: i64,
+    /// Receives every version of every alert as it happens.
+    pub changes: Option<Box<dyn FnMut(&Alert) + Send>>,
+    /// Records read so far, for a progress display.
+    pub progress: Arc<AtomicU64>,
+}
+
+/// What a replay found.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The final alerts, without retracted ones, by (first_seen, alert_id).
+    pub alerts: Vec<Alert>,
+    /// Every life of every session, by (first_seen, agent_id, session_id).
+    pub sessions: Vec<SessionView>,
+    /// Valid events, copies included.
+    pub events: u64,
+    /// Dead letters by reason.
+    pub dead_letters: BTreeMap<String, u64>,
+    /// Events whose time had to be the reference time.
+    pub retimed: u64,
+}
+
+#[derive(Default)]
+struct Collected {
+    alerts: BTreeMap<String, Alert>,
+    sessions: BTreeMap<(String, String, String, i64), SessionView>,
+    counters: BTreeMap<u32, Counters>,
+}
+
+struct Collector {
+    into: Arc<Mutex<Collected>>,
+    changes: Option<Box<dyn FnMut(&Alert) + Send>>,
+    progress: Arc<AtomicU64>,
+}
+
+impl Outlet for Collector {
+    fn offer(&mut self, batch: Exported) -> Option<Exported> {
+        let mut into = self.into.lock().unwrap_or_else(PoisonError::into_inner);
+        for alert in batch.alerts {
+            if let Some(changes) = &mut self.changes {
+                changes(&alert);
+            }
+            into.alerts.insert(alert.alert_id.clone(), alert);
+        }
+        for change in batch.sessions {
+            match change {
+                SessionChange::Gone(tenant, agent, session, first) => {
+                    into.sessions.remove(&(tenant, agent, session, first));
+                }
+                SessionChange::Now(view) => {
+                    let key = (view.tenant_id.clone(), view.agent_id.clone(), view.session_id.clone(), view.first_seen);
+                    into.sessions.insert(key, view);
+                }
+            }
+        }
+        None
+    }
+
+    fn closed(&mut self, _epoch: u64, totals: &Totals) {
+        let read = totals.workers.values().map(|c| c.events + c.dead_letters.values().sum::<u64>()).sum();
+        self.progress.store(read, Ordering::Relaxed);
+        let mut into = self.into.lock().unwrap_or_else(PoisonError::into_inner);
+        into.counters = totals.workers.clone();
+    }
+
+    fn acked(&self) -> u64 {
+        0
+    }
+}
+
+/// Runs a replay to its end.
+///
+/// # Errors
+/// A file can't be read; the text names it.
+pub fn run(replay: Replay) -> Result<Outcome, String> {
+    let settings = Settings::new(&replay.limits, vec![SourceInfo { name: SOURCE.into(), by_reference: false }]);
+    let (dead, dead_thread) = dead_letters::start(None)?;
+    let (inboxes, receivers): (Vec<Inbox>, Vec<_>) = (0..replay.workers).map(|_| Inbox::new()).unzip();
+    let failure = Arc::new(OnceLock::new());
+    let (commits, _no_commits) = bounded(1);
+    let seats: Vec<Mutex<Option<Seat>>> = receivers
+        .into_iter()
+        .zip(&inboxes)
+        .map(|(inbox, sender)| {
+            Mutex::new(Some(Seat {
+                inbox,
+                waker: sender.waker().clone(),
+                dead: dead.clone(),
+                commits: commits.clone(),
+                sources: 1,
+                settings: settings.clone(),
+                failure: failure.clone(),
+            }))
+        })
+        .collect();
+    drop(dead);
+    let collected = Arc::new(Mutex::new(Collected::default()));
+    let (_requests, no_requests) = mpsc::channel(1);
+    let sequencer = Mutex::new(Some(Sequencer {
+        rules: Arc::new(replay.rules),
+        now: Some(replay.now),
+        first_epoch: 1,
+        tick: Duration::ZERO,
+        requests: no_requests,
+        waker: Default::default(),
+        outlet: Box::new(Collector { into: collected.clone(), changes: replay.changes, progress: replay.progress }),
+        stop: Arc::new(AtomicBool::new(false)),
+    }));
+    let workers = replay.workers;
+    let reader = source::start_files(0, SOURCE, &replay.files, Inboxes { first: 0, peers: workers, local: inboxes })?;
+    let config = timely::Config::process(workers);
+    let guards = timely::execute(config, move |worker| {
+        let seat = seats[worker.index()].lock().unwrap_or_else(PoisonError::into_inner).take();
+        let sequencer = if worker.index() == 0 { sequencer.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
+        match seat {
+            Some(seat) => driver::run(worker, seat, sequencer),
+            None => Err("a worker was started twice".to_owned()),
+        }
+    })?;
+    for result in guards.join() {
+        result??;
+    }
+    reader.stop();
+    dead_thread.join().map_err(|_| "the dead-letter writer panicked".to_owned())?;
+    let collected = std::mem::take(&mut *collected.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(outcome(collected))
+}
+
+fn outcome(collected: Collected) -> Outcome {
+    let mut out = Outcome::default();
+    out.sessions = collected.sessions.into_values().collect();
+    out.alerts = collected.alerts.into_values().filter(|a| a.status != Status::Retracted).collect();
+    for alert in &mut out.alerts {
+        // The session's score as it is at the end, whatever it was when the version was made.
+        let of_alert = |s: &&SessionView| s.first_seen <= alert.first_seen && alert.first_seen <= s.last_seen;
+        let key = |first| (alert.tenant_id.clone(), alert.agent_id.clone(), alert.session_id.clone(), first);
+        let from = out.sessions.partition_point(|s| session_key(s) < key(i64::MIN));
+        let lives = out.sessions[from..].iter().take_while(|s| session_key(s) <= key(i64::MAX));
+        if let Some(session) = lives.into_iter().find(of_alert) {
+            alert.risk_score = session.risk_score;
+        }
+    }
+    out.alerts.sort_by(|a, b| (a.first_seen, &a.alert_id).cmp(&(b.first_seen, &b.alert_id)));
+    for alert in &out.alerts {
+        let key = |first| (alert.tenant_id.clone(), alert.agent_id.clone(), alert.session_id.clone(), first);
+        let from = out.sessions.partition_point(|s| session_key(s) < key(i64::MIN));
+        let life = out.sessions[from..].iter_mut().take_while(|s| s.session_id == alert.session_id && s.agent_id == alert.agent_id);
+        if let Some(life) = life.into_iter().find(|s| s.first_seen <= alert.first_seen && alert.first_seen <= s.last_seen) {
+            life.open_alerts += 1;
+        }
+    }
+    out.sessions.sort_by(|a, b| {
+        (a.first_seen, &a.agent_id, &a.session_id, &a.tenant_id).cmp(&(b.first_seen, &b.agent_id, &b.session_id, &b.tenant_id))
+    });
+    for counters in collected.counters.into_values() {
+        out.events += counters.events;
+        out.retimed += counters.retimed;
+        for (reason, n) in counters.dead_letters {
+            *out.dead_letters.entry(reason).or_default() += n;
+        }
+    }
+    out
+}
+
+fn session_key(s: &SessionView) -> (String, String, String, i64) {
+    (s.tenant_id.clone(), s.agent_id.clone(), s.session_id.clone(), s.first_seen)
+}
