@@ -32,10 +32,7 @@ pub(crate) fn base(for_others: bool) -> Result<PathBuf, String> {
     create_open(&outside)?;
     let found = fs::symlink_metadata(&outside).map_err(|e| told("read", &outside, &e))?;
     if !found.is_dir() || found.uid() != uid {
-        return Err(format!(
-            "\"{}\" should be a folder of user {uid}; remove it",
-            outside.display()
-        ));
+        return Err(format!("\"{}\" should be a folder of user {uid}; remove it", outside.display()));
     }
     if reachable_by_others(&outside)? {
         return Ok(outside);
@@ -124,9 +121,7 @@ impl RunFolder {
     pub(crate) fn create(base: &Path, name: &str) -> Result<Self, String> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = base
-            .join("run")
-            .join(format!("{name}-{}-{number}", std::process::id()));
+        let path = base.join("run").join(format!("{name}-{}-{number}", std::process::id()));
         // A process of the same id may have left one behind.
         remove(&path)?;
         create_open(&path)?;
@@ -141,11 +136,7 @@ impl RunFolder {
 impl Drop for RunFolder {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!(
-                "the log in \"{}\" ended:\n{}",
-                self.0.display(),
-                tail(&self.0.join(LOG))
-            );
+            eprintln!("the log in \"{}\" ended:\n{}", self.0.display(), tail(&self.0.join(LOG)));
         }
         if let Err(e) = remove(&self.0) {
             eprintln!("{e}");

@@ -94,10 +94,7 @@ pub(crate) fn maven(folder: &Path, artifacts: &[Artifact<'_>], what: Maven) -> R
             .args(["-q", "-B", "-f"])
             .arg(&pom)
             .arg(format!("{plugin}:{MAVEN_DEPENDENCY_PLUGIN}:{goal}"))
-            .arg(format!(
-                "-DoutputDirectory={}",
-                folder.join(output).display()
-            ));
+            .arg(format!("-DoutputDirectory={}", folder.join(output).display()));
         command
     })
 }
@@ -121,14 +118,9 @@ fn pom_text(artifacts: &[Artifact<'_>]) -> String {
 /// Downloads npm packages (name, exact version) to `<folder>/node_modules`, without running their scripts.
 pub(crate) fn npm(folder: &Path, packages: &[(&str, &str)]) -> Result<(), String> {
     let manifest = folder.join("package.json");
-    let dependencies: Vec<String> = packages
-        .iter()
-        .map(|(name, version)| format!("\"{name}\": \"{version}\""))
-        .collect();
-    let text = format!(
-        "{{\"private\": true, \"dependencies\": {{{}}}}}\n",
-        dependencies.join(", ")
-    );
+    let dependencies: Vec<String> =
+        packages.iter().map(|(name, version)| format!("\"{name}\": \"{version}\"")).collect();
+    let text = format!("{{\"private\": true, \"dependencies\": {{{}}}}}\n", dependencies.join(", "));
     fs::write(&manifest, text).map_err(|e| told("write", &manifest, &e))?;
     download(folder, || {
         let mut command = Command::new("npm");
@@ -171,8 +163,7 @@ mod tests {
 
     #[test]
     fn parallel_installs_build_a_package_once() {
-        let folder =
-            RunFolder::create(&base(false).expect("a base"), "parallel").expect("a folder");
+        let folder = RunFolder::create(&base(false).expect("a base"), "parallel").expect("a folder");
         let built = std::sync::atomic::AtomicU32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {

@@ -16,8 +16,7 @@ use crate::server::{Server, Spec, explain};
 use crate::versions::{KAFKA, SLF4J};
 
 const NAME: &str = "kafka";
-const NEEDS: &str =
-    "\"java\" 17 or newer and \"mvn\" on PATH; debian: apt-get install default-jre-headless maven";
+const NEEDS: &str = "\"java\" 17 or newer and \"mvn\" on PATH; debian: apt-get install default-jre-headless maven";
 /// Any 16 bytes in base64 would do: brokers of different tests never talk to each other.
 const CLUSTER_ID: &str = "Y2xhd2RzdHJpa2VfZWRyXw";
 /// How long one of Kafka's own tools may take. A Java process on a busy machine: seconds.
@@ -61,12 +60,7 @@ pub fn kafka() -> Result<Kafka, String> {
         stop: Signal::TERM,
         discard: Signal::KILL,
     };
-    Ok(Kafka {
-        server: Server::start(spec, folder)?,
-        port,
-        _controller: controller,
-        home,
-    })
+    Ok(Kafka { server: Server::start(spec, folder)?, port, _controller: controller, home })
 }
 
 impl Kafka {
@@ -80,12 +74,7 @@ impl Kafka {
     ///
     /// # Errors
     /// If the topic exists, the broker refuses the configuration, or it isn't running.
-    pub fn create_topic(
-        &self,
-        name: &str,
-        partitions: u32,
-        config: &[(&str, &str)],
-    ) -> Result<(), String> {
+    pub fn create_topic(&self, name: &str, partitions: u32, config: &[(&str, &str)]) -> Result<(), String> {
         wire::create_topic(self.port.number(), name, partitions, config)
             .and_then(|()| self.await_leaders(name, partitions))
             .map_err(|e| format!("can't create topic \"{name}\": {e}"))
@@ -110,13 +99,7 @@ impl Kafka {
         let bootstrap = self.bootstrap();
         let told = self.tool(
             "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
-            &[
-                "--bootstrap-server",
-                &bootstrap,
-                "--describe",
-                "--group",
-                group,
-            ],
+            &["--bootstrap-server", &bootstrap, "--describe", "--group", group],
             "",
         )?;
         // The tool's exit code is 0 then, too.
@@ -138,13 +121,7 @@ impl Kafka {
             .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
             .arg(class)
             .args(arguments);
-        run(
-            &mut command,
-            input,
-            self.server.folder().path(),
-            TOOL_DEADLINE,
-        )
-        .map_err(|e| explain(class, &e, NEEDS))
+        run(&mut command, input, self.server.folder().path(), TOOL_DEADLINE).map_err(|e| explain(class, &e, NEEDS))
     }
 
     /// Stops the broker in order. Its port stays claimed.
@@ -181,9 +158,7 @@ impl Kafka {
             }
             if Instant::now() >= until {
                 let seconds = LEADER_DEADLINE.as_secs();
-                return Err(format!(
-                    "{led} of {partitions} partitions have a leader after {seconds} s"
-                ));
+                return Err(format!("{led} of {partitions} partitions have a leader after {seconds} s"));
             }
             std::thread::sleep(POLL);
         }
@@ -209,9 +184,7 @@ fn install(folder: &Path) -> Result<(), String> {
     let text = properties_text(1, 2, &folder.join("formatted"));
     std::fs::write(&properties, text).map_err(|e| told("write", &properties, &e))?;
     let mut command = java(folder);
-    command
-        .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"])
-        .arg(&properties);
+    command.args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"]).arg(&properties);
     run(&mut command, "", folder, LOCAL_DEADLINE).map(drop)
 }
 

@@ -34,9 +34,7 @@ fn session(port: u16, sql: &str) -> io::Result<()> {
     stream.write_all(b"X")?;
     stream.write_all(&framed(&[])?)?;
     stream.shutdown(std::net::Shutdown::Write)?;
-    stream
-        .take(MESSAGE_BYTES as u64)
-        .read_to_end(&mut Vec::new())?;
+    stream.take(MESSAGE_BYTES as u64).read_to_end(&mut Vec::new())?;
     outcome
 }
 

@@ -32,10 +32,7 @@ impl Port {
                 continue;
             };
             if TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
-                return Ok(Self {
-                    number,
-                    _claim: claim,
-                });
+                return Ok(Self { number, _claim: claim });
             }
         }
         Err(format!(
@@ -54,9 +51,7 @@ mod tests {
 
     #[test]
     fn claims_differ_while_they_are_held() {
-        let ports: Vec<Port> = (0..50)
-            .map(|_| Port::claim().expect("a free port"))
-            .collect();
+        let ports: Vec<Port> = (0..50).map(|_| Port::claim().expect("a free port")).collect();
         let mut numbers: Vec<u16> = ports.iter().map(Port::number).collect();
         numbers.sort_unstable();
         numbers.dedup();
@@ -66,7 +61,6 @@ mod tests {
     #[test]
     fn a_claimed_port_can_be_listened_on() {
         let port = Port::claim().expect("a free port");
-        TcpListener::bind((Ipv4Addr::LOCALHOST, port.number()))
-            .expect("the port is free for the service");
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port.number())).expect("the port is free for the service");
     }
 }

@@ -17,7 +17,8 @@ use crate::server::{Server, Spec, explain};
 use crate::versions::POSTGRES;
 
 const NAME: &str = "postgres";
-const NEEDS: &str = "\"java\", \"mvn\", \"tar\" and \"xz\" on PATH; debian: apt-get install default-jre-headless maven tar xz-utils";
+const NEEDS: &str =
+    "\"java\", \"mvn\", \"tar\" and \"xz\" on PATH; debian: apt-get install default-jre-headless maven tar xz-utils";
 /// The users to run as where we are root, which the server refuses; the second exists everywhere.
 const UNPRIVILEGED: [&str; 2] = ["postgres", "nobody"];
 
@@ -91,9 +92,7 @@ impl Postgres {
     pub fn create_database(&self, name: &str) -> Result<String, String> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         if !(1..=63).contains(&name.len()) || !name.bytes().all(plain) {
-            return Err(format!(
-                "\"{name}\" is no name for a database; use 1-63 ASCII letters, digits or \"_\""
-            ));
+            return Err(format!("\"{name}\" is no name for a database; use 1-63 ASCII letters, digits or \"_\""));
         }
         pgwire::execute(self.port.number(), &format!("CREATE DATABASE \"{name}\""))?;
         Ok(self.url_of(name))
@@ -136,15 +135,11 @@ fn owner() -> Result<Option<(u32, u32)>, String> {
     }
     let users = Path::new("/etc/passwd");
     let text = fs::read_to_string(users).map_err(|e| told("read", users, &e))?;
-    UNPRIVILEGED
-        .iter()
-        .find_map(|name| ids_of(&text, name))
-        .map(Some)
-        .ok_or_else(|| {
-            format!(
-                "\"postgres\" refuses to run as root, and \"/etc/passwd\" has none of the users {UNPRIVILEGED:?}; add one"
-            )
-        })
+    UNPRIVILEGED.iter().find_map(|name| ids_of(&text, name)).map(Some).ok_or_else(|| {
+        format!(
+            "\"postgres\" refuses to run as root, and \"/etc/passwd\" has none of the users {UNPRIVILEGED:?}; add one"
+        )
+    })
 }
 
 /// A user's ids in the text of `/etc/passwd`: `name:password:uid:gid:...`.
@@ -175,11 +170,11 @@ fn install(folder: &Path) -> Result<(), String> {
     let artifacts = [("io.zonky.test.postgres", artifact.as_str(), POSTGRES)];
     maven(folder, &artifacts, Maven::Unpack)?;
     let mut tar = Command::new("tar");
-    tar.arg("-xJf")
-        .arg(folder.join("unpacked").join(archive))
-        .arg("-C")
-        .arg(folder)
-        .args(["--no-same-owner", "--no-same-permissions", "--mode=go+rX"]);
+    tar.arg("-xJf").arg(folder.join("unpacked").join(archive)).arg("-C").arg(folder).args([
+        "--no-same-owner",
+        "--no-same-permissions",
+        "--mode=go+rX",
+    ]);
     run(&mut tar, "", folder, LOCAL_DEADLINE).map(drop)
 }
 

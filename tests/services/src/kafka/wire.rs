@@ -67,12 +67,7 @@ fn metadata(port: u16, topics: &[&str]) -> Result<Answer, String> {
 }
 
 /// Creates a topic with one replica.
-pub(super) fn create_topic(
-    port: u16,
-    name: &str,
-    partitions: u32,
-    config: &[(&str, &str)],
-) -> Result<(), String> {
+pub(super) fn create_topic(port: u16, name: &str, partitions: u32, config: &[(&str, &str)]) -> Result<(), String> {
     let mut request = Request::default();
     request.length(1)?;
     request.text(name)?;
@@ -127,8 +122,8 @@ impl Request {
     }
 
     fn text(&mut self, value: &str) -> Result<(), String> {
-        let length = i16::try_from(value.len())
-            .map_err(|_| format!("a text of {} bytes; at most 32767", value.len()))?;
+        let length =
+            i16::try_from(value.len()).map_err(|_| format!("a text of {} bytes; at most 32767", value.len()))?;
         self.i16(length);
         self.0.extend(value.as_bytes());
         Ok(())
@@ -174,9 +169,7 @@ struct Answer {
 impl Answer {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], String> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let taken = rest
-            .first_chunk::<N>()
-            .ok_or_else(|| format!("the answer ends at byte {}", self.bytes.len()))?;
+        let taken = rest.first_chunk::<N>().ok_or_else(|| format!("the answer ends at byte {}", self.bytes.len()))?;
         self.at += N;
         Ok(*taken)
     }
