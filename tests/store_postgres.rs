@@ -6,19 +6,15 @@ mod rows;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use clawdstrike_edr::store::{
-    Batch, EventRow, Postgres, RemovedSession, SessionKey, Store, StoreError, StoreWriter,
-};
+use clawdstrike_edr::store::{Batch, EventRow, Postgres, RemovedSession, SessionKey, Store, StoreError, StoreWriter};
 use clawdstrike_test_services as services;
 use tokio_postgres::types::FromSqlOwned;
 use tokio_postgres::{Client, NoTls};
 
 use rows::{
-    T0, alert, event, events, hostile_alert, hostile_events, hostile_stored, session, session_row,
+    DEADLINE, T0, alert, event, events, hostile_alert, hostile_events, hostile_stored, session, session_row, soon,
     until,
 };
-
-const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The brief's schema, word for word: what a user may have set up before the engine came.
 const BRIEF_SCHEMA: &str = "
@@ -43,8 +39,7 @@ CREATE INDEX idx_agent_events_violations ON agent_events (time DESC)
 /// The brief's Grafana panels, word for word.
 const ACTIVITY: &str = "SELECT bucket, event_count, violation_count FROM agent_events_hourly WHERE bucket > NOW() - INTERVAL '24 hours' ORDER BY bucket";
 const VIOLATIONS: &str = "SELECT time, agent_id, event_type, target, guard, severity FROM agent_events WHERE NOT allowed AND time > NOW() - INTERVAL '1 hour' ORDER BY time DESC LIMIT 50";
-const HEATMAP: &str =
-    "SELECT time, agent_id, risk_score FROM agent_events WHERE time > NOW() - INTERVAL '24 hours'";
+const HEATMAP: &str = "SELECT time, agent_id, risk_score FROM agent_events WHERE time > NOW() - INTERVAL '24 hours'";
 /// Its alert rule "avg(risk_score) > 80 for: 5m", with the agent as label.
 const HIGH_RISK: &str = "SELECT agent_id, avg(risk_score) FROM agent_events WHERE time > NOW() - INTERVAL '5 minutes' GROUP BY agent_id HAVING avg(risk_score) > 80";
 
@@ -52,9 +47,7 @@ const HIGH_RISK: &str = "SELECT agent_id, avg(risk_score) FROM agent_events WHER
 static SERVER: LazyLock<services::Postgres> = LazyLock::new(|| services::postgres().unwrap());
 
 async fn database(name: &'static str) -> String {
-    tokio::task::spawn_blocking(move || SERVER.create_database(name).unwrap())
-        .await
-        .unwrap()
+    tokio::task::spawn_blocking(move || SERVER.create_database(name).unwrap()).await.unwrap()
 }
 
 async fn open(url: &str) -> Store {
@@ -74,9 +67,7 @@ async fn one<T: FromSqlOwned>(client: &Client, sql: &str) -> T {
 }
 
 fn now() -> i64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     since.as_micros() as i64
 }
 
@@ -99,35 +90,21 @@ fn recent_events() -> Vec<EventRow> {
         risk_score: Some(90.0),
         ..event(&format!("r{i}"), time + i)
     };
-    let calm = |i: i64| EventRow {
-        agent_id: "calm".into(),
-        ..event(&format!("c{i}"), time + i)
-    };
+    let calm = |i: i64| EventRow { agent_id: "calm".into(), ..event(&format!("c{i}"), time + i) };
     (0..4).map(risky).chain((0..6).map(calm)).collect()
 }
 
 /// Runs the brief's queries over [`recent_events`].
 async fn the_briefs_queries_answer(client: &Client) {
     let activity = client.query(ACTIVITY, &[]).await.unwrap();
-    let sum = |column: &str| {
-        activity
-            .iter()
-            .map(|row| row.get::<_, i64>(column))
-            .sum::<i64>()
-    };
+    let sum = |column: &str| activity.iter().map(|row| row.get::<_, i64>(column)).sum::<i64>();
     assert_eq!((sum("event_count"), sum("violation_count")), (10, 4));
     let violations = client.query(VIOLATIONS, &[]).await.unwrap();
     assert_eq!(violations.len(), 4);
     assert_eq!(violations[0].get::<_, String>("target"), "api.example:443");
     assert_eq!(client.query(HEATMAP, &[]).await.unwrap().len(), 10);
     let risky = client.query(HIGH_RISK, &[]).await.unwrap();
-    assert_eq!(
-        risky
-            .iter()
-            .map(|row| row.get::<_, String>(0))
-            .collect::<Vec<_>>(),
-        ["risky"]
-    );
+    assert_eq!(risky.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), ["risky"]);
 }
 
 #[tokio::test]
@@ -137,24 +114,11 @@ async fn the_same_batch_twice_changes_nothing() {
     let client = client(&url).await;
     for _ in 0..2 {
         store.write(&full_batch()).await.unwrap();
-        assert_eq!(
-            one::<i64>(&client, "SELECT count(*) FROM agent_events").await,
-            3
-        );
+        assert_eq!(one::<i64>(&client, "SELECT count(*) FROM agent_events").await, 3);
         assert_eq!(one::<i64>(&client, "SELECT count(*) FROM alerts").await, 2);
-        assert_eq!(
-            one::<i64>(
-                &client,
-                "SELECT revision FROM alerts WHERE alert_id = 'a-1'"
-            )
-            .await,
-            2
-        );
+        assert_eq!(one::<i64>(&client, "SELECT revision FROM alerts WHERE alert_id = 'a-1'").await, 2);
         assert_eq!(one::<i64>(&client, "SELECT events FROM sessions").await, 3);
-        assert_eq!(
-            store.archive_positions().await.unwrap(),
-            [("src".to_owned(), 0, 300)]
-        );
+        assert_eq!(store.archive_positions().await.unwrap(), [("src".to_owned(), 0, 300)]);
     }
     let micros = "SELECT (extract(epoch FROM last_seen) * 1000000)::bigint FROM alerts WHERE alert_id = 'a-1'";
     assert_eq!(one::<i64>(&client, micros).await, T0 + 2);
@@ -173,21 +137,14 @@ async fn lower_versions_and_positions_never_overwrite() {
     let older = Batch {
         alerts: vec![alert("a-1", 1)],
         sessions: vec![session_row("s-1", T0, 99, 6)],
-        removed_sessions: vec![RemovedSession {
-            key: SessionKey::of(&session("s-1", T0, 0)),
-            epoch: 6,
-        }],
+        removed_sessions: vec![RemovedSession { key: SessionKey::of(&session("s-1", T0, 0)), epoch: 6 }],
         positions: vec![("src".into(), 0, 100)],
         ..Batch::default()
     };
     store.write(&older).await.unwrap();
     let client = client(&url).await;
     assert_eq!(
-        one::<String>(
-            &client,
-            "SELECT revision || status FROM alerts WHERE alert_id = 'a-1'"
-        )
-        .await,
+        one::<String>(&client, "SELECT revision || status FROM alerts WHERE alert_id = 'a-1'").await,
         "2updated"
     );
     assert_eq!(one::<i64>(&client, "SELECT events FROM sessions").await, 3);
@@ -201,18 +158,12 @@ async fn a_life_whose_beginning_moves_leaves_no_old_row() {
     store.write(&full_batch()).await.unwrap();
     let moved = Batch {
         sessions: vec![session_row("s-1", T0 - 1_000_000, 4, 8)],
-        removed_sessions: vec![RemovedSession {
-            key: SessionKey::of(&session("s-1", T0, 0)),
-            epoch: 8,
-        }],
+        removed_sessions: vec![RemovedSession { key: SessionKey::of(&session("s-1", T0, 0)), epoch: 8 }],
         ..Batch::default()
     };
     store.write(&moved).await.unwrap();
     let client = client(&url).await;
-    assert_eq!(
-        one::<i64>(&client, "SELECT sum(events)::bigint FROM sessions").await,
-        4
-    );
+    assert_eq!(one::<i64>(&client, "SELECT sum(events)::bigint FROM sessions").await, 4);
 }
 
 #[tokio::test]
@@ -220,45 +171,21 @@ async fn hostile_strings_are_stored_and_break_nothing() {
     let url = database("hostile").await;
     let mut store = open(&url).await;
     let hostile = hostile_events();
-    let batch = Batch {
-        alerts: vec![hostile_alert("h")],
-        events: hostile.clone(),
-        ..Batch::default()
-    };
+    let batch = Batch { alerts: vec![hostile_alert("h")], events: hostile.clone(), ..Batch::default() };
     store.write(&batch).await.unwrap();
     store.write(&batch).await.unwrap();
     let client = client(&url).await;
-    assert_eq!(
-        one::<i64>(&client, "SELECT count(*) FROM agent_events").await,
-        hostile.len() as i64
-    );
+    assert_eq!(one::<i64>(&client, "SELECT count(*) FROM agent_events").await, hostile.len() as i64);
     let target = "SELECT target FROM agent_events WHERE event_key = 'hostile/text'";
     assert_eq!(one::<String>(&client, target).await, hostile_stored());
-    assert_eq!(
-        one::<String>(
-            &client,
-            "SELECT document -> 'group' ->> 'target' FROM alerts"
-        )
-        .await,
-        hostile_stored()
-    );
-    assert_eq!(
-        one::<i32>(&client, "SELECT max(length(target)) FROM agent_events").await,
-        64 * 1024
-    );
+    assert_eq!(one::<String>(&client, "SELECT document -> 'group' ->> 'target' FROM alerts").await, hostile_stored());
+    assert_eq!(one::<i32>(&client, "SELECT max(length(target)) FROM agent_events").await, 64 * 1024);
 }
 
 #[tokio::test]
 async fn the_briefs_queries_answer_without_timescaledb() {
     let url = database("plain").await;
-    open(&url)
-        .await
-        .write(&Batch {
-            events: recent_events(),
-            ..Batch::default()
-        })
-        .await
-        .unwrap();
+    open(&url).await.write(&Batch { events: recent_events(), ..Batch::default() }).await.unwrap();
     the_briefs_queries_answer(&client(&url).await).await;
 }
 
@@ -276,14 +203,7 @@ async fn processes_that_start_together_migrate_once() {
     for task in tasks {
         task.await.unwrap().write(&full_batch()).await.unwrap();
     }
-    assert_eq!(
-        one::<i64>(
-            &client(&url).await,
-            "SELECT count(*) FROM schema_migrations"
-        )
-        .await,
-        6
-    );
+    assert_eq!(one::<i64>(&client(&url).await, "SELECT count(*) FROM schema_migrations").await, 6);
 }
 
 #[tokio::test]
@@ -291,12 +211,8 @@ async fn refuses_a_database_that_cannot_hold_all_text() {
     let url = database("template").await;
     let sql = "CREATE DATABASE ascii ENCODING 'SQL_ASCII' TEMPLATE template0";
     client(&url).await.batch_execute(sql).await.unwrap();
-    let error = Postgres::new(&url.replace("/template", "/ascii"))
-        .map(Store::Postgres)
-        .unwrap()
-        .connect()
-        .await
-        .unwrap_err();
+    let error =
+        Postgres::new(&url.replace("/template", "/ascii")).map(Store::Postgres).unwrap().connect().await.unwrap_err();
     assert!(error.to_string().contains("UTF8"), "{error}");
 }
 
@@ -305,135 +221,64 @@ async fn refused_rows_are_left_out_and_block_nothing() {
     let url = database("refused").await;
     let store = open(&url).await;
     let client = client(&url).await;
-    client
-        .batch_execute("ALTER TABLE agent_events ADD CHECK (agent_id <> 'bad')")
-        .await
-        .unwrap();
+    client.batch_execute("ALTER TABLE agent_events ADD CHECK (agent_id <> 'bad')").await.unwrap();
     let writer = StoreWriter::start(store);
     let mut batch = events("src/0", 100, T0);
     batch[0].agent_id = "bad".into();
     batch[99].agent_id = "bad".into();
     batch[50].metadata = "no JSON".into();
-    let receipt = writer
-        .archive()
-        .send(batch, vec![("src".into(), 0, 100)])
-        .await
-        .unwrap();
-    assert_eq!(receipt.await.unwrap().refused, 3);
-    assert_eq!(
-        one::<i64>(&client, "SELECT count(*) FROM agent_events").await,
-        97
-    );
-    assert_eq!(
-        one::<i64>(&client, "SELECT next_offset FROM archive_positions").await,
-        100
-    );
+    let receipt = writer.archive().send(batch, vec![("src".into(), 0, 100)]).await.unwrap();
+    assert_eq!(soon(receipt).await.unwrap().refused, 3);
+    assert_eq!(one::<i64>(&client, "SELECT count(*) FROM agent_events").await, 97);
+    assert_eq!(one::<i64>(&client, "SELECT next_offset FROM archive_positions").await, 100);
 }
 
 #[tokio::test]
-async fn a_missing_table_loses_no_rows() {
+async fn a_missing_table_loses_no_rows_and_holds_no_alert() {
     let url = database("missing").await;
     let writer = StoreWriter::start(open(&url).await);
     let client = client(&url).await;
-    client
-        .batch_execute("ALTER TABLE agent_events RENAME TO hidden")
-        .await
-        .unwrap();
-    let receipt = writer
-        .archive()
-        .send(events("src/0", 10, T0), Vec::new())
-        .await
-        .unwrap();
-    let reason = writer
-        .status()
-        .wait_for(|s| s.failures > 1)
-        .await
-        .unwrap()
-        .degraded
-        .clone()
-        .unwrap();
+    client.batch_execute("ALTER TABLE agent_events RENAME TO hidden").await.unwrap();
+    let receipt = writer.archive().send(events("src/0", 10, T0), Vec::new()).await.unwrap();
+    let sender = writer.versions();
+    let reason = soon(writer.status().wait_for(|s| s.failures > 1)).await.unwrap().degraded.clone().unwrap();
     assert!(reason.contains("agent_events"), "{reason}");
-    client
-        .batch_execute("ALTER TABLE hidden RENAME TO agent_events")
-        .await
-        .unwrap();
-    assert_eq!(receipt.await.unwrap().refused, 0);
-    assert_eq!(
-        one::<i64>(&client, "SELECT count(*) FROM agent_events").await,
-        10
-    );
+    sender.send(1, vec![alert("a-1", 1)], Vec::new(), Vec::new());
+    let mut durable = sender.watch();
+    soon(durable.wait_for(|epoch| *epoch == Some(1))).await.unwrap();
+    client.batch_execute("ALTER TABLE hidden RENAME TO agent_events").await.unwrap();
+    assert_eq!(soon(receipt).await.unwrap().refused, 0);
+    assert_eq!(one::<i64>(&client, "SELECT count(*) FROM agent_events").await, 10);
 }
 
 #[tokio::test]
 async fn a_killed_server_that_comes_back_ends_exact() {
-    let server = tokio::task::spawn_blocking(|| services::postgres().unwrap())
-        .await
-        .unwrap();
+    let server = tokio::task::spawn_blocking(|| services::postgres().unwrap()).await.unwrap();
     let url = server.url();
     let writer = StoreWriter::start(open(&url).await);
     let (sender, archive) = (writer.versions(), writer.archive());
-    sender.send(
-        1,
-        vec![alert("a-1", 1)],
-        vec![session("s-1", T0, 1)],
-        Vec::new(),
-    );
-    archive
-        .send(events("src/0", 50, T0), vec![("src".into(), 0, 50)])
-        .await
-        .unwrap()
-        .await
-        .unwrap();
+    sender.send(1, vec![alert("a-1", 1)], vec![session("s-1", T0, 1)], Vec::new());
+    archive.send(events("src/0", 50, T0), vec![("src".into(), 0, 50)]).await.unwrap().await.unwrap();
     writer.flush(DEADLINE).await.unwrap();
     assert_eq!(sender.durable(), Some(1));
 
     server.kill().unwrap();
-    let receipt = archive
-        .send(events("src/1", 50, T0), vec![("src".into(), 0, 100)])
-        .await
-        .unwrap();
+    let receipt = archive.send(events("src/1", 50, T0), vec![("src".into(), 0, 100)]).await.unwrap();
     for epoch in 2..=300 {
-        sender.send(
-            epoch,
-            vec![alert("a-1", epoch)],
-            vec![session("s-1", T0, epoch)],
-            Vec::new(),
-        );
+        sender.send(epoch, vec![alert("a-1", epoch)], vec![session("s-1", T0, epoch)], Vec::new());
     }
-    writer.status().wait_for(|s| s.failures > 0).await.unwrap();
-    until("the versions coalesce", || async {
-        writer.waiting() == (1, 1)
-    })
-    .await;
+    soon(writer.status().wait_for(|s| s.failures > 0)).await.unwrap();
+    until("the versions coalesce", || async { writer.waiting() == (1, 1) }).await;
     assert_eq!(sender.durable(), Some(1));
 
-    let server = tokio::task::spawn_blocking(move || server.restart().map(|()| server))
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(receipt.await.unwrap().refused, 0);
-    sender
-        .watch()
-        .wait_for(|epoch| *epoch == Some(300))
-        .await
-        .unwrap();
+    let server = tokio::task::spawn_blocking(move || server.restart().map(|()| server)).await.unwrap().unwrap();
+    assert_eq!(soon(receipt).await.unwrap().refused, 0);
+    soon(sender.watch().wait_for(|epoch| *epoch == Some(300))).await.unwrap();
     let client = client(&url).await;
-    assert_eq!(
-        one::<i64>(&client, "SELECT revision FROM alerts").await,
-        300
-    );
-    assert_eq!(
-        one::<i64>(&client, "SELECT events FROM sessions").await,
-        300
-    );
-    assert_eq!(
-        one::<i64>(&client, "SELECT count(*) FROM agent_events").await,
-        100
-    );
-    assert_eq!(
-        archive.positions().await.unwrap(),
-        [("src".to_owned(), 0, 100)]
-    );
+    assert_eq!(one::<i64>(&client, "SELECT revision FROM alerts").await, 300);
+    assert_eq!(one::<i64>(&client, "SELECT events FROM sessions").await, 300);
+    assert_eq!(one::<i64>(&client, "SELECT count(*) FROM agent_events").await, 100);
+    assert_eq!(archive.positions().await.unwrap(), [("src".to_owned(), 0, 100)]);
     drop(server);
 }
 
@@ -446,14 +291,9 @@ async fn a_server_that_holds_a_lock_for_ever_is_given_up() {
     store.connect().await.unwrap();
     let mut other = client(&url).await;
     let lock = other.transaction().await.unwrap();
-    lock.batch_execute("LOCK TABLE alerts IN ACCESS EXCLUSIVE MODE")
-        .await
-        .unwrap();
+    lock.batch_execute("LOCK TABLE alerts IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let error = store.write(&full_batch()).await.unwrap_err();
-    assert!(
-        matches!(&error, StoreError::Unavailable(text) if text.contains("no answer within 300ms")),
-        "{error}"
-    );
+    assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("no answer within 300ms")), "{error}");
     lock.rollback().await.unwrap();
     if let Store::Postgres(postgres) = &mut store {
         postgres.set_deadline(DEADLINE);
@@ -466,22 +306,14 @@ async fn a_port_that_answers_nothing_is_given_up() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let url = format!("postgres://u:secret@127.0.0.1:{port}/edr?connect_timeout=1");
-    let error = Store::Postgres(Postgres::new(&url).unwrap())
-        .connect()
-        .await
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("no answer within 1s") && !error.to_string().contains("secret"),
-        "{error}"
-    );
+    let error = Store::Postgres(Postgres::new(&url).unwrap()).connect().await.unwrap_err();
+    assert!(error.to_string().contains("no answer within 1s") && !error.to_string().contains("secret"), "{error}");
     drop(listener);
 }
 
 #[tokio::test]
 async fn timescaledb_aggregates_compresses_and_stays_exact() {
-    let server = tokio::task::spawn_blocking(|| services::timescale().unwrap())
-        .await
-        .unwrap();
+    let server = tokio::task::spawn_blocking(|| services::timescale().unwrap()).await.unwrap();
     let url = server.url();
     let old = events("old", 5, now() - 20 * 86_400_000_000);
     let mut batch = full_batch();
@@ -493,22 +325,11 @@ async fn timescaledb_aggregates_compresses_and_stays_exact() {
 
     // The server takes one connection at a time.
     let reader = client(&url).await;
-    assert_eq!(
-        one::<i64>(
-            &reader,
-            "SELECT count(*) FROM timescaledb_information.hypertables"
-        )
-        .await,
-        1
-    );
+    assert_eq!(one::<i64>(&reader, "SELECT count(*) FROM timescaledb_information.hypertables").await, 1);
     let policies = "SELECT string_agg(proc_name, ' ' ORDER BY proc_name) FROM timescaledb_information.jobs WHERE proc_name LIKE 'policy_%' \
                     AND hypertable_name IS NOT NULL";
     let policies: String = one(&reader, policies).await;
-    for policy in [
-        "policy_compression",
-        "policy_refresh_continuous_aggregate",
-        "policy_retention",
-    ] {
+    for policy in ["policy_compression", "policy_refresh_continuous_aggregate", "policy_retention"] {
         assert!(policies.contains(policy), "{policies}");
     }
     the_briefs_queries_answer(&reader).await;
@@ -516,12 +337,10 @@ async fn timescaledb_aggregates_compresses_and_stays_exact() {
     assert_eq!(one::<i64>(&reader, total).await, 15);
     let job = "SELECT job_id FROM timescaledb_information.jobs WHERE proc_name = 'policy_refresh_continuous_aggregate'";
     let job: i32 = one(&reader, job).await;
-    reader
-        .batch_execute(&format!("CALL run_job({job})"))
-        .await
-        .unwrap();
+    reader.batch_execute(&format!("CALL run_job({job})")).await.unwrap();
     assert_eq!(one::<i64>(&reader, total).await, 15);
-    let compressed = "SELECT count(compress_chunk(c)) FROM show_chunks('agent_events', older_than => INTERVAL '7 days') c";
+    let compressed =
+        "SELECT count(compress_chunk(c)) FROM show_chunks('agent_events', older_than => INTERVAL '7 days') c";
     assert!(one::<i64>(&reader, compressed).await > 0);
     drop(reader);
 
@@ -529,25 +348,17 @@ async fn timescaledb_aggregates_compresses_and_stays_exact() {
     let mut store = open(&url).await;
     batch.events.push(event("new", now()));
     store.write(&batch).await.unwrap();
-    assert_eq!(
-        store.archive_positions().await.unwrap(),
-        [("src".to_owned(), 0, 300)]
-    );
+    assert_eq!(store.archive_positions().await.unwrap(), [("src".to_owned(), 0, 300)]);
     drop(store);
     let reader = client(&url).await;
-    assert_eq!(
-        one::<i64>(&reader, "SELECT count(*) FROM agent_events").await,
-        16
-    );
+    assert_eq!(one::<i64>(&reader, "SELECT count(*) FROM agent_events").await, 16);
     assert_eq!(one::<i64>(&reader, total).await, 16);
     assert_eq!(one::<i64>(&reader, "SELECT count(*) FROM alerts").await, 2);
 }
 
 #[tokio::test]
 async fn a_schema_that_was_set_up_by_hand_is_adopted() {
-    let server = tokio::task::spawn_blocking(|| services::timescale().unwrap())
-        .await
-        .unwrap();
+    let server = tokio::task::spawn_blocking(|| services::timescale().unwrap()).await.unwrap();
     let url = server.url();
     let user = client(&url).await;
     user.batch_execute(BRIEF_SCHEMA).await.unwrap();
@@ -557,11 +368,7 @@ async fn a_schema_that_was_set_up_by_hand_is_adopted() {
     let mut store = open(&url).await;
     let hostile = hostile_events();
     let count = hostile.len() as i64;
-    let batch = Batch {
-        alerts: vec![hostile_alert("h")],
-        events: hostile,
-        ..Batch::default()
-    };
+    let batch = Batch { alerts: vec![hostile_alert("h")], events: hostile, ..Batch::default() };
     store.write(&batch).await.unwrap();
     store.write(&batch).await.unwrap();
     drop(store);

@@ -7,32 +7,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use clawdstrike_edr::config;
-use clawdstrike_edr::store::{
-    Batch, EventRow, RemovedSession, SessionKey, Sqlite, Store, StoreError, StoreWriter,
-};
+use clawdstrike_edr::store::{Batch, EventRow, RemovedSession, SessionKey, Sqlite, Store, StoreError, StoreWriter};
 use rusqlite::Connection;
 use rusqlite::types::FromSql;
 
 use rows::{
-    HOSTILE, T0, alert, event, events, hostile_alert, hostile_events, hostile_stored, session,
-    session_row, until,
+    DEADLINE, HOSTILE, T0, alert, event, events, hostile_alert, hostile_events, hostile_stored, session, session_row,
+    soon, until,
 };
 
-const DEADLINE: Duration = Duration::from_secs(60);
-
 async fn open(path: &Path) -> Store {
-    let config = config::Store::Sqlite {
-        path: path.into(),
-        events: true,
-    };
+    let config = config::Store::Sqlite { path: path.into(), events: true };
     Store::open(&config).await.unwrap().unwrap()
 }
 
 fn one<T: FromSql>(path: &Path, sql: &str) -> T {
-    Connection::open(path)
-        .unwrap()
-        .query_row(sql, [], |row| row.get(0))
-        .unwrap()
+    Connection::open(path).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
 }
 
 fn full_batch() -> Batch {
@@ -54,21 +44,12 @@ async fn the_same_batch_twice_changes_nothing() {
         store.write(&full_batch()).await.unwrap();
         assert_eq!(one::<i64>(&path, "SELECT count(*) FROM agent_events"), 3);
         assert_eq!(one::<i64>(&path, "SELECT count(*) FROM alerts"), 2);
-        assert_eq!(
-            one::<i64>(&path, "SELECT revision FROM alerts WHERE alert_id = 'a-1'"),
-            2
-        );
+        assert_eq!(one::<i64>(&path, "SELECT revision FROM alerts WHERE alert_id = 'a-1'"), 2);
         assert_eq!(one::<i64>(&path, "SELECT count(*) FROM sessions"), 1);
-        assert_eq!(
-            store.archive_positions().await.unwrap(),
-            [("src".to_owned(), 0, 300)]
-        );
+        assert_eq!(store.archive_positions().await.unwrap(), [("src".to_owned(), 0, 300)]);
     }
     let times = "SELECT first_seen || ' ' || last_seen FROM alerts WHERE alert_id = 'a-1'";
-    assert_eq!(
-        one::<String>(&path, times),
-        "2026-01-05T10:00:00.000000Z 2026-01-05T10:00:00.000002Z"
-    );
+    assert_eq!(one::<String>(&path, times), "2026-01-05T10:00:00.000000Z 2026-01-05T10:00:00.000002Z");
 }
 
 #[tokio::test]
@@ -80,21 +61,12 @@ async fn lower_versions_and_positions_never_overwrite() {
     let older = Batch {
         alerts: vec![alert("a-1", 1)],
         sessions: vec![session_row("s-1", T0, 99, 6)],
-        removed_sessions: vec![RemovedSession {
-            key: SessionKey::of(&session("s-1", T0, 0)),
-            epoch: 6,
-        }],
+        removed_sessions: vec![RemovedSession { key: SessionKey::of(&session("s-1", T0, 0)), epoch: 6 }],
         positions: vec![("src".into(), 0, 100)],
         ..Batch::default()
     };
     store.write(&older).await.unwrap();
-    assert_eq!(
-        one::<String>(
-            &path,
-            "SELECT revision || status FROM alerts WHERE alert_id = 'a-1'"
-        ),
-        "2updated"
-    );
+    assert_eq!(one::<String>(&path, "SELECT revision || status FROM alerts WHERE alert_id = 'a-1'"), "2updated");
     assert_eq!(one::<i64>(&path, "SELECT events FROM sessions"), 3);
     assert_eq!(store.archive_positions().await.unwrap()[0].2, 300);
 }
@@ -107,18 +79,12 @@ async fn a_life_whose_beginning_moves_leaves_no_old_row() {
     store.write(&full_batch()).await.unwrap();
     let moved = Batch {
         sessions: vec![session_row("s-1", T0 - 1_000_000, 4, 8)],
-        removed_sessions: vec![RemovedSession {
-            key: SessionKey::of(&session("s-1", T0, 0)),
-            epoch: 8,
-        }],
+        removed_sessions: vec![RemovedSession { key: SessionKey::of(&session("s-1", T0, 0)), epoch: 8 }],
         ..Batch::default()
     };
     store.write(&moved).await.unwrap();
     assert_eq!(one::<i64>(&path, "SELECT count(*) FROM sessions"), 1);
-    assert_eq!(
-        one::<String>(&path, "SELECT first_seen FROM sessions"),
-        "2026-01-05T09:59:59.000000Z"
-    );
+    assert_eq!(one::<String>(&path, "SELECT first_seen FROM sessions"), "2026-01-05T09:59:59.000000Z");
 }
 
 #[tokio::test]
@@ -127,38 +93,16 @@ async fn hostile_strings_are_stored_and_break_nothing() {
     let path = folder.path().join("edr.db");
     let mut store = open(&path).await;
     let hostile = hostile_events();
-    let batch = Batch {
-        alerts: vec![hostile_alert("h")],
-        events: hostile.clone(),
-        ..Batch::default()
-    };
+    let batch = Batch { alerts: vec![hostile_alert("h")], events: hostile.clone(), ..Batch::default() };
     store.write(&batch).await.unwrap();
+    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM agent_events"), hostile.len() as i64);
+    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM agent_events WHERE NOT json_valid(metadata)"), 0);
     assert_eq!(
-        one::<i64>(&path, "SELECT count(*) FROM agent_events"),
-        hostile.len() as i64
-    );
-    assert_eq!(
-        one::<i64>(
-            &path,
-            "SELECT count(*) FROM agent_events WHERE NOT json_valid(metadata)"
-        ),
-        0
-    );
-    assert_eq!(
-        one::<String>(
-            &path,
-            "SELECT target FROM agent_events WHERE event_key = 'hostile/text'"
-        ),
+        one::<String>(&path, "SELECT target FROM agent_events WHERE event_key = 'hostile/text'"),
         hostile_stored()
     );
-    assert_eq!(
-        one::<String>(&path, "SELECT agent_id FROM alerts"),
-        hostile_stored()
-    );
-    assert_eq!(
-        one::<String>(&path, "SELECT document ->> '$.group.target' FROM alerts"),
-        hostile_stored()
-    );
+    assert_eq!(one::<String>(&path, "SELECT agent_id FROM alerts"), hostile_stored());
+    assert_eq!(one::<String>(&path, "SELECT document ->> '$.group.target' FROM alerts"), hostile_stored());
     assert!(HOSTILE.contains('\0'));
 }
 
@@ -170,29 +114,13 @@ async fn the_hourly_view_counts_by_hour_agent_and_type() {
     let hour = 3_600_000_000;
     let events = vec![
         event("1", T0),
-        EventRow {
-            allowed: false,
-            risk_score: Some(50.0),
-            ..event("2", T0 + hour - 1)
-        },
-        EventRow {
-            risk_score: None,
-            ..event("3", T0 + hour)
-        },
+        EventRow { allowed: false, risk_score: Some(50.0), ..event("2", T0 + hour - 1) },
+        EventRow { risk_score: None, ..event("3", T0 + hour) },
     ];
-    store
-        .write(&Batch {
-            events,
-            ..Batch::default()
-        })
-        .await
-        .unwrap();
+    store.write(&Batch { events, ..Batch::default() }).await.unwrap();
     let sql = "SELECT group_concat(bucket || ' ' || event_count || ' ' || violation_count || ' ' || coalesce(avg_risk_score, '-'), ';') \
                FROM (SELECT * FROM agent_events_hourly ORDER BY bucket)";
-    assert_eq!(
-        one::<String>(&path, sql),
-        "2026-01-05T10:00:00.000000Z 2 1 30.0;2026-01-05T11:00:00.000000Z 1 0 -"
-    );
+    assert_eq!(one::<String>(&path, sql), "2026-01-05T10:00:00.000000Z 2 1 30.0;2026-01-05T11:00:00.000000Z 1 0 -");
 }
 
 #[tokio::test]
@@ -210,10 +138,7 @@ async fn two_that_open_a_new_file_together_both_succeed() {
     for task in tasks {
         task.await.unwrap().write(&full_batch()).await.unwrap();
     }
-    assert_eq!(
-        one::<i64>(&path, "SELECT count(*) FROM schema_migrations"),
-        4
-    );
+    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM schema_migrations"), 4);
     assert_eq!(one::<i64>(&path, "SELECT count(*) FROM agent_events"), 3);
 }
 
@@ -227,12 +152,7 @@ async fn only_the_owner_may_read_the_file() {
     store.write(&full_batch()).await.unwrap();
     for entry in std::fs::read_dir(folder.path()).unwrap() {
         let entry = entry.unwrap();
-        assert_eq!(
-            entry.metadata().unwrap().permissions().mode() & 0o777,
-            0o600,
-            "{:?}",
-            entry.path()
-        );
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
     }
 }
 
@@ -243,73 +163,39 @@ async fn refuses_a_database_of_another_version() {
     drop(open(&path).await);
     Connection::open(&path)
         .unwrap()
-        .execute(
-            "UPDATE schema_migrations SET checksum = 'x' WHERE version = 2",
-            [],
-        )
+        .execute("UPDATE schema_migrations SET checksum = 'x' WHERE version = 2", [])
         .unwrap();
-    let config = config::Store::Sqlite {
-        path: path.clone(),
-        events: true,
-    };
+    let config = config::Store::Sqlite { path: path.clone(), events: true };
     let error = Store::open(&config).await.err().unwrap();
-    assert!(
-        error.contains("002_alerts") && error.contains("edr.db"),
-        "{error}"
-    );
+    assert!(error.contains("002_alerts") && error.contains("edr.db"), "{error}");
 }
 
 #[tokio::test]
 async fn refuses_a_file_that_is_no_database() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("edr.db");
-    std::fs::write(
-        &path,
-        "this is no database, but it is long enough to be looked at as one. ".repeat(50),
-    )
-    .unwrap();
+    std::fs::write(&path, "this is no database, but it is long enough to be looked at as one. ".repeat(50)).unwrap();
     let mut store = Store::Sqlite(Sqlite::new(path));
     let error = store.write(&full_batch()).await.unwrap_err();
-    assert!(
-        matches!(&error, StoreError::Unavailable(text) if text.contains("edr.db")),
-        "{error}"
-    );
+    assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("edr.db")), "{error}");
 }
 
 #[tokio::test]
 async fn a_position_that_no_store_can_hold_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(&folder.path().join("edr.db")).await;
-    let batch = Batch {
-        positions: vec![("src".into(), 0, u64::MAX)],
-        ..Batch::default()
-    };
+    let batch = Batch { positions: vec![("src".into(), 0, u64::MAX)], ..Batch::default() };
     let error = store.write(&batch).await.unwrap_err();
-    assert!(
-        matches!(&error, StoreError::Refused(text) if text.contains("\"src\"")),
-        "{error}"
-    );
+    assert!(matches!(&error, StoreError::Refused(text) if text.contains("\"src\"")), "{error}");
 }
 
 #[tokio::test]
 async fn a_missing_or_wrong_url_is_told_without_showing_it() {
-    let config = |name: &str| config::Store::Postgres {
-        url_env: name.into(),
-        events: true,
-    };
-    let error = Store::open(&config("CLAWDSTRIKE_TEST_UNSET"))
-        .await
-        .err()
-        .unwrap();
-    assert!(
-        error.contains("\"CLAWDSTRIKE_TEST_UNSET\" is not set"),
-        "{error}"
-    );
+    let config = |name: &str| config::Store::Postgres { url_env: name.into(), events: true };
+    let error = Store::open(&config("CLAWDSTRIKE_TEST_UNSET")).await.err().unwrap();
+    assert!(error.contains("\"CLAWDSTRIKE_TEST_UNSET\" is not set"), "{error}");
     let error = Store::open(&config("PATH")).await.err().unwrap();
-    assert!(
-        error.contains("\"PATH\": not a connection URL") && !error.contains("/bin"),
-        "{error}"
-    );
+    assert!(error.contains("\"PATH\": not a connection URL") && !error.contains("/bin"), "{error}");
     assert!(Store::open(&config::Store::None).await.unwrap().is_none());
 }
 
@@ -330,10 +216,7 @@ impl Blocked {
     }
 
     fn store(&self) -> Store {
-        let config = config::Store::Sqlite {
-            path: self.path(),
-            events: true,
-        };
+        let config = config::Store::Sqlite { path: self.path(), events: true };
         Store::prepare(&config).unwrap().unwrap()
     }
 
@@ -350,11 +233,7 @@ async fn the_writer_acknowledges_epochs_per_sender_once_they_are_durable() {
     let (first, second) = (writer.versions(), writer.versions());
     assert_eq!(first.durable(), None);
     first.send(0, vec![alert("a-1", 1)], Vec::new(), Vec::new());
-    first
-        .watch()
-        .wait_for(|epoch| *epoch == Some(0))
-        .await
-        .unwrap();
+    soon(first.watch().wait_for(|epoch| *epoch == Some(0))).await.unwrap();
     assert_eq!(one::<i64>(&path, "SELECT count(*) FROM alerts"), 1);
     assert_eq!(second.durable(), None);
     second.send(9, Vec::new(), vec![session("s-1", T0, 1)], Vec::new());
@@ -373,52 +252,23 @@ async fn versions_coalesce_while_the_store_is_away() {
     let moved = SessionKey::of(&session("s-0", T0, 0));
     for epoch in 1..=500 {
         let sessions = vec![session("s-0", T0, epoch), session("s-1", T0, epoch)];
-        sender.send(
-            epoch,
-            vec![alert("a-1", epoch), alert("a-2", epoch)],
-            sessions,
-            Vec::new(),
-        );
+        sender.send(epoch, vec![alert("a-1", epoch), alert("a-2", epoch)], sessions, Vec::new());
     }
-    sender.send(
-        501,
-        Vec::new(),
-        vec![session("s-0", T0 - 1, 501)],
-        vec![moved],
-    );
+    sender.send(501, Vec::new(), vec![session("s-0", T0 - 1, 501)], vec![moved]);
     let mut status = writer.status();
-    let reason = status
-        .wait_for(|s| s.degraded.is_some())
-        .await
-        .unwrap()
-        .degraded
-        .clone()
-        .unwrap();
+    let reason = soon(status.wait_for(|s| s.degraded.is_some())).await.unwrap().degraded.clone().unwrap();
     assert!(reason.contains("edr.db"), "{reason}");
-    until("what was being tried waits again", || async {
-        writer.waiting() == (2, 3)
-    })
-    .await;
+    until("what was being tried waits again", || async { writer.waiting() == (2, 3) }).await;
     assert_eq!(sender.durable(), None);
     let error = writer.flush(Duration::from_millis(200)).await.unwrap_err();
-    assert!(
-        error.contains("2 alerts and 3 sessions") && error.contains("edr.db"),
-        "{error}"
-    );
+    assert!(error.contains("2 alerts and 3 sessions") && error.contains("edr.db"), "{error}");
     blocked.release();
-    sender
-        .watch()
-        .wait_for(|epoch| *epoch == Some(501))
-        .await
-        .unwrap();
+    soon(sender.watch().wait_for(|epoch| *epoch == Some(501))).await.unwrap();
     let path = blocked.path();
     assert_eq!(one::<i64>(&path, "SELECT sum(revision) FROM alerts"), 1000);
     assert_eq!(one::<i64>(&path, "SELECT sum(events) FROM sessions"), 1001);
     assert_eq!(writer.waiting(), (0, 0));
-    status
-        .wait_for(|s| s.degraded.is_none() && s.failures == 0)
-        .await
-        .unwrap();
+    soon(status.wait_for(|s| s.degraded.is_none() && s.failures == 0)).await.unwrap();
 }
 
 #[tokio::test]
@@ -430,41 +280,20 @@ async fn the_archive_waits_for_a_store_that_is_away_and_holds_only_its_sender() 
     let full = async {
         for i in 0..100u64 {
             let prefix = format!("src/{i}");
-            receipts.push(
-                archive
-                    .send(events(&prefix, 2, T0), vec![("src".into(), 0, i + 1)])
-                    .await
-                    .unwrap(),
-            );
+            receipts.push(archive.send(events(&prefix, 2, T0), vec![("src".into(), 0, i + 1)]).await.unwrap());
         }
     };
-    assert!(
-        tokio::time::timeout(Duration::from_millis(300), full)
-            .await
-            .is_err(),
-        "the queue is bounded"
-    );
+    assert!(tokio::time::timeout(Duration::from_millis(300), full).await.is_err(), "the queue is bounded");
     assert!(receipts.len() < 10, "{}", receipts.len());
-    writer
-        .versions()
-        .send(1, vec![alert("a-1", 1)], Vec::new(), Vec::new());
+    writer.versions().send(1, vec![alert("a-1", 1)], Vec::new(), Vec::new());
     blocked.release();
     let sent = receipts.len() as u64;
     for receipt in receipts {
-        assert_eq!(receipt.await.unwrap().refused, 0);
+        assert_eq!(soon(receipt).await.unwrap().refused, 0);
     }
-    assert_eq!(
-        archive.positions().await.unwrap(),
-        [("src".to_owned(), 0, sent)]
-    );
-    assert_eq!(
-        one::<i64>(&blocked.path(), "SELECT count(*) FROM agent_events"),
-        2 * sent as i64
-    );
-    assert_eq!(
-        one::<i64>(&blocked.path(), "SELECT count(*) FROM alerts"),
-        1
-    );
+    assert_eq!(archive.positions().await.unwrap(), [("src".to_owned(), 0, sent)]);
+    assert_eq!(one::<i64>(&blocked.path(), "SELECT count(*) FROM agent_events"), 2 * sent as i64);
+    assert_eq!(one::<i64>(&blocked.path(), "SELECT count(*) FROM alerts"), 1);
 }
 
 #[tokio::test]
@@ -484,27 +313,15 @@ async fn refused_rows_are_left_out_and_block_nothing() {
     for i in [0, 17, 99] {
         batch[i].agent_id = "bad".into();
     }
-    let receipt = writer
-        .archive()
-        .send(batch, vec![("src".into(), 0, 100)])
-        .await
-        .unwrap();
-    assert_eq!(receipt.await.unwrap().refused, 3);
+    let receipt = writer.archive().send(batch, vec![("src".into(), 0, 100)]).await.unwrap();
+    assert_eq!(soon(receipt).await.unwrap().refused, 3);
     let sender = writer.versions();
-    sender.send(
-        1,
-        (0..20).map(|i| alert(&format!("a-{i}"), 1)).collect(),
-        Vec::new(),
-        Vec::new(),
-    );
+    sender.send(1, (0..20).map(|i| alert(&format!("a-{i}"), 1)).collect(), Vec::new(), Vec::new());
     writer.flush(DEADLINE).await.unwrap();
     assert_eq!(sender.durable(), Some(1));
     assert_eq!(one::<i64>(&path, "SELECT count(*) FROM agent_events"), 97);
     assert_eq!(one::<i64>(&path, "SELECT count(*) FROM alerts"), 19);
-    assert_eq!(
-        one::<i64>(&path, "SELECT next_offset FROM archive_positions"),
-        100
-    );
+    assert_eq!(one::<i64>(&path, "SELECT next_offset FROM archive_positions"), 100);
     assert_eq!(writer.status().borrow().refused, 4);
 }
 
@@ -520,14 +337,7 @@ async fn events_get_their_turn_while_versions_never_stop() {
             tokio::task::yield_now().await;
         }
     });
-    let receipt = writer
-        .archive()
-        .send(events("src/0", 10, T0), Vec::new())
-        .await
-        .unwrap();
-    tokio::time::timeout(DEADLINE, receipt)
-        .await
-        .unwrap()
-        .unwrap();
+    let receipt = writer.archive().send(events("src/0", 10, T0), Vec::new()).await.unwrap();
+    soon(receipt).await.unwrap();
     storm.abort();
 }

@@ -17,10 +17,7 @@ pub(super) struct Migration {
 impl Migration {
     /// SHA-256 of the text, in hex.
     pub(super) fn checksum(&self) -> String {
-        Sha256::digest(self.sql.as_bytes())
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect()
+        Sha256::digest(self.sql.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
     }
 }
 
@@ -58,10 +55,7 @@ pub(super) const POSTGRES: &[Migration] = migrations!("postgres":
 /// What is still to be applied, in order. `applied` is in order of versions.
 ///
 /// Errors: the database has a migration that this program doesn't know, or knows differently.
-pub(super) fn outstanding<'a>(
-    known: &'a [Migration],
-    applied: &[Applied],
-) -> Result<&'a [Migration], String> {
+pub(super) fn outstanding<'a>(known: &'a [Migration], applied: &[Applied]) -> Result<&'a [Migration], String> {
     for (i, done) in applied.iter().enumerate() {
         let Some(ours) = known.get(i) else {
             return Err(format!(
@@ -70,9 +64,7 @@ pub(super) fn outstanding<'a>(
                 done.name
             ));
         };
-        if (ours.version, ours.name) != (done.version, done.name.as_str())
-            || ours.checksum() != done.checksum
-        {
+        if (ours.version, ours.name) != (done.version, done.name.as_str()) || ours.checksum() != done.checksum {
             return Err(format!(
                 "the database has migration {} as {:?} with checksum {:?}, expected {:?} with {:?}: it was set up by another \
                  version of this program; use that one, or another database",
@@ -92,26 +84,15 @@ mod tests {
     use super::*;
 
     fn applied(known: &[Migration]) -> Vec<Applied> {
-        let row = |m: &Migration| Applied {
-            version: m.version,
-            name: m.name.into(),
-            checksum: m.checksum(),
-        };
+        let row = |m: &Migration| Applied { version: m.version, name: m.name.into(), checksum: m.checksum() };
         known.iter().map(row).collect()
     }
 
     #[test]
     fn applies_what_is_missing() {
         assert_eq!(outstanding(POSTGRES, &[]).unwrap().len(), POSTGRES.len());
-        assert_eq!(
-            outstanding(POSTGRES, &applied(&POSTGRES[..4])).unwrap()[0].version,
-            5
-        );
-        assert!(
-            outstanding(POSTGRES, &applied(POSTGRES))
-                .unwrap()
-                .is_empty()
-        );
+        assert_eq!(outstanding(POSTGRES, &applied(&POSTGRES[..4])).unwrap()[0].version, 5);
+        assert!(outstanding(POSTGRES, &applied(POSTGRES)).unwrap().is_empty());
     }
 
     #[test]
@@ -125,16 +106,9 @@ mod tests {
     #[test]
     fn refuses_a_database_of_a_newer_program() {
         let mut rows = applied(SQLITE);
-        rows.push(Applied {
-            version: 5,
-            name: "005_later".into(),
-            checksum: String::new(),
-        });
+        rows.push(Applied { version: 5, name: "005_later".into(), checksum: String::new() });
         let error = outstanding(SQLITE, &rows).err().unwrap();
-        assert!(
-            error.contains("005_later") && error.contains("newer"),
-            "{error}"
-        );
+        assert!(error.contains("005_later") && error.contains("newer"), "{error}");
     }
 
     #[test]
@@ -142,11 +116,7 @@ mod tests {
         for known in [SQLITE, TIMESCALEDB, POSTGRES] {
             for (i, migration) in known.iter().enumerate() {
                 assert_eq!(migration.version, i as i32 + 1);
-                assert!(
-                    migration
-                        .name
-                        .starts_with(&format!("{:03}_", migration.version))
-                );
+                assert!(migration.name.starts_with(&format!("{:03}_", migration.version)));
             }
         }
     }

@@ -168,8 +168,7 @@ impl Store {
                          postgres://user:password@127.0.0.1:5432/clawdstrike"
                     )
                 })?;
-                let store =
-                    Postgres::new(&url).map_err(|e| format!("store: \"{url_env}\": {e}"))?;
+                let store = Postgres::new(&url).map_err(|e| format!("store: \"{url_env}\": {e}"))?;
                 Some(Store::Postgres(store))
             }
         })

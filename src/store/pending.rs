@@ -62,26 +62,12 @@ impl VersionSender {
     /// is worth sending too, since it moves [`VersionSender::durable`].
     ///
     /// A life that is both in `removed` and in `sessions` stays.
-    pub fn send(
-        &self,
-        epoch: u64,
-        alerts: Vec<Alert>,
-        sessions: Vec<SessionView>,
-        removed: Vec<SessionKey>,
-    ) {
+    pub fn send(&self, epoch: u64, alerts: Vec<Alert>, sessions: Vec<SessionView>, removed: Vec<SessionKey>) {
         let mut inner = self.pending.lock();
         alerts.into_iter().for_each(|alert| inner.put_alert(alert));
-        removed
-            .into_iter()
-            .for_each(|key| inner.put_life(key, Life { epoch, view: None }));
+        removed.into_iter().for_each(|key| inner.put_life(key, Life { epoch, view: None }));
         for view in sessions {
-            inner.put_life(
-                SessionKey::of(&view),
-                Life {
-                    epoch,
-                    view: Some(view),
-                },
-            );
+            inner.put_life(SessionKey::of(&view), Life { epoch, view: Some(view) });
         }
         let progress = &mut inner.senders[self.index];
         progress.sent = progress.sent.max(Some(epoch));
@@ -105,17 +91,8 @@ impl Pending {
     pub(super) fn sender(self: &Arc<Self>) -> VersionSender {
         let (durable, receiver) = watch::channel(None);
         let mut inner = self.lock();
-        inner.senders.push(Progress {
-            sent: None,
-            alerts: None,
-            sessions: None,
-            durable,
-        });
-        VersionSender {
-            pending: self.clone(),
-            index: inner.senders.len() - 1,
-            durable: receiver,
-        }
+        inner.senders.push(Progress { sent: None, alerts: None, sessions: None, durable });
+        VersionSender { pending: self.clone(), index: inner.senders.len() - 1, durable: receiver }
     }
 
     /// Alerts and lives that wait.
@@ -132,10 +109,7 @@ impl Pending {
     /// All alerts that wait and, if asked, all sessions. `None` if there is nothing to write and nothing to acknowledge.
     pub(super) fn take(&self, with_sessions: bool) -> Option<Generation> {
         let mut inner = self.lock();
-        let mut batch = Batch {
-            alerts: std::mem::take(&mut inner.alerts).into_values().collect(),
-            ..Batch::default()
-        };
+        let mut batch = Batch { alerts: std::mem::take(&mut inner.alerts).into_values().collect(), ..Batch::default() };
         let with_sessions = with_sessions || inner.lives.is_empty();
         if with_sessions {
             for (key, Life { epoch, view }) in std::mem::take(&mut inner.lives) {
@@ -145,11 +119,7 @@ impl Pending {
                 }
             }
         }
-        let marks = inner
-            .senders
-            .iter()
-            .map(|s| (s.sent, with_sessions.then_some(s.sent)))
-            .collect();
+        let marks = inner.senders.iter().map(|s| (s.sent, with_sessions.then_some(s.sent))).collect();
         let news = |s: &Progress| s.alerts < s.sent || (with_sessions && s.sessions < s.sent);
         let worth_it = !batch.is_empty() || inner.senders.iter().any(news);
         worth_it.then_some(Generation { batch, marks })
@@ -164,30 +134,19 @@ impl Pending {
                 progress.sessions = progress.sessions.max(sessions);
             }
             let both = progress.alerts.min(progress.sessions);
-            progress
-                .durable
-                .send_if_modified(|durable| std::mem::replace(durable, both) != both);
+            progress.durable.send_if_modified(|durable| std::mem::replace(durable, both) != both);
         }
     }
 
     /// What of a generation isn't in the store waits again, unless a later version has come in the meantime.
     pub(super) fn put_back(&self, batch: Batch) {
         let mut inner = self.lock();
-        batch
-            .alerts
-            .into_iter()
-            .for_each(|alert| inner.put_alert(alert));
+        batch.alerts.into_iter().for_each(|alert| inner.put_alert(alert));
         for RemovedSession { key, epoch } in batch.removed_sessions {
             inner.put_life(key, Life { epoch, view: None });
         }
         for SessionRow { view, epoch } in batch.sessions {
-            inner.put_life(
-                SessionKey::of(&view),
-                Life {
-                    epoch,
-                    view: Some(view),
-                },
-            );
+            inner.put_life(SessionKey::of(&view), Life { epoch, view: Some(view) });
         }
     }
 

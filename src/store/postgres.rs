@@ -38,7 +38,7 @@ const MESSAGE_CHARS: usize = 500;
 
 /// A server and the connection to it.
 pub struct Postgres {
-    config: tokio_postgres::Config,
+    config: Box<tokio_postgres::Config>,
     live: Option<Live>,
     migrated: bool,
     deadline: Duration,
@@ -63,15 +63,14 @@ impl Postgres {
     /// the cause, never the password.
     pub fn new(url: &str) -> Result<Postgres, String> {
         let mut config = tokio_postgres::Config::from_str(url).map_err(|e| {
-            format!(
-                "not a connection URL: {}; expected postgres://user:password@host:5432/database",
-                describe(&e)
-            )
+            format!("not a connection URL: {}; expected postgres://user:password@host:5432/database", describe(&e))
         })?;
         if config.get_ssl_mode() == SslMode::Require {
-            return Err("the URL has sslmode=require, and this program connects without TLS: use a server on loopback or a \
+            return Err(
+                "the URL has sslmode=require, and this program connects without TLS: use a server on loopback or a \
                         private network with sslmode=disable, or a TLS proxy on this machine"
-                .into());
+                    .into(),
+            );
         }
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
@@ -82,12 +81,7 @@ impl Postgres {
         if config.get_application_name().is_none() {
             config.application_name("clawdstrike-edr");
         }
-        Ok(Postgres {
-            config,
-            live: None,
-            migrated: false,
-            deadline: TRANSACTION_DEADLINE,
-        })
+        Ok(Postgres { config: Box::new(config), live: None, migrated: false, deadline: TRANSACTION_DEADLINE })
     }
 
     /// How long one transaction may take before the server counts as gone (90 s unless told).
@@ -97,35 +91,21 @@ impl Postgres {
 
     /// Connects if need be, and brings the schema up to date if this process hasn't yet.
     pub(super) async fn connect(&mut self) -> Result<(), StoreError> {
-        if self
-            .live
-            .as_ref()
-            .is_some_and(|live| !live.client.is_closed())
-        {
+        if self.live.as_ref().is_some_and(|live| !live.client.is_closed()) {
             return Ok(());
         }
         // First drop, then connect: some servers take one connection at a time.
         self.discard();
         let (client, driver) = self.open().await?;
-        let limit = if self.migrated {
-            self.deadline
-        } else {
-            MIGRATION_DEADLINE
-        };
+        let limit = if self.migrated { self.deadline } else { MIGRATION_DEADLINE };
         let made = match timeout(limit, Box::pin(self.set_up(client))).await {
             Ok(made) => made,
-            Err(_) => Err(self.unavailable(format!(
-                "the schema wasn't found up to date within {limit:?}"
-            ))),
+            Err(_) => Err(self.unavailable(format!("the schema wasn't found up to date within {limit:?}"))),
         };
         match made {
-            Ok((client, statements)) => {
+            Ok(client) => {
                 self.migrated = true;
-                self.live = Some(Live {
-                    client,
-                    driver,
-                    statements,
-                });
+                self.live = Some(Live { client, driver, statements: Statements::default() });
                 Ok(())
             }
             Err(error) => {
@@ -138,42 +118,28 @@ impl Postgres {
     pub(super) async fn write(&mut self, rows: &Rows) -> Result<(), StoreError> {
         self.connect().await?;
         let deadline = self.deadline;
-        let Some(Live {
-            client, statements, ..
-        }) = &mut self.live
-        else {
+        let Some(Live { client, statements, .. }) = &mut self.live else {
             return Err(self.unavailable("not connected".into()));
         };
         let written = timeout(deadline, Box::pin(statements.write(client, rows))).await;
         self.settle(written.map(|r| r.map_err(Some)).unwrap_or(Err(None)))
     }
 
-    pub(super) async fn archive_positions(
-        &mut self,
-    ) -> Result<Vec<(String, i64, i64)>, StoreError> {
+    pub(super) async fn archive_positions(&mut self) -> Result<Vec<(String, i64, i64)>, StoreError> {
         self.connect().await?;
         let deadline = self.deadline;
         let Some(Live { client, .. }) = &mut self.live else {
             return Err(self.unavailable("not connected".into()));
         };
-        let query = client.query(
-            "SELECT source, partition, next_offset FROM archive_positions ORDER BY 1, 2",
-            &[],
-        );
+        let query = client.query("SELECT source, partition, next_offset FROM archive_positions ORDER BY 1, 2", &[]);
         let rows = timeout(deadline, query).await;
         let rows = self.settle(rows.map(|r| r.map_err(Some)).unwrap_or(Err(None)))?;
-        Ok(rows
-            .iter()
-            .map(|row| (row.get(0), row.get(1), row.get(2)))
-            .collect())
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
     }
 
     /// Turns an outcome (`Err(None)`: the deadline passed) into the store's terms. Unless the server has refused
     /// something in an orderly way, the connection's state is unknown, so it goes.
-    fn settle<T>(
-        &mut self,
-        outcome: Result<T, Option<tokio_postgres::Error>>,
-    ) -> Result<T, StoreError> {
+    fn settle<T>(&mut self, outcome: Result<T, Option<tokio_postgres::Error>>) -> Result<T, StoreError> {
         let error = match outcome {
             Ok(value) => return Ok(value),
             Err(Some(error)) => self.classify(&error),
@@ -193,11 +159,7 @@ impl Postgres {
 
     async fn open(&self) -> Result<(Client, JoinHandle<()>), StoreError> {
         // The library's own timeout covers TCP, not a server that accepts and stays silent.
-        let limit = self
-            .config
-            .get_connect_timeout()
-            .copied()
-            .unwrap_or(CONNECT_TIMEOUT);
+        let limit = self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
         let connected = timeout(limit, self.config.connect(NoTls)).await;
         let (client, connection) = match connected {
             Ok(Ok(connected)) => connected,
@@ -212,52 +174,39 @@ impl Postgres {
         Ok((client, driver))
     }
 
-    async fn set_up(&self, mut client: Client) -> Result<(Client, Statements), StoreError> {
+    async fn set_up(&self, mut client: Client) -> Result<Client, StoreError> {
         let failed = |e: tokio_postgres::Error| self.unavailable(describe(&e));
         // Migrations may take longer than a statement of a write.
-        client
-            .batch_execute("SET TIME ZONE 'UTC'; SET statement_timeout = 0")
-            .await
-            .map_err(failed)?;
+        client.batch_execute("SET TIME ZONE 'UTC'; SET statement_timeout = 0").await.map_err(failed)?;
         if !self.migrated {
             if !self.on_loopback() {
-                tracing::warn!(
-                    store = self.place(),
-                    "the connection isn't encrypted: expected a private network"
-                );
+                tracing::warn!(store = self.place(), "the connection isn't encrypted: expected a private network");
             }
             self.migrate(&mut client).await?;
         }
         let limits = format!("SET statement_timeout = {}", STATEMENT_TIMEOUT.as_millis());
         client.batch_execute(&limits).await.map_err(failed)?;
-        let statements = Statements::prepare(&client).await.map_err(failed)?;
-        Ok((client, statements))
+        Ok(client)
     }
 
     async fn migrate(&self, client: &mut Client) -> Result<(), StoreError> {
         let failed = |e: tokio_postgres::Error| self.unavailable(describe(&e));
-        let encoding: String = client
-            .query_one("SHOW server_encoding", &[])
-            .await
-            .map_err(failed)?
-            .get(0);
+        let encoding: String = client.query_one("SHOW server_encoding", &[]).await.map_err(failed)?.get(0);
         if encoding != "UTF8" {
-            return Err(self.unavailable(format!("the database's encoding is {encoding:?}, expected \"UTF8\": create it with ENCODING 'UTF8'")));
+            return Err(self.unavailable(format!(
+                "the database's encoding is {encoding:?}, expected \"UTF8\": create it with ENCODING 'UTF8'"
+            )));
         }
         let available = extension_ready(client).await.map_err(failed)?;
         let transaction = client.transaction().await.map_err(failed)?;
-        transaction
-            .query("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK])
-            .await
-            .map_err(failed)?;
+        transaction.query("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await.map_err(failed)?;
         let applied = applied(&transaction).await.map_err(failed)?;
         let flavour = flavour(&applied).unwrap_or(available);
-        let outstanding =
-            migrate::outstanding(known(flavour), &applied).map_err(|e| self.unavailable(e))?;
+        let outstanding = migrate::outstanding(known(flavour), &applied).map_err(|e| self.unavailable(e))?;
         for migration in outstanding {
-            apply(&transaction, migration).await.map_err(|e| {
-                self.unavailable(format!("migration {:?}: {}", migration.name, describe(&e)))
-            })?;
+            apply(&transaction, migration)
+                .await
+                .map_err(|e| self.unavailable(format!("migration {:?}: {}", migration.name, describe(&e))))?;
         }
         transaction.commit().await.map_err(failed)?;
         self.tell(flavour, available, outstanding.len());
@@ -301,10 +250,7 @@ impl Postgres {
         };
         let class = state.code().get(..2).unwrap_or_default();
         let by_trigger = *state == SqlState::RAISE_EXCEPTION;
-        if matches!(class, "21" | "22" | "23" | "54")
-            || by_trigger
-            || *state == SqlState::FEATURE_NOT_SUPPORTED
-        {
+        if matches!(class, "21" | "22" | "23" | "54") || by_trigger || *state == SqlState::FEATURE_NOT_SUPPORTED {
             return StoreError::Refused(format!("{}: {}", self.place(), describe(error)));
         }
         self.unavailable(describe(error))
@@ -323,20 +269,12 @@ impl Postgres {
             None => "localhost".into(),
         };
         let port = self.config.get_ports().first().copied().unwrap_or(5432);
-        format!(
-            "postgres {:?}",
-            format!("{host}:{port}/{}", self.config.get_dbname().unwrap_or(""))
-        )
+        format!("postgres {:?}", format!("{host}:{port}/{}", self.config.get_dbname().unwrap_or("")))
     }
 
     fn on_loopback(&self) -> bool {
         let loopback = |host: &Host| match host {
-            Host::Tcp(host) => {
-                host == "localhost"
-                    || host
-                        .parse()
-                        .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
-            }
+            Host::Tcp(host) => host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()),
             #[cfg(unix)]
             Host::Unix(_) => true,
         };
@@ -353,10 +291,7 @@ async fn extension_ready(client: &Client) -> Result<Flavour, tokio_postgres::Err
     if row.get::<_, Option<String>>(0).is_some() {
         return Ok(Flavour::Timescaledb);
     }
-    match client
-        .batch_execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
-        .await
-    {
+    match client.batch_execute("CREATE EXTENSION IF NOT EXISTS timescaledb").await {
         Ok(()) => Ok(Flavour::Timescaledb),
         Err(error) if error.code().is_some() => {
             tracing::warn!(
@@ -369,26 +304,12 @@ async fn extension_ready(client: &Client) -> Result<Flavour, tokio_postgres::Err
     }
 }
 
-async fn applied(
-    transaction: &tokio_postgres::Transaction<'_>,
-) -> Result<Vec<Applied>, tokio_postgres::Error> {
+async fn applied(transaction: &tokio_postgres::Transaction<'_>) -> Result<Vec<Applied>, tokio_postgres::Error> {
     let sql = "CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, \
                checksum TEXT NOT NULL, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())";
     transaction.batch_execute(sql).await?;
-    let rows = transaction
-        .query(
-            "SELECT version, name, checksum FROM schema_migrations ORDER BY version",
-            &[],
-        )
-        .await?;
-    Ok(rows
-        .iter()
-        .map(|r| Applied {
-            version: r.get(0),
-            name: r.get(1),
-            checksum: r.get(2),
-        })
-        .collect())
+    let rows = transaction.query("SELECT version, name, checksum FROM schema_migrations ORDER BY version", &[]).await?;
+    Ok(rows.iter().map(|r| Applied { version: r.get(0), name: r.get(1), checksum: r.get(2) }).collect())
 }
 
 async fn apply(
@@ -397,12 +318,7 @@ async fn apply(
 ) -> Result<(), tokio_postgres::Error> {
     transaction.batch_execute(migration.sql).await?;
     let sql = "INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)";
-    transaction
-        .execute(
-            sql,
-            &[&migration.version, &migration.name, &migration.checksum()],
-        )
-        .await?;
+    transaction.execute(sql, &[&migration.version, &migration.name, &migration.checksum()]).await?;
     Ok(())
 }
 
@@ -415,14 +331,8 @@ fn known(flavour: Flavour) -> &'static [Migration] {
 
 /// How a database was set up; `None` if it wasn't yet.
 fn flavour(applied: &[Applied]) -> Option<Flavour> {
-    let has = |flavour| {
-        known(flavour)
-            .iter()
-            .any(|m| m.version == 3 && applied.iter().any(|a| a.name == m.name))
-    };
-    [Flavour::Timescaledb, Flavour::Plain]
-        .into_iter()
-        .find(|f| has(*f))
+    let has = |flavour| known(flavour).iter().any(|m| m.version == 3 && applied.iter().any(|a| a.name == m.name));
+    [Flavour::Timescaledb, Flavour::Plain].into_iter().find(|f| has(*f))
 }
 
 /// A server's or the connection's complaint, on one line, shortened, without control characters.
@@ -433,10 +343,7 @@ fn describe(error: &tokio_postgres::Error) -> String {
         (None, Some(cause)) => format!("{error}: {cause}"),
         (None, None) => error.to_string(),
     };
-    text.chars()
-        .take(MESSAGE_CHARS)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    text.chars().take(MESSAGE_CHARS).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -445,24 +352,14 @@ mod tests {
 
     #[test]
     fn refuses_a_url_that_asks_for_tls() {
-        let error = Postgres::new("postgres://u:secret@db.example:5432/edr?sslmode=require")
-            .err()
-            .unwrap();
-        assert!(
-            error.contains("sslmode=require") && !error.contains("secret"),
-            "{error}"
-        );
+        let error = Postgres::new("postgres://u:secret@db.example:5432/edr?sslmode=require").err().unwrap();
+        assert!(error.contains("sslmode=require") && !error.contains("secret"), "{error}");
     }
 
     #[test]
     fn refuses_what_is_no_url_without_repeating_it() {
-        let error = Postgres::new("postgres://u:secret@h:notaport/x")
-            .err()
-            .unwrap();
-        assert!(
-            error.contains("postgres://user") && !error.contains("secret"),
-            "{error}"
-        );
+        let error = Postgres::new("postgres://u:secret@h:notaport/x").err().unwrap();
+        assert!(error.contains("postgres://user") && !error.contains("secret"), "{error}");
     }
 
     #[test]
@@ -470,10 +367,6 @@ mod tests {
         let store = Postgres::new("postgres://u:secret@db.example:5433/edr").unwrap();
         assert_eq!(store.place(), "postgres \"db.example:5433/edr\"");
         assert!(!store.on_loopback());
-        assert!(
-            Postgres::new("postgres://u@127.0.0.1/edr")
-                .unwrap()
-                .on_loopback()
-        );
+        assert!(Postgres::new("postgres://u@127.0.0.1/edr").unwrap().on_loopback());
     }
 }

@@ -121,14 +121,8 @@ impl Rows {
 }
 
 fn lives(batch: &Batch) -> (Vec<SessionColumns>, Vec<RemovedColumns>) {
-    let removed = batch
-        .removed_sessions
-        .iter()
-        .map(|r| (r.key.clone(), Life::Removed(r)));
-    let views = batch
-        .sessions
-        .iter()
-        .map(|r| (SessionKey::of(&r.view), Life::View(r)));
+    let removed = batch.removed_sessions.iter().map(|r| (r.key.clone(), Life::Removed(r)));
+    let views = batch.sessions.iter().map(|r| (SessionKey::of(&r.view), Life::View(r)));
     let mut lives: BTreeMap<SessionKey, Life<'_>> = BTreeMap::new();
     for (key, life) in removed.chain(views) {
         match lives.get(&key) {
@@ -143,10 +137,7 @@ fn lives(batch: &Batch) -> (Vec<SessionColumns>, Vec<RemovedColumns>) {
         let key = clean_key(key);
         match life {
             Life::View(row) => out.0.push(session_columns(key, row)),
-            Life::Removed(row) => out.1.push(RemovedColumns {
-                key,
-                epoch: count(row.epoch),
-            }),
+            Life::Removed(row) => out.1.push(RemovedColumns { key, epoch: count(row.epoch) }),
         }
     }
     out
@@ -161,7 +152,9 @@ fn positions(batch: &Batch) -> Result<Vec<(String, i64, i64)>, StoreError> {
     last.into_iter()
         .map(|((source, partition), next)| {
             let next = i64::try_from(next).map_err(|_| {
-                StoreError::Refused(format!("position {next} of source {source:?}, partition {partition}: expected at most 2^63 - 1"))
+                StoreError::Refused(format!(
+                    "position {next} of source {source:?}, partition {partition}: expected at most 2^63 - 1"
+                ))
             })?;
             Ok((text(source), i64::from(partition), next))
         })
@@ -169,9 +162,7 @@ fn positions(batch: &Batch) -> Result<Vec<(String, i64, i64)>, StoreError> {
 }
 
 /// A stored position, as the caller counts it.
-pub(super) fn position(
-    (source, partition, next): (String, i64, i64),
-) -> Result<(String, u32, u64), StoreError> {
+pub(super) fn position((source, partition, next): (String, i64, i64)) -> Result<(String, u32, u64), StoreError> {
     match (u32::try_from(partition), u64::try_from(next)) {
         (Ok(partition), Ok(next)) => Ok((source, partition, next)),
         _ => Err(StoreError::Refused(format!(
@@ -255,9 +246,7 @@ fn event_key(key: &str) -> String {
         return key.to_owned();
     }
     let hash = Sha256::digest(key.as_bytes());
-    hash.iter().fold(HASHED_KEY.to_owned(), |out, byte| {
-        out + &format!("{byte:02x}")
-    })
+    hash.iter().fold(HASHED_KEY.to_owned(), |out, byte| out + &format!("{byte:02x}"))
 }
 
 fn text(text: &str) -> String {
@@ -300,12 +289,9 @@ fn clean_value(value: Value) -> Value {
     match value {
         Value::String(s) => Value::String(text(&s)),
         Value::Array(items) => Value::Array(items.into_iter().map(clean_value).collect()),
-        Value::Object(members) => Value::Object(
-            members
-                .into_iter()
-                .map(|(k, v)| (text(&k), clean_value(v)))
-                .collect::<Map<_, _>>(),
-        ),
+        Value::Object(members) => {
+            Value::Object(members.into_iter().map(|(k, v)| (text(&k), clean_value(v))).collect::<Map<_, _>>())
+        }
         other => other,
     }
 }
@@ -322,14 +308,7 @@ fn needs_rewriting(json: &str) -> bool {
             b'\\' if in_string => {
                 match bytes.get(i + 1..i + 6) {
                     Some([b'u', b'0', b'0', b'0', b'0'])
-                    | Some(
-                        [
-                            b'u',
-                            b'd' | b'D',
-                            b'8'..=b'9' | b'a'..=b'f' | b'A'..=b'F',
-                            ..,
-                        ],
-                    ) => {
+                    | Some([b'u', b'd' | b'D', b'8'..=b'9' | b'a'..=b'f' | b'A'..=b'F', ..]) => {
                         return true;
                     }
                     _ => {}
@@ -352,15 +331,8 @@ fn needs_rewriting(json: &str) -> bool {
 }
 
 fn giant_exponent(rest: &[u8]) -> bool {
-    let rest = rest
-        .strip_prefix(b"-")
-        .or(rest.strip_prefix(b"+"))
-        .unwrap_or(rest);
-    rest.iter()
-        .take(EXPONENT_DIGITS)
-        .filter(|b| b.is_ascii_digit())
-        .count()
-        == EXPONENT_DIGITS
+    let rest = rest.strip_prefix(b"-").or(rest.strip_prefix(b"+")).unwrap_or(rest);
+    rest.iter().take(EXPONENT_DIGITS).filter(|b| b.is_ascii_digit()).count() == EXPONENT_DIGITS
 }
 
 #[cfg(test)]
@@ -380,20 +352,14 @@ mod tests {
 
     #[test]
     fn pictures_nul_in_values_and_keys() {
-        assert_eq!(
-            json_text(r#"{"a\u0000":["x\u0000y"]}"#),
-            "{\"a\u{2400}\":[\"x\u{2400}y\"]}"
-        );
+        assert_eq!(json_text(r#"{"a\u0000":["x\u0000y"]}"#), "{\"a\u{2400}\":[\"x\u{2400}y\"]}");
         assert_eq!(json_text(r#"{"a":"\\\u0000"}"#), "{\"a\":\"\\\\\u{2400}\"}");
     }
 
     #[test]
     fn writes_numbers_that_jsonb_refuses_as_doubles() {
         assert_eq!(json_text(r#"{"a":1e-20000}"#), r#"{"a":0.0}"#);
-        assert_eq!(
-            json_text(&format!(r#"{{"a":0.{}}}"#, "3".repeat(20_000))),
-            r#"{"a":0.3333333333333333}"#
-        );
+        assert_eq!(json_text(&format!(r#"{{"a":0.{}}}"#, "3".repeat(20_000))), r#"{"a":0.3333333333333333}"#);
     }
 
     #[test]
@@ -405,10 +371,7 @@ mod tests {
 
     #[test]
     fn keeps_a_pair_of_surrogates() {
-        assert_eq!(
-            json_text(r#"{"a":"\ud83d\ude00"}"#),
-            "{\"a\":\"\u{1f600}\"}"
-        );
+        assert_eq!(json_text(r#"{"a":"\ud83d\ude00"}"#), "{\"a\":\"\u{1f600}\"}");
     }
 
     #[test]
@@ -425,15 +388,9 @@ mod tests {
     fn the_view_is_the_last_word_of_its_epoch() {
         let view = test_view(1_000);
         let key = SessionKey::of(&view);
-        let removed = |epoch| RemovedSession {
-            key: key.clone(),
-            epoch,
-        };
+        let removed = |epoch| RemovedSession { key: key.clone(), epoch };
         let batch = |epoch, removed| Batch {
-            sessions: vec![SessionRow {
-                view: view.clone(),
-                epoch,
-            }],
+            sessions: vec![SessionRow { view: view.clone(), epoch }],
             removed_sessions: vec![removed],
             ..Batch::default()
         };

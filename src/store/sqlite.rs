@@ -27,10 +27,7 @@ pub struct Sqlite {
 impl Sqlite {
     /// A store in this file, which the first use makes if it isn't there.
     pub fn new(path: PathBuf) -> Sqlite {
-        Sqlite {
-            path,
-            connection: None,
-        }
+        Sqlite { path, connection: None }
     }
 
     /// Opens the file if it isn't open, and brings its schema up to date.
@@ -41,23 +38,18 @@ impl Sqlite {
     pub(super) async fn write(&mut self, rows: Rows) -> Result<(), StoreError> {
         self.run(move |connection| {
             // Immediate: a transaction that begins by reading can't be made to wait for its turn to write.
-            let transaction =
-                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             write_rows(&transaction, &rows)?;
             transaction.commit()
         })
         .await
     }
 
-    pub(super) async fn archive_positions(
-        &mut self,
-    ) -> Result<Vec<(String, i64, i64)>, StoreError> {
+    pub(super) async fn archive_positions(&mut self) -> Result<Vec<(String, i64, i64)>, StoreError> {
         self.run(|connection| {
-            let sql =
-                r#"SELECT source, "partition", next_offset FROM archive_positions ORDER BY 1, 2"#;
+            let sql = r#"SELECT source, "partition", next_offset FROM archive_positions ORDER BY 1, 2"#;
             let mut statement = connection.prepare_cached(sql)?;
-            let rows =
-                statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
             rows.collect()
         })
         .await
@@ -78,10 +70,7 @@ impl Sqlite {
             Ok((connection, out))
         });
         let (connection, out) = task.await.map_err(|e| {
-            StoreError::Unavailable(format!(
-                "database {:?}: the writing thread ended: {e}",
-                self.path
-            ))
+            StoreError::Unavailable(format!("database {:?}: the writing thread ended: {e}", self.path))
         })??;
         self.connection = Some(connection);
         Ok(out)
@@ -90,9 +79,7 @@ impl Sqlite {
 
 fn open(path: &Path) -> Result<Connection, StoreError> {
     create_private(path).map_err(|e| {
-        StoreError::Unavailable(format!(
-            "database {path:?}: {e}; expected a file in a folder that this user may write"
-        ))
+        StoreError::Unavailable(format!("database {path:?}: {e}; expected a file in a folder that this user may write"))
     })?;
     let mut connection = Connection::open(path).map_err(|e| classify(path, &e))?;
     configure(&connection).map_err(|e| classify(path, &e))?;
@@ -145,17 +132,9 @@ fn apply_migrations(connection: &mut Connection) -> Result<(), MigrateError> {
     )?;
     let applied = transaction
         .prepare("SELECT version, name, checksum FROM schema_migrations ORDER BY version")?
-        .query_map([], |row| {
-            Ok(Applied {
-                version: row.get(0)?,
-                name: row.get(1)?,
-                checksum: row.get(2)?,
-            })
-        })?
+        .query_map([], |row| Ok(Applied { version: row.get(0)?, name: row.get(1)?, checksum: row.get(2)? }))?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    for migration in
-        migrate::outstanding(migrate::SQLITE, &applied).map_err(MigrateError::Schema)?
-    {
+    for migration in migrate::outstanding(migrate::SQLITE, &applied).map_err(MigrateError::Schema)? {
         transaction.execute_batch(migration.sql)?;
         transaction.execute(
             "INSERT INTO schema_migrations VALUES (?1, ?2, ?3, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
@@ -167,21 +146,11 @@ fn apply_migrations(connection: &mut Connection) -> Result<(), MigrateError> {
 }
 
 fn write_rows(transaction: &Transaction<'_>, rows: &Rows) -> rusqlite::Result<()> {
-    rows.alerts
-        .iter()
-        .try_for_each(|row| write_alert(transaction, row))?;
-    rows.removed
-        .iter()
-        .try_for_each(|row| remove_session(transaction, row))?;
-    rows.sessions
-        .iter()
-        .try_for_each(|row| write_session(transaction, row))?;
-    rows.events
-        .iter()
-        .try_for_each(|row| write_event(transaction, row))?;
-    rows.positions
-        .iter()
-        .try_for_each(|row| write_position(transaction, row))
+    rows.alerts.iter().try_for_each(|row| write_alert(transaction, row))?;
+    rows.removed.iter().try_for_each(|row| remove_session(transaction, row))?;
+    rows.sessions.iter().try_for_each(|row| write_session(transaction, row))?;
+    rows.events.iter().try_for_each(|row| write_event(transaction, row))?;
+    rows.positions.iter().try_for_each(|row| write_position(transaction, row))
 }
 
 fn write_alert(transaction: &Transaction<'_>, row: &AlertColumns) -> rusqlite::Result<()> {
@@ -288,9 +257,7 @@ fn write_position(
     let sql = r#"INSERT INTO archive_positions (source, "partition", next_offset) VALUES (?1, ?2, ?3)
                  ON CONFLICT (source, "partition") DO UPDATE SET next_offset = excluded.next_offset
                  WHERE excluded.next_offset > archive_positions.next_offset"#;
-    transaction
-        .prepare_cached(sql)?
-        .execute(params![source, partition, next])?;
+    transaction.prepare_cached(sql)?.execute(params![source, partition, next])?;
     Ok(())
 }
 
@@ -300,14 +267,12 @@ fn classify(path: &Path, error: &rusqlite::Error) -> StoreError {
         Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch) => {
             StoreError::Refused(format!("database {path:?}: {error}"))
         }
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Unavailable(
-            format!("database {path:?}: {error}: another process holds it; end that process"),
-        ),
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-            StoreError::Unavailable(format!(
-                "database {path:?}: {error}; expected a SQLite database: restore it, or configure another path"
-            ))
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            StoreError::Unavailable(format!("database {path:?}: {error}: another process holds it; end that process"))
         }
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => StoreError::Unavailable(format!(
+            "database {path:?}: {error}; expected a SQLite database: restore it, or configure another path"
+        )),
         _ => StoreError::Unavailable(format!("database {path:?}: {error}")),
     }
 }

@@ -28,17 +28,10 @@ pub(crate) fn alert(id: &str, revision: u64) -> Alert {
         rule_name: "Credential Exfiltration Attempt".into(),
         rule_version: "abc".into(),
         severity: Severity::Critical,
-        status: if revision == 1 {
-            Status::Open
-        } else {
-            Status::Updated
-        },
+        status: if revision == 1 { Status::Open } else { Status::Updated },
         superseded_by: None,
         tenant_id: String::new(),
-        group: vec![
-            ("agent_id".into(), "agent-1".into()),
-            ("session_id".into(), "s-1".into()),
-        ],
+        group: vec![("agent_id".into(), "agent-1".into()), ("session_id".into(), "s-1".into())],
         agent_id: "agent-1".into(),
         session_id: "s-1".into(),
         first_seen: T0,
@@ -54,10 +47,7 @@ pub(crate) fn alert(id: &str, revision: u64) -> Alert {
             allowed: true,
         }],
         attack: vec!["T1552".into()],
-        actions: vec![Action {
-            kind: ActionKind::AlertSoc,
-            params: Default::default(),
-        }],
+        actions: vec![Action { kind: ActionKind::AlertSoc, params: Default::default() }],
         run_actions: true,
         shadow: false,
         trigger_event: "{}".into(),
@@ -90,16 +80,8 @@ pub(crate) fn session(session_id: &str, first_seen: i64, events: u64) -> Session
     }
 }
 
-pub(crate) fn session_row(
-    session_id: &str,
-    first_seen: i64,
-    events: u64,
-    epoch: u64,
-) -> SessionRow {
-    SessionRow {
-        view: session(session_id, first_seen, events),
-        epoch,
-    }
+pub(crate) fn session_row(session_id: &str, first_seen: i64, events: u64, epoch: u64) -> SessionRow {
+    SessionRow { view: session(session_id, first_seen, events), epoch }
 }
 
 pub(crate) fn event(key: &str, time: i64) -> EventRow {
@@ -120,62 +102,26 @@ pub(crate) fn event(key: &str, time: i64) -> EventRow {
 }
 
 pub(crate) fn events(prefix: &str, count: usize, time: i64) -> Vec<EventRow> {
-    (0..count)
-        .map(|i| event(&format!("{prefix}/{i}"), time + i as i64))
-        .collect()
+    (0..count).map(|i| event(&format!("{prefix}/{i}"), time + i as i64)).collect()
 }
 
 /// Events that an agent may make up to break a store, all within what decoding lets pass.
 pub(crate) fn hostile_events() -> Vec<EventRow> {
-    let named = |key: &str| EventRow {
-        target: Some(HOSTILE.into()),
-        guard: HOSTILE.into(),
-        ..event(key, T0)
-    };
-    let json = |key: &str, text: String| EventRow {
-        metadata: text,
-        ..event(key, T0)
-    };
+    let named = |key: &str| EventRow { target: Some(HOSTILE.into()), guard: HOSTILE.into(), ..event(key, T0) };
+    let json = |key: &str, text: String| EventRow { metadata: text, ..event(key, T0) };
     vec![
         named("hostile/text"),
-        EventRow {
-            target: Some("x".repeat(64 * 1024)),
-            ..event("hostile/long", T0)
-        },
-        EventRow {
-            key: "k".repeat(100_000),
-            ..event("", T0)
-        },
-        EventRow {
-            key: HOSTILE.into(),
-            ..event("", T0)
-        },
-        EventRow {
-            time: i64::MIN,
-            ..event("hostile/first", T0)
-        },
-        EventRow {
-            time: i64::MAX,
-            ..event("hostile/last", T0)
-        },
-        EventRow {
-            risk_score: Some(f64::NAN),
-            ..event("hostile/score", T0)
-        },
-        json(
-            "hostile/nul",
-            r#"{"a\u0000":"\u0000","b":"\\u0000"}"#.into(),
-        ),
+        EventRow { target: Some("x".repeat(64 * 1024)), ..event("hostile/long", T0) },
+        EventRow { key: "k".repeat(100_000), ..event("", T0) },
+        EventRow { key: HOSTILE.into(), ..event("", T0) },
+        EventRow { time: i64::MIN, ..event("hostile/first", T0) },
+        EventRow { time: i64::MAX, ..event("hostile/last", T0) },
+        EventRow { risk_score: Some(f64::NAN), ..event("hostile/score", T0) },
+        json("hostile/nul", r#"{"a\u0000":"\u0000","b":"\\u0000"}"#.into()),
         json("hostile/surrogate", r#"{"a":"\ud800"}"#.into()),
         json("hostile/tiny", r#"{"a":1e-20000}"#.into()),
-        json(
-            "hostile/digits",
-            format!("{{\"a\":0.{}}}", "7".repeat(50_000)),
-        ),
-        json(
-            "hostile/deep",
-            format!("{}1{}", "[".repeat(64), "]".repeat(64)),
-        ),
+        json("hostile/digits", format!("{{\"a\":0.{}}}", "7".repeat(50_000))),
+        json("hostile/deep", format!("{}1{}", "[".repeat(64), "]".repeat(64))),
     ]
 }
 
@@ -192,11 +138,19 @@ pub(crate) fn hostile_alert(id: &str) -> Alert {
     alert
 }
 
+/// How long anything may take here; services start and recover on busy machines.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The future's value, within the deadline.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("not within {DEADLINE:?}"))
+}
+
 /// Waits until `condition` holds.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + DEADLINE;
     while !condition().await {
-        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement, Transaction};
 
-use crate::store::EventRow;
-use crate::store::row::{AlertColumns, RemovedColumns, Rows, SessionColumns};
+use super::super::EventRow;
+use super::super::row::{AlertColumns, RemovedColumns, Rows, SessionColumns};
 
 /// Most rows of one statement.
 const STATEMENT_ROWS: usize = 2_000;
@@ -60,29 +60,19 @@ const POSITIONS: &str = "INSERT INTO archive_positions (source, partition, next_
     ON CONFLICT (source, partition) DO UPDATE SET next_offset = excluded.next_offset \
     WHERE excluded.next_offset > archive_positions.next_offset";
 
-/// One connection's prepared statements.
+/// One connection's prepared statements, each made at its first use: so a table that is missing stops only its own rows.
+#[derive(Default)]
 pub(super) struct Statements {
-    alerts: Statement,
-    sessions: Statement,
-    removed: Statement,
-    events: Statement,
-    positions: Statement,
+    alerts: Option<Statement>,
+    sessions: Option<Statement>,
+    removed: Option<Statement>,
+    events: Option<Statement>,
+    positions: Option<Statement>,
 }
 
 impl Statements {
-    /// Errors: the tables aren't there, or aren't as expected.
-    pub(super) async fn prepare(client: &Client) -> Result<Statements, Error> {
-        Ok(Statements {
-            alerts: client.prepare(ALERTS).await?,
-            sessions: client.prepare(SESSIONS).await?,
-            removed: client.prepare(REMOVED).await?,
-            events: client.prepare(EVENTS).await?,
-            positions: client.prepare(POSITIONS).await?,
-        })
-    }
-
     /// One transaction.
-    pub(super) async fn write(&self, client: &mut Client, rows: &Rows) -> Result<(), Error> {
+    pub(super) async fn write(&mut self, client: &mut Client, rows: &Rows) -> Result<(), Error> {
         let transaction = client.transaction().await?;
         for part in parts(&rows.alerts, |a| a.document.len() + a.trigger_event.len()) {
             self.alerts(&transaction, part).await?;
@@ -93,9 +83,7 @@ impl Statements {
         for part in parts(&rows.sessions, |s| s.document.len()) {
             self.sessions(&transaction, part).await?;
         }
-        for part in parts(&rows.events, |e| {
-            e.metadata.len() + e.target.as_ref().map_or(0, String::len)
-        }) {
+        for part in parts(&rows.events, |e| e.metadata.len() + e.target.as_ref().map_or(0, String::len)) {
             self.events(&transaction, part).await?;
         }
         for part in parts(&rows.positions, |_| 0) {
@@ -104,11 +92,7 @@ impl Statements {
         transaction.commit().await
     }
 
-    async fn alerts(
-        &self,
-        transaction: &Transaction<'_>,
-        rows: &[AlertColumns],
-    ) -> Result<(), Error> {
+    async fn alerts(&mut self, transaction: &Transaction<'_>, rows: &[AlertColumns]) -> Result<(), Error> {
         let columns: [Column<'_>; 20] = [
             column(rows, |r| r.alert_id.as_str()),
             column(rows, |r| r.revision),
@@ -131,14 +115,10 @@ impl Statements {
             column(rows, |r| r.trigger_event.as_str()),
             column(rows, |r| r.document.as_str()),
         ];
-        run(transaction, &self.alerts, &columns).await
+        run(transaction, &mut self.alerts, ALERTS, &columns).await
     }
 
-    async fn sessions(
-        &self,
-        transaction: &Transaction<'_>,
-        rows: &[SessionColumns],
-    ) -> Result<(), Error> {
+    async fn sessions(&mut self, transaction: &Transaction<'_>, rows: &[SessionColumns]) -> Result<(), Error> {
         let columns: [Column<'_>; 14] = [
             column(rows, |r| r.key.tenant_id.as_str()),
             column(rows, |r| r.key.agent_id.as_str()),
@@ -155,14 +135,10 @@ impl Statements {
             column(rows, |r| r.open_alerts),
             column(rows, |r| r.document.as_str()),
         ];
-        run(transaction, &self.sessions, &columns).await
+        run(transaction, &mut self.sessions, SESSIONS, &columns).await
     }
 
-    async fn removed(
-        &self,
-        transaction: &Transaction<'_>,
-        rows: &[RemovedColumns],
-    ) -> Result<(), Error> {
+    async fn removed(&mut self, transaction: &Transaction<'_>, rows: &[RemovedColumns]) -> Result<(), Error> {
         let columns: [Column<'_>; 5] = [
             column(rows, |r| r.key.tenant_id.as_str()),
             column(rows, |r| r.key.agent_id.as_str()),
@@ -170,10 +146,10 @@ impl Statements {
             column(rows, |r| instant(r.key.first_seen)),
             column(rows, |r| r.epoch),
         ];
-        run(transaction, &self.removed, &columns).await
+        run(transaction, &mut self.removed, REMOVED, &columns).await
     }
 
-    async fn events(&self, transaction: &Transaction<'_>, rows: &[EventRow]) -> Result<(), Error> {
+    async fn events(&mut self, transaction: &Transaction<'_>, rows: &[EventRow]) -> Result<(), Error> {
         let columns: [Column<'_>; 12] = [
             column(rows, |r| r.key.as_str()),
             column(rows, |r| instant(r.time)),
@@ -188,54 +164,41 @@ impl Statements {
             column(rows, |r| r.risk_score),
             column(rows, |r| r.metadata.as_str()),
         ];
-        run(transaction, &self.events, &columns).await
+        run(transaction, &mut self.events, EVENTS, &columns).await
     }
 
-    async fn positions(
-        &self,
-        transaction: &Transaction<'_>,
-        rows: &[(String, i64, i64)],
-    ) -> Result<(), Error> {
-        let columns: [Column<'_>; 3] = [
-            column(rows, |r| r.0.as_str()),
-            column(rows, |r| r.1),
-            column(rows, |r| r.2),
-        ];
-        run(transaction, &self.positions, &columns).await
+    async fn positions(&mut self, transaction: &Transaction<'_>, rows: &[(String, i64, i64)]) -> Result<(), Error> {
+        let columns: [Column<'_>; 3] = [column(rows, |r| r.0.as_str()), column(rows, |r| r.1), column(rows, |r| r.2)];
+        run(transaction, &mut self.positions, POSITIONS, &columns).await
     }
 }
 
 /// The values of one column, an array parameter.
 type Column<'a> = Box<dyn ToSql + Sync + Send + 'a>;
 
-fn column<'a, R, T: ToSql + Sync + Send + 'a>(
-    rows: &'a [R],
-    value: impl Fn(&'a R) -> T,
-) -> Column<'a> {
+fn column<'a, R, T: ToSql + Sync + Send + 'a>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Column<'a> {
     Box::new(rows.iter().map(value).collect::<Vec<T>>())
 }
 
 async fn run(
     transaction: &Transaction<'_>,
-    statement: &Statement,
+    prepared: &mut Option<Statement>,
+    sql: &str,
     columns: &[Column<'_>],
 ) -> Result<(), Error> {
-    let parameters: Vec<&(dyn ToSql + Sync)> = columns
-        .iter()
-        .map(|c| &**c as &(dyn ToSql + Sync))
-        .collect();
-    transaction.execute(statement, &parameters).await?;
+    let statement = match prepared {
+        Some(statement) => statement,
+        None => prepared.insert(transaction.prepare(sql).await?),
+    };
+    let parameters: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|c| &**c as &(dyn ToSql + Sync)).collect();
+    transaction.execute(&*statement, &parameters).await?;
     Ok(())
 }
 
 /// Microseconds since 1970 as the driver takes a time.
 fn instant(time: i64) -> SystemTime {
     let span = Duration::from_micros(time.unsigned_abs());
-    if time < 0 {
-        UNIX_EPOCH - span
-    } else {
-        UNIX_EPOCH + span
-    }
+    if time < 0 { UNIX_EPOCH - span } else { UNIX_EPOCH + span }
 }
 
 /// Runs of rows within the bounds of a statement, at least one row each.
