@@ -26,14 +26,11 @@ fn start_log() -> Result<(), String> {
         Ok(text) if !text.is_empty() => text,
         _ => DEFAULT_LOG.to_owned(),
     };
-    let filter = EnvFilter::try_new(&filter)
-        .map_err(|e| format!("{LOG} is \"{filter}\": {e}; expected a filter such as \"info\" or \"clawdstrike_edr::api=debug\""))?;
+    let filter = EnvFilter::try_new(&filter).map_err(|e| {
+        format!("{LOG} is \"{filter}\": {e}; expected a filter such as \"info\" or \"clawdstrike_edr::api=debug\"")
+    })?;
     let stderr = std::io::stderr();
     let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(colour)
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
     Ok(())
 }

@@ -23,35 +23,18 @@ pub struct Metric {
 }
 
 const fn counter(name: &'static str, help: &'static str, label: Option<&'static str>) -> Metric {
-    Metric {
-        name,
-        kind: Kind::Counter,
-        help,
-        label,
-    }
+    Metric { name, kind: Kind::Counter, help, label }
 }
 
 const fn gauge(name: &'static str, help: &'static str, label: Option<&'static str>) -> Metric {
-    Metric {
-        name,
-        kind: Kind::Gauge,
-        help,
-        label,
-    }
+    Metric { name, kind: Kind::Gauge, help, label }
 }
 
 /// Valid events.
-pub const EVENTS: Metric = counter(
-    "clawdstrike_events_total",
-    "Valid events, copies included.",
-    None,
-);
+pub const EVENTS: Metric = counter("clawdstrike_events_total", "Valid events, copies included.", None);
 /// Records that are no valid event.
-pub const DEAD_LETTERS: Metric = counter(
-    "clawdstrike_dead_letters_total",
-    "Records that are no valid event, by reason.",
-    Some("reason"),
-);
+pub const DEAD_LETTERS: Metric =
+    counter("clawdstrike_dead_letters_total", "Records that are no valid event, by reason.", Some("reason"));
 /// Events with a clock that can't be right.
 pub const RETIMED: Metric = counter(
     "clawdstrike_events_retimed_total",
@@ -59,17 +42,10 @@ pub const RETIMED: Metric = counter(
     None,
 );
 /// Alert versions.
-pub const ALERT_VERSIONS: Metric = counter(
-    "clawdstrike_alert_versions_total",
-    "Alert versions emitted: openings, updates and retractions.",
-    None,
-);
+pub const ALERT_VERSIONS: Metric =
+    counter("clawdstrike_alert_versions_total", "Alert versions emitted: openings, updates and retractions.", None);
 /// The last closed epoch.
-pub const EPOCH: Metric = gauge(
-    "clawdstrike_epoch",
-    "The last closed epoch (ingest progress; has no unit).",
-    None,
-);
+pub const EPOCH: Metric = gauge("clawdstrike_epoch", "The last closed epoch (ingest progress; has no unit).", None);
 /// Event-time progress.
 pub const WATERMARK: Metric = gauge(
     "clawdstrike_watermark_timestamp_seconds",
@@ -77,17 +53,10 @@ pub const WATERMARK: Metric = gauge(
     None,
 );
 /// Parts that don't work as they should.
-pub const DEGRADED: Metric = gauge(
-    "clawdstrike_degraded",
-    "1 for each part that doesn't work as it should; /v1/health says why.",
-    Some("part"),
-);
+pub const DEGRADED: Metric =
+    gauge("clawdstrike_degraded", "1 for each part that doesn't work as it should; /v1/health says why.", Some("part"));
 /// Rules in force.
-pub const RULES: Metric = gauge(
-    "clawdstrike_rules",
-    "Enabled rules of the set in force.",
-    None,
-);
+pub const RULES: Metric = gauge("clawdstrike_rules", "Enabled rules of the set in force.", None);
 /// Whether the last load was refused.
 pub const RULES_LOAD_FAILED: Metric = gauge(
     "clawdstrike_rules_load_failed",
@@ -95,8 +64,4 @@ pub const RULES_LOAD_FAILED: Metric = gauge(
     None,
 );
 /// Open watches.
-pub const WATCHERS: Metric = gauge(
-    "clawdstrike_api_watchers",
-    "Watches (server-sent events) that are open.",
-    None,
-);
+pub const WATCHERS: Metric = gauge("clawdstrike_api_watchers", "Watches (server-sent events) that are open.", None);

@@ -44,18 +44,10 @@ impl Other {
 impl RuleFiles {
     /// Refuses what has no place in a rules folder, by name.
     pub fn check(&self) -> Result<(), String> {
-        let wrong: Vec<String> = self
-            .others
-            .iter()
-            .filter(|o| !o.expected)
-            .map(Other::report)
-            .collect();
+        let wrong: Vec<String> = self.others.iter().filter(|o| !o.expected).map(Other::report).collect();
         match wrong.is_empty() {
             true => Ok(()),
-            false => Err(format!(
-                "{}; move it out, or name it .yaml if it holds rules",
-                wrong.join("\n")
-            )),
+            false => Err(format!("{}; move it out, or name it .yaml if it holds rules", wrong.join("\n"))),
         }
     }
 }
@@ -67,22 +59,15 @@ impl RuleFiles {
 pub fn read(paths: &[PathBuf]) -> Result<RuleFiles, String> {
     let mut found = RuleFiles::default();
     for path in paths {
-        let meta = std::fs::metadata(path).map_err(|e| {
-            format!(
-                "rules \"{}\": {e}; give a rule file or a folder of them",
-                path.display()
-            )
-        })?;
+        let meta = std::fs::metadata(path)
+            .map_err(|e| format!("rules \"{}\": {e}; give a rule file or a folder of them", path.display()))?;
         match meta.is_dir() {
             true => folder(path, MAX_FOLDERS, &mut found)?,
             false => found.add(path)?,
         }
     }
     if found.files.is_empty() {
-        let names: Vec<String> = paths
-            .iter()
-            .map(|p| format!("\"{}\"", p.display()))
-            .collect();
+        let names: Vec<String> = paths.iter().map(|p| format!("\"{}\"", p.display())).collect();
         return Err(format!(
             "no rule file in {}: expected *.yaml or *.yml; `clawdstrike-edr init` writes a pack",
             names.join(", ")
@@ -109,16 +94,9 @@ fn folder(path: &Path, deeper: usize, found: &mut RuleFiles) -> Result<(), Strin
             Kind::Rules => found.add(&entry)?,
             Kind::Folder if deeper > 0 => folder(&entry, deeper - 1, found)?,
             Kind::Folder => {
-                return Err(format!(
-                    "rules folder \"{}\" lies more than {MAX_FOLDERS} folders deep",
-                    entry.display()
-                ));
+                return Err(format!("rules folder \"{}\" lies more than {MAX_FOLDERS} folders deep", entry.display()));
             }
-            Kind::Other(why, expected) => found.others.push(Other {
-                path: entry,
-                why,
-                expected,
-            }),
+            Kind::Other(why, expected) => found.others.push(Other { path: entry, why, expected }),
         }
     }
     Ok(())
@@ -142,10 +120,7 @@ fn kind(path: &Path) -> Kind {
         return Kind::Folder;
     }
     let name = name.to_ascii_lowercase();
-    let Some(stem) = name
-        .strip_suffix(".yaml")
-        .or_else(|| name.strip_suffix(".yml"))
-    else {
+    let Some(stem) = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml")) else {
         return Kind::Other("its name ends neither in .yaml nor in .yml", false);
     };
     if stem.ends_with(".test") {
@@ -162,9 +137,7 @@ impl RuleFiles {
     fn add(&mut self, path: &Path) -> Result<(), String> {
         let name = path.display().to_string();
         if self.files.len() == MAX_FILES {
-            return Err(format!(
-                "more than {MAX_FILES} rule files, \"{name}\" is one too many"
-            ));
+            return Err(format!("more than {MAX_FILES} rule files, \"{name}\" is one too many"));
         }
         // One byte more than the compiler takes, so that it is the compiler that refuses a file for its size.
         let mut bytes = Vec::new();

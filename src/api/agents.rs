@@ -11,10 +11,7 @@ use super::{App, unexpected_rows};
 use crate::view::{AgentView, Query, Rows};
 
 /// `GET /v1/agents`: `{epoch, total, agents}`, riskiest first.
-pub(super) async fn list(
-    State(app): State<App>,
-    mut params: Params,
-) -> Result<Json<Value>, ApiError> {
+pub(super) async fn list(State(app): State<App>, mut params: Params) -> Result<Json<Value>, ApiError> {
     let (limit, offset) = params.page()?;
     params.finish()?;
     let answer = app.handle.peek(Query::Agents { limit, offset }).await?;
@@ -22,9 +19,7 @@ pub(super) async fn list(
         return Err(unexpected_rows("agents"));
     };
     let agents: Vec<Value> = rows.iter().map(agent_json).collect();
-    Ok(Json(
-        json!({"epoch": answer.epoch, "total": answer.total, "agents": agents}),
-    ))
+    Ok(Json(json!({"epoch": answer.epoch, "total": answer.total, "agents": agents})))
 }
 
 fn agent_json(agent: &AgentView) -> Value {

@@ -11,25 +11,13 @@ use crate::alert::Alert;
 use crate::view::{AlertFilter, Answer, Query, Rows};
 
 /// `GET /v1/alerts`: `{epoch, total, alerts}`, latest `last_seen` first.
-pub(super) async fn list(
-    State(app): State<App>,
-    mut params: Params,
-) -> Result<Json<Value>, ApiError> {
+pub(super) async fn list(State(app): State<App>, mut params: Params) -> Result<Json<Value>, ApiError> {
     let filter = filter(&mut params)?;
     let (limit, offset) = params.page()?;
     params.finish()?;
-    let answer = app
-        .handle
-        .peek(Query::Alerts {
-            filter,
-            limit,
-            offset,
-        })
-        .await?;
+    let answer = app.handle.peek(Query::Alerts { filter, limit, offset }).await?;
     let (epoch, total, alerts) = rows(answer)?;
-    Ok(Json(
-        json!({"epoch": epoch, "total": total, "alerts": alerts}),
-    ))
+    Ok(Json(json!({"epoch": epoch, "total": total, "alerts": alerts})))
 }
 
 /// `GET /v1/alerts/{id}`: `{epoch, alert}`.

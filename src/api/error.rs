@@ -27,13 +27,7 @@ impl ApiError {
         message: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        ApiError {
-            status,
-            code,
-            message: message.into(),
-            hint: hint.into(),
-            details: Box::default(),
-        }
+        ApiError { status, code, message: message.into(), hint: hint.into(), details: Box::default() }
     }
 
     /// A parameter that isn't what it should be (400).
@@ -69,10 +63,7 @@ impl From<EngineError> for ApiError {
                 "/v1/health and /metrics show how far the engine has come",
             ),
             EngineError::Rules(diagnostics) => {
-                let rows = diagnostics
-                    .iter()
-                    .map(super::rules::diagnostic_json)
-                    .collect();
+                let rows = diagnostics.iter().map(super::rules::diagnostic_json).collect();
                 ApiError::new(
                     StatusCode::UNPROCESSABLE_ENTITY,
                     "invalid_rules",
@@ -88,10 +79,7 @@ impl From<EngineError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut body = *self.details;
-        body.insert(
-            "error".into(),
-            json!({"code": self.code, "message": self.message, "hint": self.hint}),
-        );
+        body.insert("error".into(), json!({"code": self.code, "message": self.message, "hint": self.hint}));
         (self.status, Json(Value::Object(body))).into_response()
     }
 }

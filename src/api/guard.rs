@@ -51,8 +51,7 @@ fn names_this_machine(headers: &HeaderMap) -> bool {
         None => host.split(':').next(),
     };
     let name = name.unwrap_or_default();
-    name.eq_ignore_ascii_case("localhost")
-        || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Ends requests that take too long.
@@ -74,10 +73,7 @@ pub(super) async fn set_headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
@@ -92,23 +88,12 @@ mod tests {
             headers.insert(header::HOST, host.parse().expect("a header value"));
             names_this_machine(&headers)
         };
-        for host in [
-            "localhost",
-            "LOCALHOST:7878",
-            "127.0.0.1:7878",
-            "127.0.0.2",
-            "[::1]:7878",
-        ] {
+        for host in ["localhost", "LOCALHOST:7878", "127.0.0.1:7878", "127.0.0.2", "[::1]:7878"] {
             assert!(check(host), "{host}");
         }
-        for host in [
-            "evil.example",
-            "localhost.evil.example:7878",
-            "10.0.0.1",
-            "[2001:db8::1]:80",
-            "",
-            "127.0.0.1.nip.io",
-        ] {
+        for host in
+            ["evil.example", "localhost.evil.example:7878", "10.0.0.1", "[2001:db8::1]:80", "", "127.0.0.1.nip.io"]
+        {
             assert!(!check(host), "{host}");
         }
         assert!(!names_this_machine(&HeaderMap::new()));

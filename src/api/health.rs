@@ -38,41 +38,22 @@ pub(super) async fn health(State(app): State<App>, NoParams: NoParams) -> Json<V
 }
 
 /// `GET /v1/ready`: 200 with the epoch, once every worker answers; 503 until then.
-pub(super) async fn ready(
-    State(app): State<App>,
-    NoParams: NoParams,
-) -> Result<Json<Value>, ApiError> {
+pub(super) async fn ready(State(app): State<App>, NoParams: NoParams) -> Result<Json<Value>, ApiError> {
     let unready = |why: String| {
-        ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not_ready",
-            why,
-            "ask again; /v1/health tells what is degraded",
-        )
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why, "ask again; /v1/health tells what is degraded")
     };
     // Asks for nothing, of all workers: what answers is the whole way through the dataflow.
     match tokio::time::timeout(READY, app.handle.peek(Query::SessionsById(Vec::new()))).await {
         Ok(Ok(answer)) => Ok(Json(json!({"ready": true, "epoch": answer.epoch}))),
         Ok(Err(error)) => Err(unready(error.to_string())),
-        Err(_) => Err(unready(format!(
-            "the dataflow did not answer within {} s",
-            READY.as_secs()
-        ))),
+        Err(_) => Err(unready(format!("the dataflow did not answer within {} s", READY.as_secs()))),
     }
 }
 
 /// `GET /metrics`: Prometheus' text format.
-pub(super) async fn metrics(
-    State(app): State<App>,
-    NoParams: NoParams,
-) -> Result<impl IntoResponse, ApiError> {
+pub(super) async fn metrics(State(app): State<App>, NoParams: NoParams) -> Result<impl IntoResponse, ApiError> {
     let text = render(&app).map_err(|e| {
-        ApiError::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            e.to_string(),
-            "/v1/health has the same numbers",
-        )
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", e.to_string(), "/v1/health has the same numbers")
     })?;
     Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text))
 }
@@ -93,17 +74,9 @@ fn render(app: &App) -> prometheus::Result<Vec<u8>> {
     if let Some(watermark) = stats.watermark {
         one(metrics::WATERMARK, watermark as f64 / 1e6)?;
     }
-    let by_reason: BTreeMap<&str, f64> = stats
-        .dead_letters
-        .iter()
-        .map(|(k, n)| (k.as_str(), *n as f64))
-        .collect();
+    let by_reason: BTreeMap<&str, f64> = stats.dead_letters.iter().map(|(k, n)| (k.as_str(), *n as f64)).collect();
     add(&registry, metrics::DEAD_LETTERS, by_reason)?;
-    add(
-        &registry,
-        metrics::DEGRADED,
-        stats.degraded.keys().map(|part| (part.as_str(), 1.0)),
-    )?;
+    add(&registry, metrics::DEGRADED, stats.degraded.keys().map(|part| (part.as_str(), 1.0)))?;
     let mut out = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut out)?;
     Ok(out)
@@ -122,9 +95,7 @@ fn add<'a>(
         Kind::Counter => {
             let counters = IntCounterVec::new(opts, &labels)?;
             for (label, value) in values {
-                counters
-                    .with_label_values(&labelled(label))
-                    .inc_by(value as u64);
+                counters.with_label_values(&labelled(label)).inc_by(value as u64);
             }
             Box::new(counters)
         }

@@ -67,19 +67,12 @@ pub async fn serve(
             "[api] allow_anonymous = true needs a loopback address, and listen is \"{listen}\": use 127.0.0.1, or turn it off"
         ));
     }
-    let taken = |e| {
-        format!("[api] listen = \"{listen}\": {e}; choose another port there (0 picks a free one)")
-    };
+    let taken = |e| format!("[api] listen = \"{listen}\": {e}; choose another port there (0 picks a free one)");
     let listener = TcpListener::bind(listen).await.map_err(taken)?;
     let address = listener.local_addr().map_err(taken)?;
     let (stop, stopping) = signal::channel(false);
     let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
-    let app = App {
-        handle,
-        allow_anonymous,
-        watchers,
-        stopping: stopping.clone(),
-    };
+    let app = App { handle, allow_anonymous, watchers, stopping: stopping.clone() };
     let server = server::run(listener, router(app), stopping);
     let task = tokio::spawn(async move {
         let signalled = async {
@@ -115,10 +108,7 @@ fn router(app: App) -> Router {
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(axum::middleware::from_fn(guard::limit_time))
-        .layer(axum::middleware::from_fn_with_state(
-            app.clone(),
-            guard::authorise,
-        ))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), guard::authorise))
         .layer(axum::middleware::from_fn(guard::set_headers))
         .with_state(app)
 }
@@ -128,10 +118,7 @@ async fn openapi(NoParams: NoParams) -> impl IntoResponse {
 }
 
 async fn no_route(uri: Uri) -> ApiError {
-    ApiError::not_found(
-        format!("there is no \"{}\"", uri.path()),
-        "/v1/openapi.json lists what there is",
-    )
+    ApiError::not_found(format!("there is no \"{}\"", uri.path()), "/v1/openapi.json lists what there is")
 }
 
 async fn no_method(method: Method, uri: Uri) -> ApiError {

@@ -27,17 +27,11 @@ impl Params {
         let mut left: Vec<(String, String)> = Vec::new();
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
             if left.iter().any(|(n, _)| *n == name) {
-                return Err(ApiError::parameter(
-                    format!("query parameter \"{name}\" is given twice"),
-                    "give it once",
-                ));
+                return Err(ApiError::parameter(format!("query parameter \"{name}\" is given twice"), "give it once"));
             }
             left.push((name.into_owned(), value.into_owned()));
         }
-        Ok(Params {
-            left,
-            known: Vec::new(),
-        })
+        Ok(Params { left, known: Vec::new() })
     }
 
     /// The value of this parameter as it was sent.
@@ -69,10 +63,8 @@ impl Params {
         let Some(text) = self.text(name) else {
             return Ok(None);
         };
-        let value = T::deserialize(
-            serde::de::value::StrDeserializer::<serde::de::value::Error>::new(&text),
-        )
-        .map_err(|_| wrong(name, &text, format_args!("one of {names}")))?;
+        let value = T::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(&text))
+            .map_err(|_| wrong(name, &text, format_args!("one of {names}")))?;
         Ok(Some(value))
     }
 
@@ -81,11 +73,7 @@ impl Params {
         let expected = format!("a whole number, at most {MAX_LIMIT}");
         let limit = self.parsed("limit", &expected)?.unwrap_or(DEFAULT_LIMIT);
         if limit > MAX_LIMIT {
-            return Err(wrong(
-                "limit",
-                &limit.to_string(),
-                format_args!("{expected}; `offset` gets the next rows"),
-            ));
+            return Err(wrong("limit", &limit.to_string(), format_args!("{expected}; `offset` gets the next rows")));
         }
         let offset = self.parsed("offset", "a whole number")?.unwrap_or(0);
         Ok((limit, offset))
@@ -101,18 +89,12 @@ impl Params {
             0 => "this route takes none".to_owned(),
             _ => format!("expected one of {}", known.join(", ")),
         };
-        Err(ApiError::parameter(
-            format!("query parameter \"{name}\" is unknown"),
-            hint,
-        ))
+        Err(ApiError::parameter(format!("query parameter \"{name}\" is unknown"), hint))
     }
 }
 
 fn wrong(name: &str, value: &str, expected: impl Display) -> ApiError {
-    ApiError::parameter(
-        format!("query parameter \"{name}\" is \"{value}\""),
-        format!("expected {expected}"),
-    )
+    ApiError::parameter(format!("query parameter \"{name}\" is \"{value}\""), format!("expected {expected}"))
 }
 
 impl<S: Sync> FromRequestParts<S> for Params {
@@ -141,12 +123,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segment
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let path = Path::<T>::from_request_parts(parts, state).await;
         let Path(segments) = path.map_err(|e: PathRejection| {
-            ApiError::new(
-                e.status(),
-                "invalid_path",
-                e.body_text(),
-                "segments are percent-encoded UTF-8",
-            )
+            ApiError::new(e.status(), "invalid_path", e.body_text(), "segments are percent-encoded UTF-8")
         })?;
         Ok(Segments(segments))
     }

@@ -55,14 +55,7 @@ pub(super) async fn load(
     NoParams: NoParams,
     Body(load): Body<Load>,
 ) -> Result<Json<Value>, ApiError> {
-    let files: Vec<SourceFile> = load
-        .files
-        .into_iter()
-        .map(|f| SourceFile {
-            name: f.name,
-            text: f.text,
-        })
-        .collect();
+    let files: Vec<SourceFile> = load.files.into_iter().map(|f| SourceFile { name: f.name, text: f.text }).collect();
     if files.is_empty() {
         return Err(ApiError::new(
             StatusCode::BAD_REQUEST,
@@ -123,27 +116,20 @@ pub(super) struct Body<T>(T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let Json(body) = Json::<T>::from_request(request, state)
-            .await
-            .map_err(refusal)?;
+        let Json(body) = Json::<T>::from_request(request, state).await.map_err(refusal)?;
         Ok(Body(body))
     }
 }
 
 fn refusal(rejection: JsonRejection) -> ApiError {
     let (code, hint) = match rejection.status() {
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => (
-            "unsupported_media_type",
-            "set the header `content-type: application/json`",
-        ),
-        StatusCode::PAYLOAD_TOO_LARGE => (
-            "body_too_large",
-            "a rule set may have 16 MiB: split it, or take something out",
-        ),
-        _ => (
-            "invalid_body",
-            "expected {\"files\": [{\"name\": \"a.yaml\", \"text\": \"rules: ...\"}]}",
-        ),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            ("unsupported_media_type", "set the header `content-type: application/json`")
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            ("body_too_large", "a rule set may have 16 MiB: split it, or take something out")
+        }
+        _ => ("invalid_body", "expected {\"files\": [{\"name\": \"a.yaml\", \"text\": \"rules: ...\"}]}"),
     };
     // 422 is kept for rule sets that don't compile.
     let status = match rejection.status() {

@@ -26,11 +26,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stopping` turns true, then lets requests in flight end.
-pub(super) async fn run(
-    listener: TcpListener,
-    router: Router,
-    mut stopping: watch::Receiver<bool>,
-) {
+pub(super) async fn run(listener: TcpListener, router: Router, mut stopping: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -45,25 +41,15 @@ pub(super) async fn run(
         }
     }
     drop(listener);
-    let drained = tokio::time::timeout(GRACE, async {
-        while connections.join_next().await.is_some() {}
-    })
-    .await;
+    let drained = tokio::time::timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
     if drained.is_err() {
-        tracing::warn!(
-            open = connections.len(),
-            "API connections did not end within {} s: closed",
-            GRACE.as_secs()
-        );
+        tracing::warn!(open = connections.len(), "API connections did not end within {} s: closed", GRACE.as_secs());
         connections.shutdown().await;
     }
 }
 
 /// The next connection, once there is a place for it; `None` if none came of it.
-async fn accept(
-    listener: &TcpListener,
-    places: Arc<Semaphore>,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+async fn accept(listener: &TcpListener, places: Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
     let place = places.acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => Some((stream, place)),
@@ -75,12 +61,7 @@ async fn accept(
     }
 }
 
-async fn serve(
-    stream: TcpStream,
-    _place: OwnedSemaphorePermit,
-    router: Router,
-    mut stopping: watch::Receiver<bool>,
-) {
+async fn serve(stream: TcpStream, _place: OwnedSemaphorePermit, router: Router, mut stopping: watch::Receiver<bool>) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)

@@ -11,29 +11,14 @@ use crate::session::SessionView;
 use crate::view::{Answer, Query, Rows, SessionFilter};
 
 /// `GET /v1/sessions`: `{epoch, total, sessions}`.
-pub(super) async fn list(
-    State(app): State<App>,
-    mut params: Params,
-) -> Result<Json<Value>, ApiError> {
+pub(super) async fn list(State(app): State<App>, mut params: Params) -> Result<Json<Value>, ApiError> {
     let filter = filter(&mut params)?;
-    let sort = params
-        .named("sort", "risk, last_seen, events, first_seen")?
-        .unwrap_or_default();
+    let sort = params.named("sort", "risk, last_seen, events, first_seen")?.unwrap_or_default();
     let (limit, offset) = params.page()?;
     params.finish()?;
-    let answer = app
-        .handle
-        .peek(Query::Sessions {
-            filter,
-            sort,
-            limit,
-            offset,
-        })
-        .await?;
+    let answer = app.handle.peek(Query::Sessions { filter, sort, limit, offset }).await?;
     let (epoch, total, sessions) = rows(answer)?;
-    Ok(Json(
-        json!({"epoch": epoch, "total": total, "sessions": sessions}),
-    ))
+    Ok(Json(json!({"epoch": epoch, "total": total, "sessions": sessions})))
 }
 
 /// `GET /v1/sessions/{agent}/{session}?tenant_id=`: `{epoch, total, sessions}`, every live life of the session.
@@ -45,26 +30,17 @@ pub(super) async fn one(
     let tenant = params.text("tenant_id").unwrap_or_default();
     params.finish()?;
     let key = (tenant, agent, session);
-    let answer = app
-        .handle
-        .peek(Query::SessionsById(vec![key.clone()]))
-        .await?;
+    let answer = app.handle.peek(Query::SessionsById(vec![key.clone()])).await?;
     let (epoch, total, sessions) = rows(answer)?;
     if sessions.is_empty() {
         let (tenant, agent, session) = key;
-        let of = if tenant.is_empty() {
-            String::new()
-        } else {
-            format!(" of tenant \"{tenant}\"")
-        };
+        let of = if tenant.is_empty() { String::new() } else { format!(" of tenant \"{tenant}\"") };
         return Err(ApiError::not_found(
             format!("session \"{session}\" of agent \"{agent}\"{of} is not in the live view"),
             "check the ids and tenant_id; sessions leave the live view after session_retention, the store keeps them",
         ));
     }
-    Ok(Json(
-        json!({"epoch": epoch, "total": total, "sessions": sessions}),
-    ))
+    Ok(Json(json!({"epoch": epoch, "total": total, "sessions": sessions})))
 }
 
 /// Takes the session filter's parameters.
@@ -87,11 +63,7 @@ pub(super) fn filter(params: &mut Params) -> Result<SessionFilter, ApiError> {
 
 fn rows(answer: Answer) -> Result<(u64, u64, Vec<Value>), ApiError> {
     match answer.rows {
-        Rows::Sessions(rows) => Ok((
-            answer.epoch,
-            answer.total,
-            rows.iter().map(SessionView::to_json).collect(),
-        )),
+        Rows::Sessions(rows) => Ok((answer.epoch, answer.total, rows.iter().map(SessionView::to_json).collect())),
         _ => Err(unexpected_rows("sessions")),
     }
 }

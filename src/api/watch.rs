@@ -33,10 +33,7 @@ pub(super) async fn alerts(
     stream(app, "alert", move |change| match change {
         Change::Alert(alert) => {
             // Who watches must see corrections, whereas a list without `status` leaves retracted alerts out.
-            let filter = AlertFilter {
-                status: filter.status.or(Some(alert.status)),
-                ..filter.clone()
-            };
+            let filter = AlertFilter { status: filter.status.or(Some(alert.status)), ..filter.clone() };
             filter.accepts(alert).then(|| alerts::json(alert))
         }
         Change::Session(_) => None,
@@ -81,17 +78,8 @@ fn stream<F: Fn(&Change) -> Option<Value> + Send + 'static>(
     })?;
     let changes = app.handle.watch();
     let greeting = event("watching", &json!({"epoch": app.handle.stats().epoch}));
-    let watch = Watch {
-        greeting: Some(greeting),
-        changes,
-        stopping: app.stopping,
-        name,
-        select,
-        _place: place,
-    };
-    let events = unfold(watch, |mut watch| async move {
-        watch.next().await.map(|event| (Ok(event), watch))
-    });
+    let watch = Watch { greeting: Some(greeting), changes, stopping: app.stopping, name, select, _place: place };
+    let events = unfold(watch, |mut watch| async move { watch.next().await.map(|event| (Ok(event), watch)) });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 

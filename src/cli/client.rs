@@ -73,18 +73,11 @@ impl Client {
             // A proxy's loopback is another machine's.
             http = http.no_proxy();
         }
-        Ok(Client {
-            http: http.build()?,
-            base: args.api,
-        })
+        Ok(Client { http: http.build()?, base: args.api })
     }
 
     /// GET of the route of these segments.
-    pub(super) async fn get(
-        &self,
-        route: &[&str],
-        query: &[Parameter<'_>],
-    ) -> anyhow::Result<Value> {
+    pub(super) async fn get(&self, route: &[&str], query: &[Parameter<'_>]) -> anyhow::Result<Value> {
         let response = self.call(Method::GET, route, query, None).await?;
         self.body(response).await
     }
@@ -96,14 +89,8 @@ impl Client {
     }
 
     /// The server-sent events of the route.
-    pub(super) async fn watch(
-        &self,
-        route: &[&str],
-        query: &[Parameter<'_>],
-    ) -> anyhow::Result<Events> {
-        Ok(Events::new(
-            self.call(Method::GET, route, query, None).await?,
-        ))
+    pub(super) async fn watch(&self, route: &[&str], query: &[Parameter<'_>]) -> anyhow::Result<Events> {
+        Ok(Events::new(self.call(Method::GET, route, query, None).await?))
     }
 
     async fn call(
@@ -125,20 +112,10 @@ impl Client {
         let body = self.body(response).await?;
         let error = &body["error"];
         let text = |name: &str| error[name].as_str().map(str::to_owned);
-        let message = text("message").ok_or_else(|| {
-            anyhow!(
-                "\"{}\" answered {status}, and not as an engine does: check --api",
-                self.base
-            )
-        })?;
+        let message = text("message")
+            .ok_or_else(|| anyhow!("\"{}\" answered {status}, and not as an engine does: check --api", self.base))?;
         let hint = text("hint").unwrap_or_default();
-        Err(Refused {
-            status,
-            message,
-            hint,
-            body,
-        }
-        .into())
+        Err(Refused { status, message, hint, body }.into())
     }
 
     fn url(&self, route: &[&str], query: &[Parameter<'_>]) -> anyhow::Result<Url> {
@@ -146,10 +123,9 @@ impl Client {
         url.set_query(None);
         match url.path_segments_mut() {
             Ok(mut segments) => segments.pop_if_empty().push("v1").extend(route),
-            Err(()) => bail!(
-                "\"{}\" can't be the base of a route: expected a URL such as http://127.0.0.1:7878",
-                self.base
-            ),
+            Err(()) => {
+                bail!("\"{}\" can't be the base of a route: expected a URL such as http://127.0.0.1:7878", self.base)
+            }
         };
         for (name, value) in query {
             if let Some(value) = value {
@@ -172,10 +148,7 @@ impl Client {
         }
         let status = response.status();
         serde_json::from_slice(&bytes).with_context(|| {
-            format!(
-                "\"{}\" answered {status}, but not in JSON: is it an engine's API? check --api",
-                self.base
-            )
+            format!("\"{}\" answered {status}, but not in JSON: is it an engine's API? check --api", self.base)
         })
     }
 
@@ -186,10 +159,7 @@ impl Client {
                 "the API at \"{}\" can't be reached: {cause}; start the engine with `clawdstrike-edr up`, or say where it is with --api or CLAWDSTRIKE_API",
                 self.base
             ),
-            false => anyhow!(
-                "the API at \"{}\" did not answer: {cause}; see the engine's log",
-                self.base
-            ),
+            false => anyhow!("the API at \"{}\" did not answer: {cause}; see the engine's log", self.base),
         }
     }
 }
@@ -208,10 +178,7 @@ mod tests {
     use super::*;
 
     fn url(base: &str, route: &[&str], query: &[Parameter<'_>]) -> String {
-        let client = Client::new(ApiArgs {
-            api: base_url(base).expect("a base URL"),
-        })
-        .expect("a client");
+        let client = Client::new(ApiArgs { api: base_url(base).expect("a base URL") }).expect("a client");
         client.url(route, query).expect("a URL").to_string()
     }
 
@@ -219,11 +186,7 @@ mod tests {
     fn hostile_ids_stay_within_their_segment() {
         let route = ["sessions", "a/../b?x#y", "%2e\u{202e}"];
         assert_eq!(
-            url(
-                "http://h:1/edr/",
-                &route,
-                &[("tenant_id", Some("a&b".into())), ("none", None)]
-            ),
+            url("http://h:1/edr/", &route, &[("tenant_id", Some("a&b".into())), ("none", None)]),
             "http://h:1/edr/v1/sessions/a%2F..%2Fb%3Fx%23y/%252e%E2%80%AE?tenant_id=a%26b"
         );
     }
@@ -231,12 +194,7 @@ mod tests {
     #[test]
     fn a_base_without_a_host_is_refused() {
         for text in ["mailto:x", "127.0.0.1:7878", "ftp://h", ""] {
-            assert!(
-                base_url(text)
-                    .expect_err(text)
-                    .contains("http://127.0.0.1:7878"),
-                "{text}"
-            );
+            assert!(base_url(text).expect_err(text).contains("http://127.0.0.1:7878"), "{text}");
         }
     }
 }

@@ -46,13 +46,13 @@ enum Command {
     Worker(worker::WorkerArgs),
     Init(init::InitArgs),
     /// Check, explain, list and load detection rules.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  clawdstrike-edr rules check rules")]
     Rules(rules::Command),
     /// Look into live sessions.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  clawdstrike-edr sessions list --min-risk 50")]
     Sessions(sessions::Command),
     /// Look into alerts.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  clawdstrike-edr alerts watch --min-severity high")]
     Alerts(alerts::Command),
     Agents(agents::AgentsArgs),
     Simulate(simulate::SimulateCommand),
@@ -131,8 +131,5 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
 
 /// Runs a client command; one thread is plenty for a connection.
 fn block_on(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(command)
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }

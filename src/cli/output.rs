@@ -41,12 +41,8 @@ impl Out {
     /// Standard output, with colour if it is a terminal and neither NO_COLOR nor TERM=dumb forbids it.
     pub fn new() -> Out {
         let stdout = io::stdout();
-        let colour = stdout.is_terminal()
-            && anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never;
-        Out {
-            to: io::BufWriter::new(stdout),
-            colour,
-        }
+        let colour = stdout.is_terminal() && anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never;
+        Out { to: io::BufWriter::new(stdout), colour }
     }
 
     /// Prints text that is safe already, and a line break.
@@ -138,16 +134,12 @@ impl Table {
     pub fn new<const N: usize>(columns: [&str; N]) -> Table {
         let mut layout = Layout::new();
         layout.load_style(presets::NOTHING).set_header(columns);
-        Table {
-            layout,
-            styles: vec![Style::new().bold()],
-        }
+        Table { layout, styles: vec![Style::new().bold()] }
     }
 
     /// Adds a row; its cells are escaped here.
     pub fn row<const N: usize>(&mut self, style: Style, cells: [String; N]) {
-        self.layout
-            .add_row(cells.map(|cell| escape(&cell).into_owned()));
+        self.layout.add_row(cells.map(|cell| escape(&cell).into_owned()));
         self.styles.push(style);
     }
 
@@ -228,10 +220,7 @@ mod tests {
     fn hostile_characters_become_visible() {
         let hostile = "a\u{1b}[31m\u{9b}2J\r\nb\u{202e}c\u{200b}\u{e0041}d\u{7f}é\t";
         let shown = escape(hostile);
-        assert_eq!(
-            shown,
-            "a\\u{1b}[31m\\u{9b}2J\\u{d}\\u{a}b\\u{202e}c\\u{200b}\\u{e0041}d\\u{7f}é\\u{9}"
-        );
+        assert_eq!(shown, "a\\u{1b}[31m\\u{9b}2J\\u{d}\\u{a}b\\u{202e}c\\u{200b}\\u{e0041}d\\u{7f}é\\u{9}");
         assert!(matches!(escape("/home/ü/ .ssh"), Cow::Borrowed(_)));
     }
 
@@ -241,10 +230,7 @@ mod tests {
         let text = serde_json::to_string(&value).expect("a value is JSON");
         let shown = escape_json(&text);
         assert!(!shown.contains(hidden), "{shown}");
-        assert_eq!(
-            serde_json::from_str::<Value>(&shown).expect("still JSON"),
-            value
-        );
+        assert_eq!(serde_json::from_str::<Value>(&shown).expect("still JSON"), value);
     }
 
     #[test]

@@ -29,11 +29,7 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn new(response: Response) -> Events {
-        Events {
-            response,
-            parser: Parser::default(),
-            ready: VecDeque::new(),
-        }
+        Events { response, parser: Parser::default(), ready: VecDeque::new() }
     }
 
     /// The next event with its JSON; `None` when the engine has ended the stream.
@@ -43,8 +39,7 @@ impl Events {
                 return Ok(Some((event.name, serde_json::from_str(&event.data)?)));
             }
             let chunk = self.response.chunk().await;
-            let chunk = chunk
-                .map_err(|e| anyhow!("the watch broke off: {}; start it again", root_cause(&e)))?;
+            let chunk = chunk.map_err(|e| anyhow!("the watch broke off: {}; start it again", root_cause(&e)))?;
             let Some(chunk) = chunk else { return Ok(None) };
             self.parser.push(&chunk, &mut self.ready)?;
         }
@@ -63,15 +58,11 @@ impl Parser {
         for part in bytes.split_inclusive(|b| *b == b'\n') {
             self.line.extend_from_slice(part);
             if self.line.len() + self.data.len() > MAX_EVENT {
-                bail!(
-                    "an event of the watch is longer than {MAX_EVENT} bytes: is it an engine's API? check --api"
-                );
+                bail!("an event of the watch is longer than {MAX_EVENT} bytes: is it an engine's API? check --api");
             }
             if part.ends_with(b"\n") {
                 let line = std::mem::take(&mut self.line);
-                ready.extend(
-                    self.end_line(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n'])),
-                );
+                ready.extend(self.end_line(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n'])));
             }
         }
         Ok(())
@@ -102,20 +93,13 @@ mod tests {
     #[test]
     fn events_are_the_same_however_the_bytes_are_cut() {
         let text = ": hello\n\nevent: alert\r\ndata: {\"a\":\"ü\"}\r\n\r\ndata:1\n\n";
-        let event = |name: &str, data: &str| Event {
-            name: name.into(),
-            data: data.into(),
-        };
+        let event = |name: &str, data: &str| Event { name: name.into(), data: data.into() };
         for size in 1..=text.len() {
             let (mut parser, mut ready) = (Parser::default(), VecDeque::new());
             for chunk in text.as_bytes().chunks(size) {
                 parser.push(chunk, &mut ready).expect("short events");
             }
-            assert_eq!(
-                ready,
-                [event("alert", "{\"a\":\"ü\"}"), event("", "1")],
-                "chunks of {size}"
-            );
+            assert_eq!(ready, [event("alert", "{\"a\":\"ü\"}"), event("", "1")], "chunks of {size}");
         }
     }
 

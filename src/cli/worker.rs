@@ -1,11 +1,18 @@
 //! `worker`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::bail;
 use clap::Args;
+use clawdstrike_telemetry::time;
+use serde_json::json;
+use tokio::sync::broadcast::error::RecvError;
 
-use super::Exit;
+use super::output::{Format, Out, escape, field, severity_style};
+use super::{Exit, OutputArgs};
+use crate::alert::{Alert, Status};
+use crate::runtime::handle::{Change, Handle};
+use crate::runtime::process::{self, Process};
 
 /// Run one process of the cluster (`up` starts them all; a Kubernetes StatefulSet runs these).
 #[derive(Debug, Args)]
@@ -17,8 +24,103 @@ pub(super) struct WorkerArgs {
     /// Which process, from 0.
     #[arg(long, value_name = "N")]
     pub(super) process: usize,
+    /// `host:port` of each process, instead of the configuration's.
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
+    pub(super) mesh: Vec<String>,
+    /// Stop when standard input ends, as it does when a supervisor is gone.
+    #[arg(long)]
+    pub(super) supervised: bool,
+    /// Print alerts to standard output as they are detected (process 0).
+    #[arg(long)]
+    pub(super) show_alerts: bool,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
 }
 
 pub(super) fn run(args: WorkerArgs) -> anyhow::Result<Exit> {
-    bail!("process {} of \"{}\" needs the runtime", args.process, args.config.display())
+    let (config, path) = process::load(&args.config).map_err(anyhow::Error::msg)?;
+    let (show, format) = (args.show_alerts, args.output.output);
+    let shape = format!("{} processes of {} threads", config.cluster.processes, config.cluster.threads);
+    let ready = move |handle: Handle, address: SocketAddr| {
+        tracing::info!(%address, config = %path.display(), "{shape} are up");
+        if show {
+            tokio::spawn(show_alerts(handle, address, format));
+        }
+    };
+    process::run(Process {
+        config,
+        index: args.process,
+        mesh: args.mesh,
+        supervised: args.supervised,
+        ready: Box::new(ready),
+    })
+    .map_err(anyhow::Error::msg)?;
+    Ok(Exit::Ok)
+}
+
+async fn show_alerts(handle: Handle, address: SocketAddr, format: Format) {
+    let mut changes = handle.watch();
+    drop(handle);
+    if announce(address, format).is_err() {
+        return;
+    }
+    loop {
+        let alert = match changes.recv().await {
+            Ok(Change::Alert(alert)) => alert,
+            Ok(Change::Session(_)) => continue,
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "alerts come faster than they can be printed; `alerts list` has them all");
+                continue;
+            }
+            Err(RecvError::Closed) => return,
+        };
+        // Nobody reads any more: the engine goes on.
+        if print(&alert, format).is_err() {
+            return;
+        }
+    }
+}
+
+fn announce(address: SocketAddr, format: Format) -> anyhow::Result<()> {
+    let mut out = Out::new();
+    match format {
+        Format::Json => out.json_line(&json!({"kind": "ready", "api": format!("http://{address}")}))?,
+        Format::Table => {
+            out.line(&format!("the API listens on http://{address}; in another terminal, try:"))?;
+            let api = if address.port() == 7878 { String::new() } else { format!(" --api http://{address}") };
+            for command in ["sessions list", "alerts list", "alerts watch", "rules list"] {
+                out.line(&format!("  clawdstrike-edr {command}{api}"))?;
+            }
+            out.line("alerts, as they are detected:")?;
+        }
+    }
+    out.flush()
+}
+
+fn print(alert: &Alert, format: Format) -> anyhow::Result<()> {
+    let mut out = Out::new();
+    let json = alert.to_json();
+    if format == Format::Json {
+        out.json_line(&json)?;
+        return out.flush();
+    }
+    // Later versions of an alert change its counts; a line for each would hide the new ones.
+    if alert.status != Status::Open && alert.status != Status::Retracted {
+        return Ok(());
+    }
+    let severity = field(&json, "severity");
+    let events: Vec<String> = alert.evidence.iter().take(3).map(|e| format!("{} {}", e.event_type.name(), e.target)).collect();
+    let more = if alert.evidence.len() > 3 { format!(" and {} more", alert.evidence.len() - 3) } else { String::new() };
+    let line = format!(
+        "{} {severity:8} {} {} agent {} session {} risk {}: {}{more}",
+        time::format(alert.last_seen),
+        alert.status.name(),
+        alert.rule_id,
+        alert.agent_id,
+        alert.session_id,
+        alert.risk_score,
+        events.join(", "),
+    );
+    out.styled(&escape(&line), severity_style(&severity))?;
+    out.flush()
 }

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use clawdstrike_edr::alert::{Alert, Evidence, Status};
 use clawdstrike_edr::api;
-use clawdstrike_edr::runtime::handle::{
-    ActiveRules, Change, Handle, REQUESTS, Request, Stats, WATCH_LAG,
-};
+use clawdstrike_edr::runtime::handle::{ActiveRules, Change, Handle, REQUESTS, Request, Stats, WATCH_LAG};
 use clawdstrike_edr::session::{RecentEvent, SessionView};
 use clawdstrike_edr::view::{AgentView, Answer, Query, Rows, compare_alerts};
 use clawdstrike_rules::plan::Severity;
@@ -48,10 +46,7 @@ impl Engine {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let (changes, _) = broadcast::channel(WATCH_LAG);
         let rules = Arc::new(watch::Sender::new(Arc::new(no_rules())));
-        let (stats, stats_seen) = watch::channel(Stats {
-            epoch: 7,
-            ..Stats::default()
-        });
+        let (stats, stats_seen) = watch::channel(Stats { epoch: 7, ..Stats::default() });
         let handle = Handle::new(requests, changes.clone(), rules, stats_seen);
         let backend = tokio::spawn(answer(inbox));
         let (stop, stopped) = oneshot::channel::<()>();
@@ -60,17 +55,8 @@ impl Engine {
             let _ = stopped.await;
         };
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (address, server) = api::serve(listen, handle, allow_anonymous, shutdown)
-            .await
-            .expect("a free port");
-        Engine {
-            address,
-            changes,
-            stats,
-            stop: Some(stop),
-            server,
-            backend,
-        }
+        let (address, server) = api::serve(listen, handle, allow_anonymous, shutdown).await.expect("a free port");
+        Engine { address, changes, stats, stop: Some(stop), server, backend }
     }
 
     pub(crate) fn url(&self, route: &str) -> String {
@@ -80,24 +66,13 @@ impl Engine {
     /// GET: status and JSON.
     pub(crate) async fn get(&self, route: &str) -> (u16, Value) {
         let response = http().get(self.url(route)).send().await.expect("an answer");
-        (
-            response.status().as_u16(),
-            response.json().await.expect("JSON"),
-        )
+        (response.status().as_u16(), response.json().await.expect("JSON"))
     }
 
     /// POST of a JSON body: status and JSON.
     pub(crate) async fn post(&self, route: &str, body: &Value) -> (u16, Value) {
-        let response = http()
-            .post(self.url(route))
-            .json(body)
-            .send()
-            .await
-            .expect("an answer");
-        (
-            response.status().as_u16(),
-            response.json().await.expect("JSON"),
-        )
+        let response = http().post(self.url(route)).json(body).send().await.expect("an answer");
+        (response.status().as_u16(), response.json().await.expect("JSON"))
     }
 
     /// Ends the dataflow's side: from now on nobody answers requests.
@@ -110,18 +85,12 @@ impl Engine {
     /// Asks the server to stop and waits until it has.
     pub(crate) async fn stop(mut self) {
         drop(self.stop.take());
-        tokio::time::timeout(Duration::from_secs(20), self.server)
-            .await
-            .expect("the server stops")
-            .expect("no panic");
+        tokio::time::timeout(Duration::from_secs(20), self.server).await.expect("the server stops").expect("no panic");
     }
 }
 
 pub(crate) fn http() -> reqwest::Client {
-    reqwest::Client::builder()
-        .no_proxy()
-        .build()
-        .expect("a client")
+    reqwest::Client::builder().no_proxy().build().expect("a client")
 }
 
 /// Polls until the condition holds; fails after ten seconds.
@@ -134,13 +103,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, condition: impl 
 }
 
 fn no_rules() -> ActiveRules {
-    ActiveRules {
-        set: Arc::default(),
-        warnings: Vec::new(),
-        files: Vec::new(),
-        epoch: 0,
-        last_error: None,
-    }
+    ActiveRules { set: Arc::default(), warnings: Vec::new(), files: Vec::new(), epoch: 0, last_error: None }
 }
 
 async fn answer(mut inbox: mpsc::Receiver<Request>) {
@@ -159,38 +122,17 @@ async fn answer(mut inbox: mpsc::Receiver<Request>) {
 
 fn peek(epoch: u64, query: Query) -> Answer {
     match query {
-        Query::Sessions {
-            filter,
-            sort,
-            limit,
-            offset,
-        } => {
-            let mut rows: Vec<_> = sessions()
-                .into_iter()
-                .filter(|s| filter.accepts(s))
-                .collect();
+        Query::Sessions { filter, sort, limit, offset } => {
+            let mut rows: Vec<_> = sessions().into_iter().filter(|s| filter.accepts(s)).collect();
             rows.sort_by(|a, b| sort.compare(a, b));
             page(epoch, rows, limit, offset, Rows::Sessions)
         }
         Query::SessionsById(keys) => {
-            let key = |s: &SessionView| {
-                (
-                    s.tenant_id.clone(),
-                    s.agent_id.clone(),
-                    s.session_id.clone(),
-                )
-            };
-            let rows = sessions()
-                .into_iter()
-                .filter(|s| keys.contains(&key(s)))
-                .collect();
+            let key = |s: &SessionView| (s.tenant_id.clone(), s.agent_id.clone(), s.session_id.clone());
+            let rows = sessions().into_iter().filter(|s| keys.contains(&key(s))).collect();
             page(epoch, rows, usize::MAX, 0, Rows::Sessions)
         }
-        Query::Alerts {
-            filter,
-            limit,
-            offset,
-        } => {
+        Query::Alerts { filter, limit, offset } => {
             let mut rows: Vec<_> = alerts().into_iter().filter(|a| filter.accepts(a)).collect();
             rows.sort_by(compare_alerts);
             page(epoch, rows, limit, offset, Rows::Alerts)
@@ -203,19 +145,9 @@ fn peek(epoch: u64, query: Query) -> Answer {
     }
 }
 
-fn page<T>(
-    epoch: u64,
-    rows: Vec<T>,
-    limit: usize,
-    offset: usize,
-    wrap: fn(Vec<T>) -> Rows,
-) -> Answer {
+fn page<T>(epoch: u64, rows: Vec<T>, limit: usize, offset: usize, wrap: fn(Vec<T>) -> Rows) -> Answer {
     let total = rows.len() as u64;
-    Answer {
-        epoch,
-        total,
-        rows: wrap(rows.into_iter().skip(offset).take(limit).collect()),
-    }
+    Answer { epoch, total, rows: wrap(rows.into_iter().skip(offset).take(limit).collect()) }
 }
 
 /// 2024-05-01T12:00:00Z.
@@ -223,9 +155,8 @@ const NOON: i64 = 1_714_564_800_000_000;
 
 /// Agents `a0` to `a4` with one session each, risk 0 to 80, the odd ones idle; one of tenant `t`; one with hostile ids.
 pub(crate) fn sessions() -> Vec<SessionView> {
-    let mut all: Vec<_> = (0..5u8)
-        .map(|i| session("", &format!("a{i}"), "s", f64::from(i) * 20.0, i % 2 == 1))
-        .collect();
+    let mut all: Vec<_> =
+        (0..5u8).map(|i| session("", &format!("a{i}"), "s", f64::from(i) * 20.0, i % 2 == 1)).collect();
     all.push(session("t", "a0", "s", 5.0, false));
     all.push(session("", "a/../b?c#d", "%2e", 1.0, false));
     all.push(session("", "..", ".", 2.0, false));
@@ -279,10 +210,7 @@ pub(crate) fn alert(id: &str, severity: Severity, status: Status) -> Alert {
         status,
         superseded_by: None,
         tenant_id: String::new(),
-        group: vec![
-            ("session_id".into(), "s".into()),
-            ("agent_id".into(), "a\u{202e}0".into()),
-        ],
+        group: vec![("session_id".into(), "s".into()), ("agent_id".into(), "a\u{202e}0".into())],
         agent_id: "a\u{202e}0".into(),
         session_id: "s".into(),
         first_seen: NOON,

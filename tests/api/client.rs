@@ -18,9 +18,7 @@ use super::local::{edr, run};
 async fn ask(engine: &Engine, arguments: &[&str]) -> (i32, String, String) {
     let mut command = edr(arguments);
     command.env("CLAWDSTRIKE_API", engine.url(""));
-    tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .expect("no panic")
+    tokio::task::spawn_blocking(move || run(&mut command)).await.expect("no panic")
 }
 
 fn hostile(c: char) -> bool {
@@ -30,28 +28,14 @@ fn hostile(c: char) -> bool {
 #[tokio::test]
 async fn tables_show_rows_and_what_is_left() {
     let engine = Engine::start().await;
-    let (code, out, err) = ask(
-        &engine,
-        &["sessions", "list", "--min-risk", "20", "--limit", "2"],
-    )
-    .await;
+    let (code, out, err) = ask(&engine, &["sessions", "list", "--min-risk", "20", "--limit", "2"]).await;
     assert_eq!(code, 0, "{err}");
     let lines: Vec<&str> = out.lines().collect();
     assert!(lines[0].starts_with("AGENT") && lines.len() == 3, "{out}");
-    assert!(
-        lines[1].starts_with("a4") && lines[2].starts_with("a3"),
-        "{out}"
-    );
+    assert!(lines[1].starts_with("a4") && lines[2].starts_with("a3"), "{out}");
     assert_eq!(err, "2 of 4 shown; --offset 2 goes on\n");
-    assert!(
-        !out.contains('\u{1b}'),
-        "no colour without a terminal: {out:?}"
-    );
-    let (_, out, _) = ask(
-        &engine,
-        &["sessions", "list", "--idle", "--sort", "first-seen"],
-    )
-    .await;
+    assert!(!out.contains('\u{1b}'), "no colour without a terminal: {out:?}");
+    let (_, out, _) = ask(&engine, &["sessions", "list", "--idle", "--sort", "first-seen"]).await;
     assert!(out.contains("a1") && !out.contains("a2"), "{out}");
 }
 
@@ -70,26 +54,13 @@ async fn hostile_telemetry_is_shown_escaped_and_stays_the_same_in_json() {
     for command in commands {
         for format in ["table", "json"] {
             let (_, out, err) = ask(&engine, &[command, &["--output", format]].concat()).await;
-            assert!(
-                !out.contains(hostile) && !err.contains(hostile),
-                "{command:?}: {out:?} {err:?}"
-            );
-            assert!(
-                !out.lines().any(|line| line.starts_with("forged")),
-                "{command:?}: {out}"
-            );
+            assert!(!out.contains(hostile) && !err.contains(hostile), "{command:?}: {out:?} {err:?}");
+            assert!(!out.lines().any(|line| line.starts_with("forged")), "{command:?}: {out}");
         }
     }
     let (_, out, _) = ask(&engine, &["sessions", "show", "a0", "s"]).await;
-    assert!(
-        out.contains("/tmp/\\u{1b}[31mx\\u{202e}y\\u{9b}2J\\u{a}forged"),
-        "{out}"
-    );
-    let (_, out, _) = ask(
-        &engine,
-        &["sessions", "show", "a0", "s", "--output", "json"],
-    )
-    .await;
+    assert!(out.contains("/tmp/\\u{1b}[31mx\\u{202e}y\\u{9b}2J\\u{a}forged"), "{out}");
+    let (_, out, _) = ask(&engine, &["sessions", "show", "a0", "s", "--output", "json"]).await;
     let json: Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!(json["sessions"][0]["last_events"][0]["target"], HOSTILE);
 }
@@ -98,25 +69,15 @@ async fn hostile_telemetry_is_shown_escaped_and_stays_the_same_in_json() {
 async fn sessions_are_shown_whatever_their_ids_hold() {
     let engine = Engine::start().await;
     for (agent, session) in [("a/../b?c#d", "%2e"), ("..", ".")] {
-        let (code, out, err) = ask(
-            &engine,
-            &["sessions", "show", agent, session, "--output", "json"],
-        )
-        .await;
+        let (code, out, err) = ask(&engine, &["sessions", "show", agent, session, "--output", "json"]).await;
         assert_eq!(code, 0, "{agent}: {err}");
         let json: Value = serde_json::from_str(&out).expect("JSON");
-        assert_eq!(
-            (&json["total"], json["sessions"][0]["agent_id"].as_str()),
-            (&Value::from(1), Some(agent))
-        );
+        assert_eq!((&json["total"], json["sessions"][0]["agent_id"].as_str()), (&Value::from(1), Some(agent)));
     }
     for agent in ["nobody", "."] {
         let (code, _, err) = ask(&engine, &["sessions", "show", agent, "s"]).await;
         assert_eq!(code, 1);
-        assert!(
-            err.contains(&format!("agent \"{agent}\"")) && err.contains("not in the live view"),
-            "{err}"
-        );
+        assert!(err.contains(&format!("agent \"{agent}\"")) && err.contains("not in the live view"), "{err}");
     }
 }
 
@@ -125,26 +86,12 @@ async fn alerts_are_filtered_and_shown_with_their_evidence() {
     let engine = Engine::start().await;
     let (code, out, _) = ask(&engine, &["alerts", "list", "--min-severity", "high"]).await;
     assert_eq!((code, out.lines().count()), (0, 3), "{out}");
-    let (_, out, _) = ask(
-        &engine,
-        &[
-            "alerts",
-            "list",
-            "--status",
-            "retracted",
-            "--output",
-            "json",
-        ],
-    )
-    .await;
+    let (_, out, _) = ask(&engine, &["alerts", "list", "--status", "retracted", "--output", "json"]).await;
     let json: Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!(json["alerts"][0]["alert_id"], "id-gone");
     let (code, out, _) = ask(&engine, &["alerts", "show", "id-low"]).await;
     assert_eq!(code, 0);
-    assert!(
-        out.contains("T1552") && out.contains("EVIDENCE") && out.contains("e1"),
-        "{out}"
-    );
+    assert!(out.contains("T1552") && out.contains("EVIDENCE") && out.contains("e1"), "{out}");
     let (code, _, err) = ask(&engine, &["alerts", "show", "id-none"]).await;
     assert_eq!(code, 1);
     assert!(err.contains("\"id-none\" is not in the live view"), "{err}");
@@ -162,45 +109,22 @@ async fn rules_are_loaded_and_the_answer_names_what_changed() {
     let reads = path("reads.yaml", RULE);
     let (code, out, err) = ask(&engine, &["rules", "load", "--file", &reads]).await;
     assert_eq!(code, 0, "{err}");
-    assert!(
-        out.contains("1 rule in force from epoch 8 on\nadded: MANY_READS\n"),
-        "{out}"
-    );
+    assert!(out.contains("1 rule in force from epoch 8 on\nadded: MANY_READS\n"), "{out}");
     let other = path("other.yaml", &RULE.replace("MANY_READS", "OTHER"));
     let changed = path("changed.yaml", &RULE.replace("> 5", "> 6"));
-    let (_, out, _) = ask(
-        &engine,
-        &["rules", "load", "--file", &other, "--file", &changed],
-    )
-    .await;
-    assert!(
-        out.contains("2 rules in force from epoch 9 on\nadded: OTHER\nchanged: MANY_READS\n"),
-        "{out}"
-    );
+    let (_, out, _) = ask(&engine, &["rules", "load", "--file", &other, "--file", &changed]).await;
+    assert!(out.contains("2 rules in force from epoch 9 on\nadded: OTHER\nchanged: MANY_READS\n"), "{out}");
     let (_, out, _) = ask(&engine, &["rules", "load", "--file", &other]).await;
     assert!(out.contains("out of force: MANY_READS\n"), "{out}");
     let broken = path("broken.yaml", &RULE.replace("file_access", "file_acces"));
-    let (code, out, err) = ask(
-        &engine,
-        &["rules", "load", "--file", &other, "--file", &broken],
-    )
-    .await;
+    let (code, out, err) = ask(&engine, &["rules", "load", "--file", &other, "--file", &broken]).await;
     assert_eq!(code, 1);
-    assert!(
-        out.contains(&format!("{broken}:6:")) && out.contains("hint: "),
-        "{out}"
-    );
+    assert!(out.contains(&format!("{broken}:6:")) && out.contains("hint: "), "{out}");
     assert!(err.contains("the running set stays as it is"), "{err}");
     let (code, out, err) = ask(&engine, &["rules", "list"]).await;
     assert_eq!(code, 0);
-    assert!(
-        out.contains("OTHER") && !out.contains("MANY_READS"),
-        "{out}"
-    );
-    assert!(
-        err.contains("the last load was refused") && err.contains("broken.yaml"),
-        "{err}"
-    );
+    assert!(out.contains("OTHER") && !out.contains("MANY_READS"), "{out}");
+    assert!(err.contains("the last load was refused") && err.contains("broken.yaml"), "{err}");
 }
 
 #[tokio::test]
@@ -209,16 +133,7 @@ async fn a_folder_with_something_unknown_in_it_is_not_loaded() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("a.yaml"), RULE).expect("a file");
     std::fs::write(folder.path().join("b.yaml.bak"), RULE).expect("a file");
-    let (code, _, err) = ask(
-        &engine,
-        &[
-            "rules",
-            "load",
-            "--file",
-            folder.path().to_str().expect("UTF-8"),
-        ],
-    )
-    .await;
+    let (code, _, err) = ask(&engine, &["rules", "load", "--file", folder.path().to_str().expect("UTF-8")]).await;
     assert_eq!(code, 1);
     assert!(err.contains("b.yaml.bak\" is not loaded"), "{err}");
     let (_, body) = engine.get("/v1/rules").await;
@@ -230,30 +145,15 @@ async fn a_refusal_is_told_in_the_engines_words() {
     let engine = Engine::start_as(false).await;
     let (code, out, err) = ask(&engine, &["alerts", "list"]).await;
     assert_eq!((code, out.as_str()), (1, ""));
-    assert!(
-        err.starts_with("error: the API refused (401") && err.contains("allow_anonymous"),
-        "{err}"
-    );
+    assert!(err.starts_with("error: the API refused (401") && err.contains("allow_anonymous"), "{err}");
 }
 
 #[test]
 fn an_engine_that_cannot_be_reached_is_named_with_the_way_out() {
-    let free = TcpListener::bind("127.0.0.1:0")
-        .and_then(|l| l.local_addr())
-        .expect("a port");
-    let (code, _, err) = run(&mut edr(&[
-        "alerts",
-        "list",
-        "--api",
-        &format!("http://{free}"),
-    ]));
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let (code, _, err) = run(&mut edr(&["alerts", "list", "--api", &format!("http://{free}")]));
     assert_eq!(code, 1);
-    assert!(
-        err.contains(&free.to_string())
-            && err.contains("refused")
-            && err.contains("clawdstrike-edr up"),
-        "{err}"
-    );
+    assert!(err.contains(&free.to_string()) && err.contains("refused") && err.contains("clawdstrike-edr up"), "{err}");
 }
 
 #[test]
@@ -263,55 +163,22 @@ fn an_answer_of_something_else_is_named_as_such() {
     let other = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection");
         let mut lines = BufReader::new(stream.try_clone().expect("a stream")).lines();
-        while lines
-            .next()
-            .is_some_and(|line| line.is_ok_and(|l| !l.is_empty()))
-        {}
-        stream
-            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\n<html>")
-            .expect("written");
+        while lines.next().is_some_and(|line| line.is_ok_and(|l| !l.is_empty())) {}
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\n<html>").expect("written");
     });
-    let (code, _, err) = run(&mut edr(&[
-        "alerts",
-        "list",
-        "--api",
-        &format!("http://{address}"),
-    ]));
+    let (code, _, err) = run(&mut edr(&["alerts", "list", "--api", &format!("http://{address}")]));
     other.join().expect("no panic");
     assert_eq!(code, 1);
-    assert!(
-        err.contains("not in JSON") && err.contains("--api"),
-        "{err}"
-    );
+    assert!(err.contains("not in JSON") && err.contains("--api"), "{err}");
 }
 
 #[tokio::test]
 async fn a_watch_prints_changes_at_once_and_ends_when_nobody_reads() {
     let engine = Engine::start().await;
-    let mut command = edr(&[
-        "alerts",
-        "watch",
-        "--output",
-        "json",
-        "--api",
-        &engine.url(""),
-    ]);
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    until("somebody watches", || async {
-        engine.changes.receiver_count() > 0
-    })
-    .await;
-    let send = |id: &str| {
-        engine.changes.send(Change::Alert(Arc::new(alert(
-            id,
-            Severity::High,
-            Status::Open,
-        ))))
-    };
+    let mut command = edr(&["alerts", "watch", "--output", "json", "--api", &engine.url("")]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    until("somebody watches", || async { engine.changes.receiver_count() > 0 }).await;
+    let send = |id: &str| engine.changes.send(Change::Alert(Arc::new(alert(id, Severity::High, Status::Open))));
     assert!(send("id-1").is_ok());
     let stdout = child.stdout.take().expect("piped");
     let line = tokio::task::spawn_blocking(move || {
@@ -321,10 +188,7 @@ async fn a_watch_prints_changes_at_once_and_ends_when_nobody_reads() {
     let line = line.await.expect("no panic").expect("a line");
     assert!(!line.trim_end().contains(hostile), "{line:?}");
     let json: Value = serde_json::from_str(&line).expect("JSON");
-    assert_eq!(
-        (json["alert_id"].as_str(), &json["revision"]),
-        (Some("id-1"), &Value::from(3))
-    );
+    assert_eq!((json["alert_id"].as_str(), &json["revision"]), (Some("id-1"), &Value::from(3)));
     // The reader is gone now; the next change finds that out.
     let deadline = Instant::now() + Duration::from_secs(10);
     let status = loop {
@@ -332,10 +196,7 @@ async fn a_watch_prints_changes_at_once_and_ends_when_nobody_reads() {
         if let Some(status) = child.try_wait().expect("a child") {
             break status;
         }
-        assert!(
-            Instant::now() < deadline,
-            "the watch goes on without a reader"
-        );
+        assert!(Instant::now() < deadline, "the watch goes on without a reader");
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     assert_eq!(status.code(), Some(0));
@@ -346,15 +207,9 @@ async fn a_watch_that_the_engine_ends_is_a_failure() {
     let engine = Engine::start().await;
     let mut command = edr(&["sessions", "watch", "--api", &engine.url("")]);
     let watching = tokio::task::spawn_blocking(move || run(&mut command));
-    until("somebody watches", || async {
-        engine.changes.receiver_count() > 0
-    })
-    .await;
+    until("somebody watches", || async { engine.changes.receiver_count() > 0 }).await;
     engine.stop().await;
     let (code, out, err) = watching.await.expect("no panic");
     assert_eq!(code, 1);
-    assert!(
-        out.starts_with("LAST SEEN") && err.contains("the engine ended the watch"),
-        "{out}{err}"
-    );
+    assert!(out.starts_with("LAST SEEN") && err.contains("the engine ended the watch"), "{out}{err}");
 }

@@ -11,14 +11,7 @@ use super::backend::RULE;
 pub(crate) fn edr(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clawdstrike-edr"));
     command.args(arguments).stdin(Stdio::null());
-    for name in [
-        "CLAWDSTRIKE_API",
-        "CLAWDSTRIKE_LOG",
-        "HTTP_PROXY",
-        "http_proxy",
-        "ALL_PROXY",
-        "all_proxy",
-    ] {
+    for name in ["CLAWDSTRIKE_API", "CLAWDSTRIKE_LOG", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
         command.env_remove(name);
     }
     command
@@ -26,17 +19,9 @@ pub(crate) fn edr(arguments: &[&str]) -> Command {
 
 /// Runs to the end: exit code, standard output, standard error.
 pub(crate) fn run(command: &mut Command) -> (i32, String, String) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command.output().expect("the binary runs");
+    let Output { status, stdout, stderr } = command.output().expect("the binary runs");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    (
-        status.code().expect("no signal"),
-        text(stdout),
-        text(stderr),
-    )
+    (status.code().expect("no signal"), text(stdout), text(stderr))
 }
 
 fn write(folder: &Path, name: &str, text: impl AsRef<[u8]>) -> String {
@@ -59,6 +44,9 @@ fn every_command_has_help_with_an_example() {
     let commands = [
         "",
         "up",
+        "rules",
+        "sessions",
+        "alerts",
         "worker",
         "init",
         "rules check",
@@ -80,10 +68,7 @@ fn every_command_has_help_with_an_example() {
         arguments.push("--help");
         let (code, out, _) = run(&mut edr(&arguments));
         assert_eq!(code, 0, "{command}");
-        assert!(
-            out.contains("Example") && out.contains("  clawdstrike-edr "),
-            "{command}: {out}"
-        );
+        assert!(out.contains("Example") && out.contains("  clawdstrike-edr "), "{command}: {out}");
     }
 }
 
@@ -93,27 +78,11 @@ fn wrong_usage_exits_with_2() {
         (&[], "Usage"),
         (&["frobnicate"], "frobnicate"),
         (&["rules", "load"], "--file"),
-        (
-            &["alerts", "list", "--min-severity", "urgent"],
-            "possible values: info",
-        ),
+        (&["alerts", "list", "--min-severity", "urgent"], "possible values: info"),
         (&["sessions", "list", "--idle", "--active"], "--active"),
-        (
-            &["agents", "--api", "localhost:7878"],
-            "http://127.0.0.1:7878",
-        ),
+        (&["agents", "--api", "localhost:7878"], "http://127.0.0.1:7878"),
         (&["replay", "x.jsonl"], "--rules"),
-        (
-            &[
-                "replay",
-                "x.jsonl",
-                "--rules",
-                "r",
-                "--max-lateness",
-                "soon",
-            ],
-            "\"90s\"",
-        ),
+        (&["replay", "x.jsonl", "--rules", "r", "--max-lateness", "soon"], "\"90s\""),
     ];
     for (arguments, expected) in cases {
         let (code, out, err) = run(&mut edr(arguments));
@@ -129,56 +98,30 @@ fn wrong_usage_exits_with_2() {
 fn a_good_set_is_accepted() {
     let folder = folder();
     write(folder.path(), "reads.yaml", RULE);
-    write(
-        folder.path(),
-        "deeper/more.YML",
-        RULE.replace("MANY_READS", "MORE_READS"),
-    );
+    write(folder.path(), "deeper/more.YML", RULE.replace("MANY_READS", "MORE_READS"));
     let (code, out, err) = run(&mut edr(&["rules", "check", shown(folder.path())]));
     assert_eq!(code, 0, "{out}{err}");
-    assert!(
-        out.contains("2 files: 2 rules, 0 allowlist entries, 0 warnings"),
-        "{out}"
-    );
+    assert!(out.contains("2 files: 2 rules, 0 allowlist entries, 0 warnings"), "{out}");
 }
 
 #[test]
 fn all_errors_of_all_files_are_printed_with_their_places() {
     let folder = folder();
-    let a = write(
-        folder.path(),
-        "a.yaml",
-        RULE.replace("severity: high", "severity: hihg"),
-    );
-    let b = write(
-        folder.path(),
-        "b.yaml",
-        RULE.replace("MANY_READS", "B")
-            .replace("window: 1m", "window: 8d"),
-    );
+    let a = write(folder.path(), "a.yaml", RULE.replace("severity: high", "severity: hihg"));
+    let b = write(folder.path(), "b.yaml", RULE.replace("MANY_READS", "B").replace("window: 1m", "window: 8d"));
     let (code, out, _) = run(&mut edr(&["rules", "check", shown(folder.path())]));
     assert_eq!(code, 1);
-    assert!(
-        out.contains(&format!("{a}:4:15")) && out.contains(&format!("{b}:6:")),
-        "{out}"
-    );
+    assert!(out.contains(&format!("{a}:4:15")) && out.contains(&format!("{b}:6:")), "{out}");
     assert!(out.contains("hint: "), "{out}");
     let (code, out, _) = run(&mut edr(&["rules", "check", &a, &b, "--output", "json"]));
     let json: Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!((code, &json["ok"]), (1, &Value::Bool(false)));
     let first = &json["errors"][0];
     assert_eq!(
-        (
-            first["file"].as_str(),
-            first["line"].as_u64(),
-            first["column"].as_u64()
-        ),
+        (first["file"].as_str(), first["line"].as_u64(), first["column"].as_u64()),
         (Some(&*a), Some(4), Some(15))
     );
-    assert!(
-        first["code"].as_str().is_some_and(|c| c.starts_with('E')) && first["hint"].is_string(),
-        "{first}"
-    );
+    assert!(first["code"].as_str().is_some_and(|c| c.starts_with('E')) && first["hint"].is_string(), "{first}");
 }
 
 #[test]
@@ -190,18 +133,12 @@ fn every_file_of_the_folder_is_accounted_for() {
     let check = || run(&mut edr(&["rules", "check", shown(folder.path())]));
     let (code, out, err) = check();
     assert_eq!(code, 0, "{out}{err}");
-    assert!(
-        out.contains("reads.test.yaml\" is not loaded: it holds tests"),
-        "{out}"
-    );
+    assert!(out.contains("reads.test.yaml\" is not loaded: it holds tests"), "{out}");
     assert!(out.contains(".reads.yaml.swp\" is not loaded"), "{out}");
     write(folder.path(), "old.yaml.bak", RULE);
     let (code, out, _) = check();
     assert_eq!(code, 1);
-    assert!(
-        out.contains("error: ") && out.contains("old.yaml.bak\" is not loaded"),
-        "{out}"
-    );
+    assert!(out.contains("error: ") && out.contains("old.yaml.bak\" is not loaded"), "{out}");
 }
 
 #[test]
@@ -216,65 +153,38 @@ fn files_that_cannot_be_rule_files_are_refused_by_name() {
     for (path, expected) in cases {
         let (code, _, err) = run(&mut edr(&["rules", "check", path]));
         assert_eq!(code, 1, "{path}");
-        assert!(
-            err.starts_with("error: ") && err.contains(expected),
-            "{err}"
-        );
+        assert!(err.starts_with("error: ") && err.contains(expected), "{err}");
     }
     let empty = tempfile::tempdir().expect("a folder");
     let (code, _, err) = run(&mut edr(&["rules", "check", shown(empty.path())]));
     assert_eq!(code, 1);
-    assert!(
-        err.contains("no rule file in") && err.contains("init"),
-        "{err}"
-    );
+    assert!(err.contains("no rule file in") && err.contains("init"), "{err}");
 }
 
 #[test]
 fn a_hostile_rule_file_reaches_no_terminal_unescaped() {
     let folder = folder();
-    let path = write(
-        folder.path(),
-        "evil.yaml",
-        "rules:\n  - id: \"A\u{202e}\"\n    \u{9b}31m: x\u{1b}]0;y\u{7}\n",
-    );
+    let path = write(folder.path(), "evil.yaml", "rules:\n  - id: \"A\u{202e}\"\n    \u{9b}31m: x\u{1b}]0;y\u{7}\n");
     for output in ["table", "json"] {
         let (_, out, err) = run(&mut edr(&["rules", "check", &path, "--output", output]));
         let hostile = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
-        assert!(
-            !out.contains(hostile) && !err.contains(hostile),
-            "{out:?} {err:?}"
-        );
+        assert!(!out.contains(hostile) && !err.contains(hostile), "{out:?} {err:?}");
     }
 }
 
 #[test]
 fn explain_tells_how_patterns_are_read() {
     let folder = folder();
-    let rule = RULE.replace(
-        "event_type: file_access",
-        "event_type: file_access, target_pattern: \"**/.ssh/*|.*secret.*\"",
-    );
+    let rule =
+        RULE.replace("event_type: file_access", "event_type: file_access, target_pattern: \"**/.ssh/*|.*secret.*\"");
     let path = write(
         folder.path(),
         "reads.yaml",
-        format!(
-            "{rule}{}",
-            rule.replace("rules:\n", "").replace("MANY_READS", "OTHER")
-        ),
+        format!("{rule}{}", rule.replace("rules:\n", "").replace("MANY_READS", "OTHER")),
     );
-    let (code, out, err) = run(&mut edr(&[
-        "rules",
-        "explain",
-        &path,
-        "--rule",
-        "MANY_READS",
-    ]));
+    let (code, out, err) = run(&mut edr(&["rules", "explain", &path, "--rule", "MANY_READS"]));
     assert_eq!(code, 0, "{err}");
-    assert!(
-        out.contains("MANY_READS") && out.contains("glob") && out.contains("regex"),
-        "{out}"
-    );
+    assert!(out.contains("MANY_READS") && out.contains("glob") && out.contains("regex"), "{out}");
     assert!(!out.contains("OTHER"), "{out}");
     let (code, out, _) = run(&mut edr(&["rules", "explain", &path, "--output", "json"]));
     let json: Value = serde_json::from_str(&out).expect("JSON");
@@ -287,11 +197,7 @@ fn explain_tells_how_patterns_are_read() {
 #[test]
 fn explain_of_a_broken_set_prints_its_errors() {
     let folder = folder();
-    let path = write(
-        folder.path(),
-        "a.yaml",
-        RULE.replace("severity: high", "severity: hihg"),
-    );
+    let path = write(folder.path(), "a.yaml", RULE.replace("severity: high", "severity: hihg"));
     let (code, out, _) = run(&mut edr(&["rules", "explain", &path]));
     assert_eq!(code, 1);
     assert!(out.contains("a.yaml:4:"), "{out}");
@@ -303,38 +209,19 @@ fn init_writes_what_check_accepts_and_overwrites_only_when_told() {
     let target = folder.path().join("edr");
     let (code, out, err) = run(&mut edr(&["init", shown(&target)]));
     assert_eq!(code, 0, "{err}");
-    assert!(
-        out.contains("wrote ") && out.contains("up --config"),
-        "{out}"
-    );
+    assert!(out.contains("wrote ") && out.contains("up --config"), "{out}");
     let (code, out, _) = run(&mut edr(&["rules", "check", shown(&target.join("rules"))]));
     assert_eq!(code, 0, "{out}");
     let config = target.join("workers.toml");
     std::fs::write(&config, "mine").expect("a file");
     let (code, _, err) = run(&mut edr(&["init", shown(&target)]));
     assert_eq!(code, 1);
-    assert!(
-        err.contains("\"workers.toml\"") && err.contains("--force"),
-        "{err}"
-    );
+    assert!(err.contains("\"workers.toml\"") && err.contains("--force"), "{err}");
     assert_eq!(std::fs::read_to_string(&config).expect("a file"), "mine");
-    let (code, out, _) = run(&mut edr(&[
-        "init",
-        shown(&target),
-        "--force",
-        "--output",
-        "json",
-    ]));
+    let (code, out, _) = run(&mut edr(&["init", shown(&target), "--force", "--output", "json"]));
     let json: Value = serde_json::from_str(&out).expect("JSON");
-    assert_eq!(
-        (code, json["written"].as_array().map(Vec::len)),
-        (0, Some(3))
-    );
-    assert!(
-        std::fs::read_to_string(&config)
-            .expect("a file")
-            .contains("[cluster]")
-    );
+    assert_eq!((code, json["written"].as_array().map(Vec::len)), (0, Some(3)));
+    assert!(std::fs::read_to_string(&config).expect("a file").contains("[cluster]"));
 }
 
 #[test]
@@ -349,9 +236,5 @@ fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
     drop(child.stdout.take());
     let output = child.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(0));
-    assert!(
-        output.stderr.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -21,17 +21,13 @@ fn error(body: &Value) -> String {
 
 fn ids(rows: &Value, name: &str) -> Vec<String> {
     let rows = rows.as_array().expect("rows");
-    rows.iter()
-        .map(|row| row[name].as_str().expect("an id").to_owned())
-        .collect()
+    rows.iter().map(|row| row[name].as_str().expect("an id").to_owned()).collect()
 }
 
 #[tokio::test]
 async fn sessions_are_filtered_sorted_and_paged() {
     let engine = Engine::start().await;
-    let (status, body) = engine
-        .get("/v1/sessions?min_risk=20&limit=2&offset=1")
-        .await;
+    let (status, body) = engine.get("/v1/sessions?min_risk=20&limit=2&offset=1").await;
     assert_eq!(status, 200);
     assert_eq!((&body["epoch"], &body["total"]), (&json!(7), &json!(4)));
     assert_eq!(ids(&body["sessions"], "agent_id"), ["a3", "a2"]);
@@ -53,10 +49,7 @@ async fn one_session_is_found_whatever_its_ids_hold() {
     let (_, body) = engine.get("/v1/sessions/a0/s?tenant_id=t").await;
     assert_eq!(body["sessions"][0]["tenant_id"], "t");
     let (status, body) = engine.get("/v1/sessions/a%2F..%2Fb%3Fc%23d/%252e").await;
-    assert_eq!(
-        (status, &body["sessions"][0]["session_id"]),
-        (200, &json!("%2e"))
-    );
+    assert_eq!((status, &body["sessions"][0]["session_id"]), (200, &json!("%2e")));
     let (status, body) = engine.get("/v1/sessions/a0/nobody").await;
     assert_eq!(status, 404);
     assert!(error(&body).contains("\"nobody\""), "{body}");
@@ -66,39 +59,21 @@ async fn one_session_is_found_whatever_its_ids_hold() {
 async fn alerts_leave_retracted_ones_out_unless_asked() {
     let engine = Engine::start().await;
     let (_, body) = engine.get("/v1/alerts").await;
-    assert_eq!(
-        ids(&body["alerts"], "alert_id"),
-        ["id-critical", "id-high", "id-low"]
-    );
-    let (_, body) = engine
-        .get("/v1/alerts?min_severity=high&status=retracted")
-        .await;
+    assert_eq!(ids(&body["alerts"], "alert_id"), ["id-critical", "id-high", "id-low"]);
+    let (_, body) = engine.get("/v1/alerts?min_severity=high&status=retracted").await;
     assert_eq!(ids(&body["alerts"], "alert_id"), ["id-gone"]);
     let (status, body) = engine.get("/v1/alerts/id-high").await;
-    assert_eq!(
-        (status, &body["alert"]["revision"], &body["epoch"]),
-        (200, &json!(3), &json!(7))
-    );
+    assert_eq!((status, &body["alert"]["revision"], &body["epoch"]), (200, &json!(3), &json!(7)));
     let (status, body) = engine.get("/v1/alerts/id-none").await;
-    assert_eq!(
-        (status, body["error"]["code"].as_str()),
-        (404, Some("not_found"))
-    );
+    assert_eq!((status, body["error"]["code"].as_str()), (404, Some("not_found")));
 }
 
 #[tokio::test]
 async fn a_group_keeps_the_order_of_its_fields() {
     let engine = Engine::start().await;
-    let response = http()
-        .get(engine.url("/v1/alerts/id-low"))
-        .send()
-        .await
-        .expect("an answer");
+    let response = http().get(engine.url("/v1/alerts/id-low")).send().await.expect("an answer");
     let text = response.text().await.expect("text");
-    assert!(
-        text.contains("\"group\":{\"session_id\":\"s\",\"agent_id\":"),
-        "{text}"
-    );
+    assert!(text.contains("\"group\":{\"session_id\":\"s\",\"agent_id\":"), "{text}");
 }
 
 #[tokio::test]
@@ -106,49 +81,25 @@ async fn agents_are_listed_with_times_in_utc() {
     let engine = Engine::start().await;
     let (status, body) = engine.get("/v1/agents?limit=1").await;
     assert_eq!((status, &body["total"]), (200, &json!(3)));
-    assert_eq!(
-        body["agents"][0]["last_seen"],
-        "2024-05-01T12:00:00.000000Z"
-    );
+    assert_eq!(body["agents"][0]["last_seen"], "2024-05-01T12:00:00.000000Z");
 }
 
 #[tokio::test]
 async fn wrong_parameters_are_refused_by_name() {
     let engine = Engine::start().await;
     let cases = [
-        (
-            "/v1/sessions?agnet_id=a",
-            "\"agnet_id\" is unknown; expected one of \"tenant_id\", \"agent_id\"",
-        ),
-        (
-            "/v1/sessions?limit=10001",
-            "\"limit\" is \"10001\"; expected a whole number, at most 10000",
-        ),
+        ("/v1/sessions?agnet_id=a", "\"agnet_id\" is unknown; expected one of \"tenant_id\", \"agent_id\""),
+        ("/v1/sessions?limit=10001", "\"limit\" is \"10001\"; expected a whole number, at most 10000"),
         ("/v1/sessions?limit=-1", "\"limit\" is \"-1\""),
         ("/v1/sessions?offset=x", "\"offset\" is \"x\""),
-        (
-            "/v1/sessions?sort=name",
-            "\"sort\" is \"name\"; expected one of risk, last_seen",
-        ),
+        ("/v1/sessions?sort=name", "\"sort\" is \"name\"; expected one of risk, last_seen"),
         ("/v1/sessions?min_risk=NaN", "\"min_risk\" is \"NaN\""),
-        (
-            "/v1/sessions?idle=yes",
-            "\"idle\" is \"yes\"; expected true or false",
-        ),
-        (
-            "/v1/sessions?idle=true&idle=true",
-            "\"idle\" is given twice",
-        ),
+        ("/v1/sessions?idle=yes", "\"idle\" is \"yes\"; expected true or false"),
+        ("/v1/sessions?idle=true&idle=true", "\"idle\" is given twice"),
         ("/v1/sessions/a/s?tenant=t", "\"tenant\" is unknown"),
-        (
-            "/v1/alerts?min_severity=urgent",
-            "\"min_severity\" is \"urgent\"; expected one of info, low",
-        ),
+        ("/v1/alerts?min_severity=urgent", "\"min_severity\" is \"urgent\"; expected one of info, low"),
         ("/v1/alerts?status=OPEN", "\"status\" is \"OPEN\""),
-        (
-            "/v1/alerts/id-high?x=1",
-            "\"x\" is unknown; this route takes none",
-        ),
+        ("/v1/alerts/id-high?x=1", "\"x\" is unknown; this route takes none"),
         ("/v1/alerts/watch?limit=1", "\"limit\" is unknown"),
         ("/v1/agents?sort=risk", "\"sort\" is unknown"),
         ("/v1/rules?x", "\"x\" is unknown"),
@@ -156,11 +107,7 @@ async fn wrong_parameters_are_refused_by_name() {
     ];
     for (route, expected) in cases {
         let (status, body) = engine.get(route).await;
-        assert_eq!(
-            (status, body["error"]["code"].as_str()),
-            (400, Some("invalid_parameter")),
-            "{route}: {body}"
-        );
+        assert_eq!((status, body["error"]["code"].as_str()), (400, Some("invalid_parameter")), "{route}: {body}");
         assert!(error(&body).contains(expected), "{route}: {body}");
     }
 }
@@ -173,18 +120,9 @@ async fn a_rule_set_is_loaded_listed_and_shown() {
     assert_eq!((status, &body["epoch"]), (200, &json!(8)), "{body}");
     let (_, body) = engine.get("/v1/rules").await;
     let rule = &body["rules"][0];
-    assert_eq!(
-        (&body["epoch"], &body["total"], &body["last_error"]),
-        (&json!(8), &json!(1), &Value::Null)
-    );
-    assert_eq!(
-        (&rule["id"], &rule["severity"]),
-        (&json!("MANY_READS"), &json!("high"))
-    );
-    assert_eq!(
-        (&rule["file"], &rule["line"]),
-        (&json!("reads.yaml"), &json!(2))
-    );
+    assert_eq!((&body["epoch"], &body["total"], &body["last_error"]), (&json!(8), &json!(1), &Value::Null));
+    assert_eq!((&rule["id"], &rule["severity"]), (&json!("MANY_READS"), &json!("high")));
+    assert_eq!((&rule["file"], &rule["line"]), (&json!("reads.yaml"), &json!(2)));
     let (status, body) = engine.get("/v1/rules/MANY_READS").await;
     assert_eq!((status, &body["rule"]["version"]), (200, &rule["version"]));
     let (status, _) = engine.get("/v1/rules/NONE").await;
@@ -194,80 +132,31 @@ async fn a_rule_set_is_loaded_listed_and_shown() {
 #[tokio::test]
 async fn a_set_that_does_not_compile_changes_nothing_and_tells_all_errors() {
     let engine = Engine::start().await;
-    engine
-        .post(
-            "/v1/rules",
-            &json!({"files": [{"name": "reads.yaml", "text": RULE}]}),
-        )
-        .await;
-    let broken = RULE
-        .replace("severity: high", "severity: hihg")
-        .replace("file_access", "file_acces");
+    engine.post("/v1/rules", &json!({"files": [{"name": "reads.yaml", "text": RULE}]})).await;
+    let broken = RULE.replace("severity: high", "severity: hihg").replace("file_access", "file_acces");
     let files = json!({"files": [{"name": "good.yaml", "text": RULE}, {"name": "bad.yaml", "text": broken}]});
     let (status, body) = engine.post("/v1/rules", &files).await;
-    assert_eq!(
-        (status, body["error"]["code"].as_str()),
-        (422, Some("invalid_rules"))
-    );
-    let lines: Vec<_> = body["diagnostics"]
-        .as_array()
-        .expect("diagnostics")
-        .iter()
-        .map(|d| d["line"].as_u64())
-        .collect();
-    assert!(
-        lines.contains(&Some(4)) && lines.contains(&Some(6)),
-        "{body}"
-    );
+    assert_eq!((status, body["error"]["code"].as_str()), (422, Some("invalid_rules")));
+    let lines: Vec<_> =
+        body["diagnostics"].as_array().expect("diagnostics").iter().map(|d| d["line"].as_u64()).collect();
+    assert!(lines.contains(&Some(4)) && lines.contains(&Some(6)), "{body}");
     let first = &body["diagnostics"][0];
-    assert_eq!(
-        (&first["file"], &first["column"].is_u64()),
-        (&json!("bad.yaml"), &true),
-        "{first}"
-    );
-    assert!(
-        first["rendered"]
-            .as_str()
-            .is_some_and(|text| text.contains("bad.yaml:")),
-        "{first}"
-    );
+    assert_eq!((&first["file"], &first["column"].is_u64()), (&json!("bad.yaml"), &true), "{first}");
+    assert!(first["rendered"].as_str().is_some_and(|text| text.contains("bad.yaml:")), "{first}");
     let (_, body) = engine.get("/v1/rules").await;
     assert_eq!((&body["epoch"], &body["total"]), (&json!(8), &json!(1)));
-    assert!(
-        body["last_error"]
-            .as_str()
-            .is_some_and(|e| e.contains("bad.yaml")),
-        "{body}"
-    );
+    assert!(body["last_error"].as_str().is_some_and(|e| e.contains("bad.yaml")), "{body}");
 }
 
 #[tokio::test]
 async fn bodies_that_are_no_rule_set_are_refused() {
     let engine = Engine::start().await;
     let url = engine.url("/v1/rules");
-    let huge = format!(
-        "{{\"files\": [{{\"name\": \"a\", \"text\": \"{}\"}}]}}",
-        "x".repeat(api::MAX_BODY_BYTES)
-    );
+    let huge = format!("{{\"files\": [{{\"name\": \"a\", \"text\": \"{}\"}}]}}", "x".repeat(api::MAX_BODY_BYTES));
     let cases: [(&str, String, u16, &str); 6] = [
-        (
-            "application/json",
-            "{\"files\": []}".into(),
-            400,
-            "\"files\" is empty",
-        ),
-        (
-            "application/json",
-            "{\"files\": [{\"name\": \"a\"}]}".into(),
-            400,
-            "missing field `text`",
-        ),
-        (
-            "application/json",
-            "{\"file\": []}".into(),
-            400,
-            "unknown field `file`",
-        ),
+        ("application/json", "{\"files\": []}".into(), 400, "\"files\" is empty"),
+        ("application/json", "{\"files\": [{\"name\": \"a\"}]}".into(), 400, "missing field `text`"),
+        ("application/json", "{\"file\": []}".into(), 400, "unknown field `file`"),
         ("application/json", "{".into(), 400, "EOF"),
         ("text/plain", "{\"files\": []}".into(), 415, "content-type"),
         ("application/json", huge, 413, "16 MiB"),
@@ -287,133 +176,71 @@ async fn every_documented_route_exists_and_every_other_is_refused_in_json() {
     let (_, document) = engine.get("/v1/openapi.json").await;
     let routes = document["paths"].as_object().expect("paths");
     for (route, methods) in routes {
-        let path = route
-            .replace("{agent}", "a0")
-            .replace("{session}", "s")
-            .replace("{id}", "id-high");
+        let path = route.replace("{agent}", "a0").replace("{session}", "s").replace("{id}", "id-high");
         for method in methods.as_object().expect("methods").keys() {
             let method = method.to_uppercase().parse().expect("a method");
-            let response = http()
-                .request(method, engine.url(&path))
-                .send()
-                .await
-                .expect("an answer");
+            let response = http().request(method, engine.url(&path)).send().await.expect("an answer");
             let code = response.status().as_u16();
             assert!(code != 405, "{route} is documented with another method");
             if code == 404 {
                 let body: Value = response.json().await.expect("JSON");
-                assert!(
-                    !error(&body).contains("there is no"),
-                    "{route} is documented, and there is no such route"
-                );
+                assert!(!error(&body).contains("there is no"), "{route} is documented, and there is no such route");
             }
         }
     }
     for route in ["/", "/v1", "/v1/nothing", "/v1/sessions/a/b/c", "/%ff"] {
         let (status, body) = engine.get(route).await;
-        assert_eq!(
-            (status, body["error"]["code"].as_str()),
-            (404, Some("not_found")),
-            "{route}"
-        );
+        assert_eq!((status, body["error"]["code"].as_str()), (404, Some("not_found")), "{route}");
     }
     let (status, body) = engine.post("/v1/sessions", &json!({})).await;
-    assert_eq!(
-        (status, body["error"]["code"].as_str()),
-        (405, Some("method_not_allowed"))
-    );
+    assert_eq!((status, body["error"]["code"].as_str()), (405, Some("method_not_allowed")));
     let (status, body) = engine.get("/v1/alerts/%ff").await;
-    assert_eq!(
-        (status, body["error"]["code"].as_str()),
-        (400, Some("invalid_path")),
-        "{body}"
-    );
+    assert_eq!((status, body["error"]["code"].as_str()), (400, Some("invalid_path")), "{body}");
 }
 
 #[tokio::test]
 async fn without_permission_every_request_is_refused_and_told_the_way() {
     let engine = Engine::start_as(false).await;
-    for route in [
-        "/v1/health",
-        "/v1/ready",
-        "/v1/sessions",
-        "/v1/alerts/watch",
-        "/v1/rules",
-        "/metrics",
-        "/nothing",
-    ] {
+    for route in ["/v1/health", "/v1/ready", "/v1/sessions", "/v1/alerts/watch", "/v1/rules", "/metrics", "/nothing"] {
         let (status, body) = engine.get(route).await;
         assert_eq!(status, 401, "{route}");
         let text = error(&body);
-        assert!(
-            text.contains("tokens come with a later release")
-                && text.contains("allow_anonymous = true"),
-            "{text}"
-        );
+        assert!(text.contains("tokens come with a later release") && text.contains("allow_anonymous = true"), "{text}");
     }
-    let (status, _) = engine
-        .post(
-            "/v1/rules",
-            &json!({"files": [{"name": "a", "text": RULE}]}),
-        )
-        .await;
+    let (status, _) = engine.post("/v1/rules", &json!({"files": [{"name": "a", "text": RULE}]})).await;
     assert_eq!(status, 401);
 }
 
 #[tokio::test]
 async fn a_request_for_another_host_is_refused() {
     let engine = Engine::start().await;
-    let request = http()
-        .get(engine.url("/v1/sessions"))
-        .header("host", "rebound.example");
+    let request = http().get(engine.url("/v1/sessions")).header("host", "rebound.example");
     let response = request.send().await.expect("an answer");
     assert_eq!(response.status().as_u16(), 403);
 }
 
-fn idle_handle() -> (
-    Handle,
-    mpsc::Receiver<clawdstrike_edr::runtime::handle::Request>,
-) {
+fn idle_handle() -> (Handle, mpsc::Receiver<clawdstrike_edr::runtime::handle::Request>) {
     let (requests, inbox) = mpsc::channel(1);
-    let active = ActiveRules {
-        set: Arc::default(),
-        warnings: vec![],
-        files: vec![],
-        epoch: 0,
-        last_error: None,
-    };
+    let active = ActiveRules { set: Arc::default(), warnings: vec![], files: vec![], epoch: 0, last_error: None };
     let rules = Arc::new(watch::Sender::new(Arc::new(active)));
     let (_, stats) = watch::channel(Stats::default());
-    (
-        Handle::new(requests, broadcast::Sender::new(1), rules, stats),
-        inbox,
-    )
+    (Handle::new(requests, broadcast::Sender::new(1), rules, stats), inbox)
 }
 
 #[tokio::test]
 async fn anonymous_access_needs_a_loopback_address() {
     let (handle, _inbox) = idle_handle();
     let outside = SocketAddr::from(([0, 0, 0, 0], 0));
-    let error = api::serve(outside, handle, true, std::future::pending())
-        .await
-        .expect_err("must be refused");
-    assert!(
-        error.contains("allow_anonymous") && error.contains("loopback"),
-        "{error}"
-    );
+    let error = api::serve(outside, handle, true, std::future::pending()).await.expect_err("must be refused");
+    assert!(error.contains("allow_anonymous") && error.contains("loopback"), "{error}");
 }
 
 #[tokio::test]
 async fn a_taken_port_is_named() {
     let engine = Engine::start().await;
     let (handle, _inbox) = idle_handle();
-    let error = api::serve(engine.address, handle, true, std::future::pending())
-        .await
-        .expect_err("taken");
-    assert!(
-        error.contains(&engine.address.to_string()) && error.contains("another port"),
-        "{error}"
-    );
+    let error = api::serve(engine.address, handle, true, std::future::pending()).await.expect_err("taken");
+    assert!(error.contains(&engine.address.to_string()) && error.contains("another port"), "{error}");
 }
 
 #[tokio::test]
@@ -423,21 +250,11 @@ async fn an_engine_that_is_gone_is_told_not_hung_on() {
     assert_eq!((status, &body["epoch"]), (200, &json!(7)));
     engine.kill_backend().await;
     let (status, body) = engine.get("/v1/ready").await;
-    assert_eq!(
-        (status, body["error"]["code"].as_str()),
-        (503, Some("not_ready"))
-    );
+    assert_eq!((status, body["error"]["code"].as_str()), (503, Some("not_ready")));
     let (status, body) = engine.get("/v1/alerts").await;
-    assert_eq!(
-        (status, body["error"]["code"].as_str()),
-        (503, Some("stopping"))
-    );
+    assert_eq!((status, body["error"]["code"].as_str()), (503, Some("stopping")));
     let (status, body) = engine.get("/v1/health").await;
-    assert_eq!(
-        (status, body["status"].as_str()),
-        (200, Some("ok")),
-        "health is about the process"
-    );
+    assert_eq!((status, body["status"].as_str()), (200, Some("ok")), "health is about the process");
 }
 
 #[tokio::test]
@@ -454,21 +271,10 @@ async fn health_and_metrics_tell_the_counters() {
     };
     engine.stats.send_replace(stats);
     let (_, body) = engine.get("/v1/health").await;
-    assert_eq!(
-        (body["status"].as_str(), &body["events"]),
-        (Some("degraded"), &json!(1_000))
-    );
+    assert_eq!((body["status"].as_str(), &body["events"]), (Some("degraded"), &json!(1_000)));
     assert_eq!(body["watermark"], "2024-05-01T12:00:00.500000Z");
-    let response = http()
-        .get(engine.url("/metrics"))
-        .send()
-        .await
-        .expect("an answer");
-    assert!(
-        response.headers()["content-type"]
-            .to_str()
-            .is_ok_and(|t| t.starts_with("text/plain; version=0.0.4"))
-    );
+    let response = http().get(engine.url("/metrics")).send().await.expect("an answer");
+    assert!(response.headers()["content-type"].to_str().is_ok_and(|t| t.starts_with("text/plain; version=0.0.4")));
     let text = response.text().await.expect("text");
     for line in [
         "# TYPE clawdstrike_events_total counter",
@@ -479,21 +285,14 @@ async fn health_and_metrics_tell_the_counters() {
         "clawdstrike_rules_load_failed 0",
         "clawdstrike_epoch 41",
     ] {
-        assert!(
-            text.lines().any(|l| l == line),
-            "no line {line:?} in\n{text}"
-        );
+        assert!(text.lines().any(|l| l == line), "no line {line:?} in\n{text}");
     }
 }
 
 #[tokio::test]
 async fn answers_are_neither_cached_nor_sniffed() {
     let engine = Engine::start().await;
-    let response = http()
-        .get(engine.url("/v1/alerts"))
-        .send()
-        .await
-        .expect("an answer");
+    let response = http().get(engine.url("/v1/alerts")).send().await.expect("an answer");
     assert_eq!(response.headers()["cache-control"], "no-store");
     assert_eq!(response.headers()["x-content-type-options"], "nosniff");
 }

@@ -20,17 +20,10 @@ struct Watch {
 impl Watch {
     /// Opens a watch and reads its greeting: from then on it sees every change.
     async fn open(engine: &Engine, route: &str) -> Watch {
-        let response = http()
-            .get(engine.url(route))
-            .send()
-            .await
-            .expect("an answer");
+        let response = http().get(engine.url(route)).send().await.expect("an answer");
         assert_eq!(response.status().as_u16(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        let mut watch = Watch {
-            response,
-            text: String::new(),
-        };
+        let mut watch = Watch { response, text: String::new() };
         watch.read_until("event: watching").await;
         watch
     }
@@ -39,12 +32,8 @@ impl Watch {
     async fn read_until(&mut self, text: &str) -> &str {
         while !self.text.contains(text) {
             let chunk = tokio::time::timeout(Duration::from_secs(10), self.response.chunk());
-            let chunk = chunk
-                .await
-                .unwrap_or_else(|_| panic!("no {text:?} within 10 s in {:?}", self.text));
-            let chunk = chunk
-                .expect("a chunk")
-                .unwrap_or_else(|| panic!("the watch ended before {text:?}"));
+            let chunk = chunk.await.unwrap_or_else(|_| panic!("no {text:?} within 10 s in {:?}", self.text));
+            let chunk = chunk.expect("a chunk").unwrap_or_else(|| panic!("the watch ended before {text:?}"));
             self.text.push_str(&String::from_utf8_lossy(&chunk));
         }
         &self.text
@@ -52,9 +41,7 @@ impl Watch {
 }
 
 fn send(engine: &Engine, id: &str, severity: Severity, status: Status) {
-    let sent = engine
-        .changes
-        .send(Change::Alert(Arc::new(alert(id, severity, status))));
+    let sent = engine.changes.send(Change::Alert(Arc::new(alert(id, severity, status))));
     assert!(sent.is_ok(), "somebody watches");
 }
 
@@ -64,19 +51,11 @@ async fn alerts_arrive_as_they_happen_with_corrections_and_without_what_is_filte
     let mut watch = Watch::open(&engine, "/v1/alerts/watch?min_severity=high").await;
     send(&engine, "id-1", Severity::High, Status::Open);
     send(&engine, "id-2", Severity::Low, Status::Open);
-    assert!(
-        engine
-            .changes
-            .send(Change::Session(Arc::new(sessions().remove(0))))
-            .is_ok()
-    );
+    assert!(engine.changes.send(Change::Session(Arc::new(sessions().remove(0)))).is_ok());
     send(&engine, "id-1", Severity::High, Status::Retracted);
     let text = watch.read_until("\"status\":\"retracted\"").await;
     assert_eq!(text.matches("event: alert\n").count(), 2, "{text}");
-    assert!(
-        !text.contains("id-2") && !text.contains("event: session"),
-        "{text}"
-    );
+    assert!(!text.contains("id-2") && !text.contains("event: session"), "{text}");
     assert!(text.contains("\"revision\":3"), "{text}");
 }
 
@@ -86,20 +65,9 @@ async fn a_target_cannot_forge_an_event() {
     let mut watch = Watch::open(&engine, "/v1/sessions/watch?agent_id=a0").await;
     let mut session = sessions().remove(0);
     session.last_events[0].target = "x\n\nevent: alert\ndata: {}\r\n\r\nevent: alert\r".into();
-    assert!(
-        engine
-            .changes
-            .send(Change::Session(Arc::new(session)))
-            .is_ok()
-    );
+    assert!(engine.changes.send(Change::Session(Arc::new(session))).is_ok());
     let text = watch.read_until("\"agent_id\":\"a0\"").await;
-    assert_eq!(
-        text.lines()
-            .filter(|line| line.starts_with("event: alert"))
-            .count(),
-        0,
-        "{text}"
-    );
+    assert_eq!(text.lines().filter(|line| line.starts_with("event: alert")).count(), 0, "{text}");
 }
 
 #[tokio::test]
@@ -111,11 +79,7 @@ async fn a_slow_reader_is_told_how_much_it_missed() {
         send(&engine, &format!("id-{i}"), Severity::Low, Status::Open);
     }
     let text = watch.read_until("event: lagged").await;
-    assert!(
-        text.contains("data: {\"missed\":10}"),
-        "{}",
-        &text[..text.len().min(400)]
-    );
+    assert!(text.contains("data: {\"missed\":10}"), "{}", &text[..text.len().min(400)]);
 }
 
 #[tokio::test]
@@ -123,9 +87,7 @@ async fn an_open_watch_ends_with_the_server() {
     let engine = Engine::start().await;
     let mut watch = Watch::open(&engine, "/v1/alerts/watch").await;
     engine.stop().await;
-    let rest = tokio::time::timeout(Duration::from_secs(10), watch.response.chunk())
-        .await
-        .expect("no hanging");
+    let rest = tokio::time::timeout(Duration::from_secs(10), watch.response.chunk()).await.expect("no hanging");
     assert!(matches!(rest, Ok(None)), "{rest:?}");
 }
 
@@ -137,10 +99,7 @@ async fn watches_are_bounded_and_a_closed_one_makes_room() {
         open.push(Watch::open(&engine, "/v1/alerts/watch").await);
     }
     let (status, body) = engine.get("/v1/alerts/watch").await;
-    assert_eq!(
-        (status, body["error"]["code"].as_str()),
-        (503, Some("too_many_watchers"))
-    );
+    assert_eq!((status, body["error"]["code"].as_str()), (503, Some("too_many_watchers")));
     let (status, _) = engine.get("/v1/alerts").await;
     assert_eq!(status, 200, "lists still answer");
     drop(open);

@@ -32,21 +32,8 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
         out.flush()?;
         return Ok(Exit::Ok);
     }
-    let rows = answer["alerts"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let columns = [
-        "LAST SEEN",
-        "SEVERITY",
-        "STATUS",
-        "RULE",
-        "AGENT",
-        "SESSION",
-        "MATCHES",
-        "RISK",
-        "ALERT",
-    ];
+    let rows = answer["alerts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let columns = ["LAST SEEN", "SEVERITY", "STATUS", "RULE", "AGENT", "SESSION", "MATCHES", "RISK", "ALERT"];
     let names = [
         "last_seen",
         "severity",
@@ -60,14 +47,10 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
     ];
     let mut table = Table::new(columns);
     for alert in rows {
-        table.row(
-            severity_style(&field(alert, "severity")),
-            names.map(|name| field(alert, name)),
-        );
+        table.row(severity_style(&field(alert, "severity")), names.map(|name| field(alert, name)));
     }
     out.table(&table)?;
     out.flush()?;
-    args.page
-        .tell_of_more(rows.len(), answer["total"].as_u64().unwrap_or_default());
+    args.page.tell_of_more(rows.len(), answer["total"].as_u64().unwrap_or_default());
     Ok(Exit::Ok)
 }

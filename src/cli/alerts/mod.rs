@@ -72,14 +72,8 @@ impl FilterArgs {
             ("rule_id", self.rule),
             ("agent_id", self.agent),
             ("session_id", self.session),
-            (
-                "min_severity",
-                self.min_severity.map(|s| format!("{s:?}").to_lowercase()),
-            ),
-            (
-                "status",
-                self.status.map(|s| format!("{s:?}").to_lowercase()),
-            ),
+            ("min_severity", self.min_severity.map(|s| format!("{s:?}").to_lowercase())),
+            ("status", self.status.map(|s| format!("{s:?}").to_lowercase())),
         ]
     }
 }

@@ -10,9 +10,7 @@ use crate::cli::{Exit, OutputArgs};
 
 /// Show one alert with its evidence.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  clawdstrike-edr alerts show 4c3f1b52-8d7e-5a0b-9c1d-2e3f4a5b6c7d"
-)]
+#[command(after_help = "Example:\n  clawdstrike-edr alerts show 4c3f1b52-8d7e-5a0b-9c1d-2e3f4a5b6c7d")]
 pub(in crate::cli) struct ShowArgs {
     /// The alert's id, as `alerts list` prints it.
     alert_id: String,
@@ -23,9 +21,7 @@ pub(in crate::cli) struct ShowArgs {
 }
 
 pub(super) async fn run(args: ShowArgs) -> anyhow::Result<Exit> {
-    let answer = Client::new(args.api)?
-        .get(&["alerts", &args.alert_id], &[])
-        .await?;
+    let answer = Client::new(args.api)?.get(&["alerts", &args.alert_id], &[]).await?;
     let mut out = Out::new();
     match args.output.output {
         Format::Json => out.document(&answer)?,
@@ -59,37 +55,17 @@ fn show(out: &mut Out, alert: &Value) -> anyhow::Result<()> {
         fact(name, field(alert, name));
     }
     let group = alert["group"].as_object().into_iter().flatten();
-    fact(
-        "group",
-        group
-            .map(|(name, value)| format!("{name} {value}"))
-            .collect::<Vec<_>>()
-            .join(", "),
-    );
+    fact("group", group.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", "));
     for name in ["attack", "actions"] {
         let values = alert[name].as_array().into_iter().flatten();
-        fact(
-            name,
-            values
-                .filter_map(Value::as_str)
-                .collect::<Vec<_>>()
-                .join(", "),
-        );
+        fact(name, values.filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
     }
     out.table(&facts)?;
     out.line("")?;
     let mut evidence = Table::new(["EVIDENCE", "STEP", "TYPE", "ALLOWED", "TARGET", "EVENT"]);
     for event in alert["evidence"].as_array().into_iter().flatten() {
-        let style = if event["allowed"] == Value::Bool(false) {
-            severity_style("medium")
-        } else {
-            Style::new()
-        };
-        evidence.row(
-            style,
-            ["time", "step", "event_type", "allowed", "target", "id"]
-                .map(|name| field(event, name)),
-        );
+        let style = if event["allowed"] == Value::Bool(false) { severity_style("medium") } else { Style::new() };
+        evidence.row(style, ["time", "step", "event_type", "allowed", "target", "id"].map(|name| field(event, name)));
     }
     out.table(&evidence)
 }

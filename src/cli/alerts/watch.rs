@@ -10,9 +10,7 @@ use crate::cli::{Exit, OutputArgs};
 
 /// Show alerts as they happen: every version, until interrupted.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  clawdstrike-edr alerts watch --min-severity high --output json"
-)]
+#[command(after_help = "Example:\n  clawdstrike-edr alerts watch --min-severity high --output json")]
 pub(in crate::cli) struct WatchArgs {
     #[command(flatten)]
     filter: FilterArgs,
@@ -23,9 +21,7 @@ pub(in crate::cli) struct WatchArgs {
 }
 
 pub(super) async fn run(args: WatchArgs) -> anyhow::Result<Exit> {
-    let events = Client::new(args.api)?
-        .watch(&["alerts", "watch"], &args.filter.query())
-        .await?;
+    let events = Client::new(args.api)?.watch(&["alerts", "watch"], &args.filter.query()).await?;
     let header = format!(
         "{:<27} {:<8} {:<9} {:>7} {:<36} RULE, AGENT / SESSION",
         "LAST SEEN", "SEVERITY", "STATUS", "MATCHES", "ALERT"
@@ -34,7 +30,8 @@ pub(super) async fn run(args: WatchArgs) -> anyhow::Result<Exit> {
         let names = ["last_seen", "severity", "status", "match_count", "alert_id", "rule_id", "agent_id", "session_id"];
         let cells = names.map(|name| escape(&field(alert, name)).into_owned());
         let [last_seen, severity, status, matches, id, rule, agent, session] = &cells;
-        let line = format!("{last_seen:<27} {severity:<8} {status:<9} {matches:>7} {id:<36} {rule}, {agent} / {session}");
+        let line =
+            format!("{last_seen:<27} {severity:<8} {status:<9} {matches:>7} {id:<36} {rule}, {agent} / {session}");
         Row { line, style: severity_style(severity) }
     })
     .await

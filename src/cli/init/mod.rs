@@ -13,9 +13,7 @@ use super::{Exit, OutputArgs};
 
 /// Write a commented workers.toml and the rule pack into a folder.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  clawdstrike-edr init edr && clawdstrike-edr up --config edr/workers.toml"
-)]
+#[command(after_help = "Example:\n  clawdstrike-edr init edr && clawdstrike-edr up --config edr/workers.toml")]
 pub(super) struct InitArgs {
     /// Where to; made if it isn't there.
     #[arg(value_name = "FOLDER", default_value = ".")]
@@ -30,14 +28,8 @@ pub(super) struct InitArgs {
 /// What is written, and where.
 const FILES: [(&str, &str); 3] = [
     ("workers.toml", include_str!("workers.toml")),
-    (
-        "rules/ai-threats.yaml",
-        include_str!("../../../rules/ai-threats.yaml"),
-    ),
-    (
-        "rules/allowlist.yaml",
-        include_str!("../../../rules/allowlist.yaml"),
-    ),
+    ("rules/ai-threats.yaml", include_str!("../../../rules/ai-threats.yaml")),
+    ("rules/allowlist.yaml", include_str!("../../../rules/allowlist.yaml")),
 ];
 
 /// The folder that the configuration's source reads.
@@ -45,26 +37,17 @@ const EVENTS: &str = "events";
 
 pub(super) fn run(args: &InitArgs) -> anyhow::Result<Exit> {
     let folder = &args.folder;
-    let there: Vec<&str> = FILES
-        .iter()
-        .map(|(name, _)| *name)
-        .filter(|name| folder.join(name).exists())
-        .collect();
+    let there: Vec<&str> = FILES.iter().map(|(name, _)| *name).filter(|name| folder.join(name).exists()).collect();
     if !args.force && !there.is_empty() {
         bail!(
             "\"{}\" has {} already: choose another folder, or overwrite with --force",
             folder.display(),
-            there
-                .iter()
-                .map(|name| format!("\"{name}\""))
-                .collect::<Vec<_>>()
-                .join(", ")
+            there.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
         );
     }
     for name in ["rules", EVENTS] {
         let path = folder.join(name);
-        std::fs::create_dir_all(&path)
-            .with_context(|| format!("folder \"{}\" can't be made", path.display()))?;
+        std::fs::create_dir_all(&path).with_context(|| format!("folder \"{}\" can't be made", path.display()))?;
     }
     for (name, text) in FILES {
         write(&folder.join(name), text, args.force)?;
@@ -102,18 +85,9 @@ fn tell(folder: &Path, format: Format) -> anyhow::Result<()> {
     let rules = folder.join("rules");
     out.line("")?;
     out.line("next:")?;
-    out.text(&format!(
-        "  clawdstrike-edr rules check {}",
-        rules.display()
-    ))?;
-    out.text(&format!(
-        "  clawdstrike-edr up --config {}",
-        config.display()
-    ))?;
-    out.text(&format!(
-        "  clawdstrike-edr simulate --to {} --rate 100",
-        events.display()
-    ))?;
+    out.text(&format!("  clawdstrike-edr rules check {}", rules.display()))?;
+    out.text(&format!("  clawdstrike-edr up --config {}", config.display()))?;
+    out.text(&format!("  clawdstrike-edr simulate --to {} --rate 100", events.display()))?;
     out.line("  clawdstrike-edr alerts watch")?;
     out.flush()
 }

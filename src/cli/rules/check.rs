@@ -30,34 +30,16 @@ pub(in crate::cli) struct CheckArgs {
 pub(super) fn run(args: CheckArgs) -> anyhow::Result<Exit> {
     let files = rule_files::read(&args.paths).map_err(anyhow::Error::msg)?;
     let (set, findings) = match compile(&files.files) {
-        Ok(compiled) => (
-            compiled.set,
-            Findings {
-                files,
-                errors: Vec::new(),
-                warnings: compiled.warnings,
-            },
-        ),
-        Err(e) => (
-            Default::default(),
-            Findings {
-                files,
-                errors: e.errors,
-                warnings: e.warnings,
-            },
-        ),
+        Ok(compiled) => (compiled.set, Findings { files, errors: Vec::new(), warnings: compiled.warnings }),
+        Err(e) => (Default::default(), Findings { files, errors: e.errors, warnings: e.warnings }),
     };
     let mut out = Out::new();
     match args.output.output {
         Format::Json => {
             let mut json = findings.json();
             json["ok"] = json!(findings.exit() == Exit::Ok);
-            json["rules"] = json!(
-                set.rules
-                    .iter()
-                    .map(|r| json!({"id": r.id, "version": r.version}))
-                    .collect::<Vec<_>>()
-            );
+            json["rules"] =
+                json!(set.rules.iter().map(|r| json!({"id": r.id, "version": r.version})).collect::<Vec<_>>());
             json["allowlist"] = json!(set.allowlist.len());
             out.document(&json)?;
         }
@@ -71,10 +53,7 @@ pub(super) fn run(args: CheckArgs) -> anyhow::Result<Exit> {
                     count(set.rules.len(), "rule", "rules"),
                     count(set.allowlist.len(), "allowlist entry", "allowlist entries"),
                 ))?,
-                n => out.line(&format!(
-                    "{files}: {}, {warnings}",
-                    count(n, "error", "errors")
-                ))?,
+                n => out.line(&format!("{files}: {}, {warnings}", count(n, "error", "errors")))?,
             }
         }
     }

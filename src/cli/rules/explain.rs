@@ -13,9 +13,7 @@ use crate::rule_files;
 
 /// Tell how rules are read: each pattern as glob or regex, groups, windows, state, actions; no engine needed.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  clawdstrike-edr rules explain rules --rule CREDENTIAL_EXFILTRATION"
-)]
+#[command(after_help = "Example:\n  clawdstrike-edr rules explain rules --rule CREDENTIAL_EXFILTRATION")]
 pub(in crate::cli) struct ExplainArgs {
     /// Rule files, and folders of *.yaml and *.yml.
     #[arg(value_name = "PATH", default_value = "rules")]
@@ -33,11 +31,7 @@ pub(super) fn run(args: ExplainArgs) -> anyhow::Result<Exit> {
     let compiled = match compile(&files.files) {
         Ok(compiled) => compiled,
         Err(e) => {
-            let findings = Findings {
-                files,
-                errors: e.errors,
-                warnings: e.warnings,
-            };
+            let findings = Findings { files, errors: e.errors, warnings: e.warnings };
             match args.output.output {
                 Format::Json => out.document(&findings.json())?,
                 Format::Table => findings.print(&mut out)?,

@@ -33,17 +33,7 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
         let style = severity_style(&severity);
         let version = field(rule, "version").chars().take(VERSION).collect();
         let place = format!("{}:{}", field(rule, "file"), field(rule, "line"));
-        table.row(
-            style,
-            [
-                field(rule, "id"),
-                severity,
-                field(rule, "shadow"),
-                version,
-                place,
-                field(rule, "name"),
-            ],
-        );
+        table.row(style, [field(rule, "id"), severity, field(rule, "shadow"), version, place, field(rule, "name")]);
     }
     out.table(&table)?;
     out.flush()?;

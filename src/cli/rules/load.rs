@@ -64,47 +64,22 @@ fn loaded(out: &mut Out, format: Format, before: &Value, after: &Value) -> anyho
     }
     print_diagnostics(out, &after["warnings"])?;
     let rules = after["rules"].as_array().map_or(0, Vec::len);
-    out.text(&format!(
-        "{} in force from epoch {} on",
-        count(rules, "rule", "rules"),
-        field(after, "epoch")
-    ))?;
+    out.text(&format!("{} in force from epoch {} on", count(rules, "rule", "rules"), field(after, "epoch")))?;
     let (old, new) = (versions(before), versions(after));
     let say = |out: &mut Out, what: &str, ids: Vec<&String>| match ids.is_empty() {
         true => Ok(()),
-        false => out.text(&format!(
-            "{what}: {}",
-            ids.into_iter()
-                .map(String::as_str)
-                .collect::<Vec<_>>()
-                .join(", ")
-        )),
+        false => out.text(&format!("{what}: {}", ids.into_iter().map(String::as_str).collect::<Vec<_>>().join(", "))),
     };
-    say(
-        out,
-        "added",
-        new.keys().filter(|id| !old.contains_key(*id)).collect(),
-    )?;
-    let changed =
-        |(id, version): &(&String, &String)| old.get(*id).is_some_and(|before| before != *version);
-    say(
-        out,
-        "changed",
-        new.iter().filter(changed).map(|(id, _)| id).collect(),
-    )?;
-    say(
-        out,
-        "out of force",
-        old.keys().filter(|id| !new.contains_key(*id)).collect(),
-    )
+    say(out, "added", new.keys().filter(|id| !old.contains_key(*id)).collect())?;
+    let changed = |(id, version): &(&String, &String)| old.get(*id).is_some_and(|before| before != *version);
+    say(out, "changed", new.iter().filter(changed).map(|(id, _)| id).collect())?;
+    say(out, "out of force", old.keys().filter(|id| !new.contains_key(*id)).collect())
 }
 
 /// Rule ids with their versions.
 fn versions(set: &Value) -> BTreeMap<String, String> {
     let rules = set["rules"].as_array().into_iter().flatten();
-    rules
-        .map(|rule| (field(rule, "id"), field(rule, "version")))
-        .collect()
+    rules.map(|rule| (field(rule, "id"), field(rule, "version"))).collect()
 }
 
 fn not_compiled(out: &mut Out, format: Format, refused: &Refused) -> anyhow::Result<()> {

@@ -9,9 +9,7 @@ use crate::cli::{Exit, OutputArgs, PageArgs};
 
 /// List live sessions.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  clawdstrike-edr sessions list --min-risk 50 --active --sort last-seen"
-)]
+#[command(after_help = "Example:\n  clawdstrike-edr sessions list --min-risk 50 --active --sort last-seen")]
 pub(in crate::cli) struct ListArgs {
     #[command(flatten)]
     filter: FilterArgs,
@@ -57,13 +55,9 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
         out.flush()?;
         return Ok(Exit::Ok);
     }
-    let rows = answer["sessions"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
+    let rows = answer["sessions"].as_array().map(Vec::as_slice).unwrap_or_default();
     out.table(&super::table(rows))?;
     out.flush()?;
-    args.page
-        .tell_of_more(rows.len(), answer["total"].as_u64().unwrap_or_default());
+    args.page.tell_of_more(rows.len(), answer["total"].as_u64().unwrap_or_default());
     Ok(Exit::Ok)
 }

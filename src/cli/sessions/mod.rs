@@ -66,31 +66,12 @@ impl FilterArgs {
     }
 }
 
-const COLUMNS: [&str; 10] = [
-    "AGENT",
-    "SESSION",
-    "TENANT",
-    "STATUS",
-    "RISK",
-    "EVENTS",
-    "VIOLATIONS",
-    "TARGETS",
-    "ALERTS",
-    "LAST SEEN",
-];
+const COLUMNS: [&str; 10] =
+    ["AGENT", "SESSION", "TENANT", "STATUS", "RISK", "EVENTS", "VIOLATIONS", "TARGETS", "ALERTS", "LAST SEEN"];
 
 fn cells(session: &Value) -> [String; 10] {
-    let names = [
-        "agent_id",
-        "session_id",
-        "tenant_id",
-        "status",
-        "risk_score",
-        "events",
-        "violations",
-    ];
-    let [agent, id, tenant, status, risk, events, violations] =
-        names.map(|name| field(session, name));
+    let names = ["agent_id", "session_id", "tenant_id", "status", "risk_score", "events", "violations"];
+    let [agent, id, tenant, status, risk, events, violations] = names.map(|name| field(session, name));
     let targets = unique_targets(session);
     [
         agent,
@@ -109,20 +90,13 @@ fn cells(session: &Value) -> [String; 10] {
 /// The number of distinct targets, with a `~` where it is an estimate.
 fn unique_targets(session: &Value) -> String {
     let estimate = session["unique_targets_exact"] == Value::Bool(false);
-    format!(
-        "{}{}",
-        if estimate { "~" } else { "" },
-        field(session, "unique_targets")
-    )
+    format!("{}{}", if estimate { "~" } else { "" }, field(session, "unique_targets"))
 }
 
 fn table(sessions: &[Value]) -> Table {
     let mut table = Table::new(COLUMNS);
     for session in sessions {
-        table.row(
-            risk_style(session["risk_score"].as_f64().unwrap_or_default()),
-            cells(session),
-        );
+        table.row(risk_style(session["risk_score"].as_f64().unwrap_or_default()), cells(session));
     }
     table
 }

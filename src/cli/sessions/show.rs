@@ -10,9 +10,7 @@ use crate::cli::{Exit, OutputArgs};
 
 /// Show one session, every live life of it.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  clawdstrike-edr sessions show agent-7 session-42 --output json"
-)]
+#[command(after_help = "Example:\n  clawdstrike-edr sessions show agent-7 session-42 --output json")]
 pub(in crate::cli) struct ShowArgs {
     /// Whose session.
     agent: String,
@@ -44,12 +42,7 @@ pub(super) async fn run(args: ShowArgs) -> anyhow::Result<Exit> {
         );
         answer
     } else {
-        client
-            .get(
-                &["sessions", &agent, &session],
-                &[("tenant_id", Some(args.tenant))],
-            )
-            .await?
+        client.get(&["sessions", &agent, &session], &[("tenant_id", Some(args.tenant))]).await?
     };
     let mut out = Out::new();
     match args.output.output {
@@ -71,51 +64,23 @@ fn is_dots(segment: &str) -> bool {
 fn show(out: &mut Out, life: &Value) -> anyhow::Result<()> {
     let mut facts = Table::new(["SESSION", ""]);
     let mut fact = |name: &str, value: String| facts.row(Style::new(), [name.to_owned(), value]);
-    for name in [
-        "tenant_id",
-        "agent_id",
-        "session_id",
-        "status",
-        "resumed",
-        "risk_score",
-        "events",
-        "violations",
-    ] {
+    for name in ["tenant_id", "agent_id", "session_id", "status", "resumed", "risk_score", "events", "violations"] {
         fact(name, field(life, name));
     }
     let by_type = life["by_type"].as_object().into_iter().flatten();
-    fact(
-        "by_type",
-        by_type
-            .map(|(name, n)| format!("{name} {n}"))
-            .collect::<Vec<_>>()
-            .join(", "),
-    );
+    fact("by_type", by_type.map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", "));
     fact("unique_targets", super::unique_targets(life));
     for name in ["first_seen", "last_seen", "open_alerts"] {
         fact(name, field(life, name));
     }
     let flags = life["flags"].as_array().into_iter().flatten();
-    fact(
-        "flags",
-        flags
-            .filter_map(Value::as_str)
-            .collect::<Vec<_>>()
-            .join(", "),
-    );
+    fact("flags", flags.filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
     out.table(&facts)?;
     out.line("")?;
     let mut events = Table::new(["LAST EVENTS", "TYPE", "ALLOWED", "TARGET"]);
     for event in life["last_events"].as_array().into_iter().flatten() {
-        let style = if event["allowed"] == Value::Bool(false) {
-            severity_style("medium")
-        } else {
-            Style::new()
-        };
-        events.row(
-            style,
-            ["time", "event_type", "allowed", "target"].map(|name| field(event, name)),
-        );
+        let style = if event["allowed"] == Value::Bool(false) { severity_style("medium") } else { Style::new() };
+        events.row(style, ["time", "event_type", "allowed", "target"].map(|name| field(event, name)));
     }
     out.table(&events)?;
     out.line("")

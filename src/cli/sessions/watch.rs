@@ -21,9 +21,7 @@ pub(in crate::cli) struct WatchArgs {
 }
 
 pub(super) async fn run(args: WatchArgs) -> anyhow::Result<Exit> {
-    let events = Client::new(args.api)?
-        .watch(&["sessions", "watch"], &args.filter.query())
-        .await?;
+    let events = Client::new(args.api)?.watch(&["sessions", "watch"], &args.filter.query()).await?;
     let header = format!(
         "{:<27} {:>5} {:>8} {:>10} {:>7} {:>6} AGENT / SESSION",
         "LAST SEEN", "RISK", "EVENTS", "VIOLATIONS", "TARGETS", "ALERTS"
@@ -31,9 +29,11 @@ pub(super) async fn run(args: WatchArgs) -> anyhow::Result<Exit> {
     follow(events, "session", &header, args.output.output, |session| {
         let risk = session["risk_score"].as_f64().unwrap_or_default();
         let names = ["last_seen", "events", "violations", "open_alerts", "agent_id", "session_id"];
-        let [last_seen, events, violations, alerts, agent, id] = names.map(|name| escape(&field(session, name)).into_owned());
+        let [last_seen, events, violations, alerts, agent, id] =
+            names.map(|name| escape(&field(session, name)).into_owned());
         let targets = super::unique_targets(session);
-        let line = format!("{last_seen:<27} {risk:>5} {events:>8} {violations:>10} {targets:>7} {alerts:>6} {agent} / {id}");
+        let line =
+            format!("{last_seen:<27} {risk:>5} {events:>8} {violations:>10} {targets:>7} {alerts:>6} {agent} / {id}");
         Row { line, style: risk_style(risk) }
     })
     .await
