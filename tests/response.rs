@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{OriginalUri, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use clawdstrike_edr::alert::{Alert, Evidence, Status};
 use clawdstrike_edr::config;
@@ -44,7 +44,11 @@ struct Receiver {
 
 impl Receiver {
     fn new(behaviour: impl Fn(usize, &Received) -> Response + Send + Sync + 'static) -> Self {
-        Receiver { requests: Arc::default(), behaviour: Arc::new(behaviour), gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) }
+        Receiver {
+            requests: Arc::default(),
+            behaviour: Arc::new(behaviour),
+            gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+        }
     }
 
     fn ok() -> Self {
@@ -72,7 +76,7 @@ impl Receiver {
     }
 }
 
-async fn handle(State(receiver): State<Receiver>, OriginalUri(uri): OriginalUri, headers: HeaderMap, body: Bytes) -> Response {
+async fn handle(State(receiver): State<Receiver>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let received = Received {
         path: uri.to_string(),
         key: headers.get("idempotency-key").map(|v| v.to_str().expect("a text").to_owned()).unwrap_or_default(),
@@ -193,7 +197,8 @@ async fn each_action_is_sent_once_as_in_the_brief() {
     }
     all_done(&orchestrator).await;
 
-    let sent: BTreeSet<String> = control.received().iter().map(|r| format!("{} {}", r.path, r.body.clone().unwrap_or_default())).collect();
+    let sent: BTreeSet<String> =
+        control.received().iter().map(|r| format!("{} {}", r.path, r.body.clone().unwrap_or_default())).collect();
     let expected = [
         "/api/agents/agent-1/logging {\"level\":\"debug\"}",
         "/api/agents/agent-1/policy {\"policy_patch\":{\"egress\":\"deny\"}}",
@@ -230,7 +235,10 @@ async fn the_webhook_has_the_briefs_fields_and_the_status() {
         ("session_id", json!("s-1")),
         ("timestamp", json!("2024-05-06T10:00:00.000000Z")),
         ("status", json!("open")),
-        ("context", json!({"trigger_event": {"event_id": "e2", "action": {"target": "evil.io:443"}}, "session_risk_score": 42.0})),
+        (
+            "context",
+            json!({"trigger_event": {"event_id": "e2", "action": {"target": "evil.io:443"}}, "session_risk_score": 42.0}),
+        ),
     ] {
         assert_eq!(body[field], value, "{field}");
     }
@@ -239,7 +247,9 @@ async fn the_webhook_has_the_briefs_fields_and_the_status() {
 #[tokio::test]
 async fn a_retraction_is_told_once_and_after_the_opening() {
     // The opening is refused for a while, so the retraction comes while it is on its way.
-    let soc = Receiver::new(|index, _| if index < 4 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }.into_response());
+    let soc = Receiver::new(|index, _| {
+        if index < 4 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }.into_response()
+    });
     let orchestrator = start(Some(soc.serve().await), None);
     let alert = alert("a1", &[action(ActionKind::AlertSoc)]);
     orchestrator.submit(1, version(&alert, 1, Status::Open)).await;
@@ -247,7 +257,8 @@ async fn a_retraction_is_told_once_and_after_the_opening() {
         orchestrator.submit(revision, version(&alert, revision, Status::Retracted)).await;
     }
     all_done(&orchestrator).await;
-    let statuses: Vec<Value> = soc.received().iter().map(|r| r.body.clone().expect("a body")["status"].clone()).collect();
+    let statuses: Vec<Value> =
+        soc.received().iter().map(|r| r.body.clone().expect("a body")["status"].clone()).collect();
     assert_eq!(statuses, ["open", "open", "open", "open", "open", "retracted"]);
     assert_ne!(soc.received()[4].key, soc.received()[5].key);
 }
@@ -284,9 +295,12 @@ async fn a_refusal_and_a_redirect_are_final() {
     let elsewhere = Receiver::ok();
     let target = format!("http://{}/stolen", elsewhere.serve().await);
     let soc = Receiver::new(|_, _| StatusCode::NOT_FOUND.into_response());
-    let control = Receiver::new(move |_, _| (StatusCode::TEMPORARY_REDIRECT, [("location", target.clone())]).into_response());
+    let control =
+        Receiver::new(move |_, _| (StatusCode::TEMPORARY_REDIRECT, [("location", target.clone())]).into_response());
     let orchestrator = start(Some(soc.serve().await), Some(control.serve().await));
-    orchestrator.submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc), action(ActionKind::QuarantineAgent)]))).await;
+    orchestrator
+        .submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc), action(ActionKind::QuarantineAgent)])))
+        .await;
     all_done(&orchestrator).await;
     assert_eq!((soc.received().len(), control.received().len(), elsewhere.received().len()), (1, 1, 0));
     assert_eq!((orchestrator.counts().failed, orchestrator.counts().retries), (2, 0));
@@ -338,7 +352,8 @@ async fn a_receiver_that_is_down_gets_everything_once_it_is_up() {
     let soc = Receiver::ok();
     soc.serve_on(TcpListener::bind(address).await.expect("the same port")).await;
     all_done(&orchestrator).await;
-    let ids: BTreeSet<String> = soc.received().iter().map(|r| r.body.clone().expect("a body")["alert_id"].to_string()).collect();
+    let ids: BTreeSet<String> =
+        soc.received().iter().map(|r| r.body.clone().expect("a body")["alert_id"].to_string()).collect();
     assert_eq!((soc.received().len(), ids.len()), (40, 40));
 }
 

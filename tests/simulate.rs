@@ -78,8 +78,10 @@ fn window(events: &[Seen], i: usize, window: i64) -> &[Seen] {
 
 fn exfiltration(events: &[Seen]) -> Option<i64> {
     let secret = |e: &Seen| {
-        let inner = |folder: &str| e.target.contains(&format!("/{folder}/")) || e.target.starts_with(&format!("{folder}/"));
-        e.event_type == EventType::FileAccess && (inner(".ssh") || inner(".aws") || e.target.rsplit('/').next() == Some(".env"))
+        let inner =
+            |folder: &str| e.target.contains(&format!("/{folder}/")) || e.target.starts_with(&format!("{folder}/"));
+        e.event_type == EventType::FileAccess
+            && (inner(".ssh") || inner(".aws") || e.target.rsplit('/').next() == Some(".env"))
     };
     let unlisted = |e: &Seen| {
         e.event_type == EventType::NetworkEgress
@@ -87,37 +89,71 @@ fn exfiltration(events: &[Seen]) -> Option<i64> {
             && !e.target.ends_with(".anthropic.com")
             && e.target != "api.github.com"
     };
-    let ends = |i: &usize| unlisted(&events[*i]) && window(events, *i, 5 * MINUTE).iter().any(secret);
-    (0..events.len()).find(ends).map(|i| events[i].time)
+    let mut read = i64::MIN;
+    for e in events {
+        if unlisted(e) && read >= e.time - 5 * MINUTE {
+            return Some(e.time);
+        }
+        if secret(e) {
+            read = e.time;
+        }
+    }
+    None
 }
 
 fn injection_chain(events: &[Seen]) -> Option<i64> {
+    let blocked: Vec<Seen> = events.iter().filter(|e| !e.allowed).cloned().collect();
     let ends = |i: &usize| {
-        let before = window(events, *i, 10 * MINUTE);
-        let first = before.iter().position(|e| e.event_type == EventType::PromptInjectionAttempt && !e.allowed);
-        !events[*i].allowed && first.is_some_and(|first| before[first + 1..].iter().filter(|e| !e.allowed).count() >= 3)
+        let before = window(&blocked, *i, 10 * MINUTE);
+        let first = before.iter().position(|e| e.event_type == EventType::PromptInjectionAttempt);
+        first.is_some_and(|first| before.len() - first > 3)
     };
-    (0..events.len()).find(ends).map(|i| events[i].time)
+    (0..blocked.len()).find(ends).map(|i| blocked[i].time)
 }
 
 fn enumeration(events: &[Seen]) -> Option<i64> {
-    let files: Vec<Seen> = events.iter().filter(|e| e.event_type == EventType::FileAccess).cloned().collect();
-    let ends = |i: &usize| {
-        let window = window(&files, *i, MINUTE);
-        window.len() > 100 && window.iter().map(|e| &e.target).collect::<BTreeSet<_>>().len() > 50
-    };
-    (0..files.len()).find(ends).map(|i| files[i].time)
+    let files: Vec<&Seen> = events.iter().filter(|e| e.event_type == EventType::FileAccess).collect();
+    let (mut from, mut targets) = (0, BTreeMap::<&str, u32>::new());
+    for (i, e) in files.iter().enumerate() {
+        *targets.entry(&e.target).or_default() += 1;
+        while e.time - files[from].time > MINUTE {
+            let count = targets.get_mut(files[from].target.as_str()).expect("it came in");
+            *count -= 1;
+            if *count == 0 {
+                targets.remove(files[from].target.as_str());
+            }
+            from += 1;
+        }
+        if i + 1 - from > 100 && targets.len() > 50 {
+            return Some(e.time);
+        }
+    }
+    None
 }
 
 fn lateral_movement(events: &[Seen]) -> Option<i64> {
-    let looks = |e: &Seen| e.event_type == EventType::FileAccess && ["/etc/passwd", "/etc/hosts", "/etc/resolv.conf"].contains(&e.target.as_str());
-    let asks = |e: &Seen| e.event_type == EventType::ShellCommand && ["whoami", "hostname", "ifconfig", "ip addr"].iter().any(|w| e.target.contains(w));
-    let connects = |e: &Seen| e.event_type == EventType::NetworkEgress;
-    let ends = |i: &usize| {
-        let (e, window) = (&events[*i], window(events, *i, 30 * MINUTE));
-        (looks(e) || asks(e) || connects(e)) && window.iter().any(looks) && window.iter().any(asks) && window.iter().any(connects)
+    let looks = |e: &Seen| {
+        e.event_type == EventType::FileAccess
+            && ["/etc/passwd", "/etc/hosts", "/etc/resolv.conf"].contains(&e.target.as_str())
     };
-    (0..events.len()).find(ends).map(|i| events[i].time)
+    let asks = |e: &Seen| {
+        e.event_type == EventType::ShellCommand
+            && ["whoami", "hostname", "ifconfig", "ip addr"].iter().any(|w| e.target.contains(w))
+    };
+    let connects = |e: &Seen| e.event_type == EventType::NetworkEgress;
+    let mut latest = [i64::MIN; 3];
+    for e in events {
+        let satisfied = [looks(e), asks(e), connects(e)];
+        for (latest, satisfied) in latest.iter_mut().zip(satisfied) {
+            if satisfied {
+                *latest = e.time;
+            }
+        }
+        if satisfied.contains(&true) && latest.iter().all(|at| *at >= e.time - 30 * MINUTE) {
+            return Some(e.time);
+        }
+    }
+    None
 }
 
 fn options() -> Options {
@@ -131,7 +167,11 @@ fn simulate(options: Options, events: usize) -> (Vec<u8>, BTreeSet<Finding>) {
     for _ in 0..events {
         simulator.next(&mut lines);
     }
-    let truth = simulator.attacks().iter().map(|a| (a.scenario.rule_id(), a.agent_id.clone(), a.session_id.clone(), a.at)).collect();
+    let truth = simulator
+        .attacks()
+        .iter()
+        .map(|a| (a.scenario.rule_id(), a.agent_id.clone(), a.session_id.clone(), a.at))
+        .collect();
     (lines, truth)
 }
 
@@ -139,15 +179,19 @@ fn simulate(options: Options, events: usize) -> (Vec<u8>, BTreeSet<Finding>) {
 fn every_attack_fires_its_rule_at_its_time_and_nothing_else_fires() {
     let few = Options { agents: 3, sessions_per_agent: 1, attack_share: 0.01, ..options() };
     let cases = [
-        ("the default", options(), 100_000),
-        ("a session's own rate is high", Options { rate: 20_000.0, ..few.clone() }, 100_000),
+        ("the default", options(), 60_000),
+        ("a session's own rate is high", Options { rate: 20_000.0, ..few.clone() }, 60_000),
         ("events are rare", Options { rate: 0.5, agents: 5, attack_share: 0.002, ..options() }, 20_000),
-        ("many sessions at a benchmark's rate", Options { rate: 1e6, agents: 2_000, sessions_per_agent: 5, ..options() }, 100_000),
+        (
+            "many sessions at a benchmark's rate",
+            Options { rate: 1e6, agents: 2_000, sessions_per_agent: 5, ..options() },
+            100_000,
+        ),
         ("fresh targets", Options { fresh_targets: 0.6, ..options() }, 50_000),
         ("sessions are short", Options { session_events: 20, attack_share: 0.005, ..options() }, 50_000),
     ];
     for (name, case, events) in cases {
-        for seed in 1..=3 {
+        for seed in 1..=2 {
             let (lines, truth) = simulate(Options { seed, ..case.clone() }, events);
             let kinds: BTreeSet<&str> = truth.iter().map(|t| t.0).collect();
             assert_eq!(kinds.len(), 4, "{name}, seed {seed}: {kinds:?}");
@@ -241,7 +285,7 @@ async fn disorder_and_copies_change_the_arrival_and_nothing_else() {
     assert!((21_500..22_500).contains(&mixed.len()), "{} lines", mixed.len());
     assert_eq!(plain.iter().collect::<BTreeSet<_>>(), mixed.iter().collect::<BTreeSet<_>>());
 
-    let (mut ahead, mut largest_lag) = (i64::MIN, 0);
+    let (mut ahead, mut largest_lag) = (START, 0);
     for line in &mixed {
         let at = decode(line.trim_ascii_end()).expect("a valid event").timestamp;
         largest_lag = largest_lag.max(ahead - at);
@@ -300,7 +344,8 @@ async fn a_rate_is_kept_in_real_time() {
 async fn without_a_start_no_event_lies_ahead_of_the_clock() {
     let folder = tempfile::tempdir().expect("a folder");
     run_to(folder.path(), "--to @/a.jsonl --events 5000 --attack-every 0").await.expect("a run");
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_micros() as i64;
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_micros() as i64;
     let bytes = read(folder.path().join("a.jsonl"));
     let last = sessions(&bytes).into_values().flatten().map(|e| e.time).max().expect("events");
     assert!(last <= now && last > now - 2 * MINUTE, "{} µs", now - last);

@@ -175,7 +175,12 @@ impl Receiver {
         });
     }
 
-    fn landed(self: &Arc<Self>, landed: &Landed, flights: &mut JoinSet<Landed>, openings: &mut HashMap<u128, Option<Job>>) {
+    fn landed(
+        self: &Arc<Self>,
+        landed: &Landed,
+        flights: &mut JoinSet<Landed>,
+        openings: &mut HashMap<u128, Option<Job>>,
+    ) {
         if landed.what == What::Retraction {
             return;
         }
@@ -195,7 +200,11 @@ impl Receiver {
             Ok(request) => request,
             Err(reason) => {
                 counters.refused.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(alert_id = job.alert.alert_id, action = job.name(), "action can't be carried out: {reason}");
+                tracing::error!(
+                    alert_id = job.alert.alert_id,
+                    action = job.name(),
+                    "action can't be carried out: {reason}"
+                );
                 return false;
             }
         };
@@ -212,13 +221,25 @@ impl Receiver {
                 Verdict::Later(after) if gone < self.shared.limits.give_up_after => {
                     counters.retries.fetch_add(1, Ordering::Relaxed);
                     let delay = self.shared.limits.delay(attempt, after);
-                    tracing::warn!(alert_id = job.alert.alert_id, action = job.name(), attempt, ?delay, "{} will be tried again: {reason}", self.destination.name());
+                    tracing::warn!(
+                        alert_id = job.alert.alert_id,
+                        action = job.name(),
+                        attempt,
+                        ?delay,
+                        "{} will be tried again: {reason}",
+                        self.destination.name()
+                    );
                     self.shared.set_degraded(self.destination, Some(reason));
                     tokio::time::sleep(delay).await;
                 }
                 Verdict::Later(_) | Verdict::Never => {
                     counters.failed.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(alert_id = job.alert.alert_id, action = job.name(), attempt, "action given up: {reason}; act on it by hand");
+                    tracing::error!(
+                        alert_id = job.alert.alert_id,
+                        action = job.name(),
+                        attempt,
+                        "action given up: {reason}; act on it by hand"
+                    );
                     self.shared.set_degraded(self.destination, Some(reason));
                     return false;
                 }
@@ -229,7 +250,9 @@ impl Receiver {
 
     fn request(&self, job: &Job) -> Result<Request, String> {
         match job.action() {
-            Some(action) if self.destination == Destination::AgentControl => request::control(&self.base, &job.alert, action),
+            Some(action) if self.destination == Destination::AgentControl => {
+                request::control(&self.base, &job.alert, action)
+            }
             Some(_) | None => Ok(request::webhook(&self.base, &job.alert)),
         }
     }

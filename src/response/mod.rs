@@ -23,8 +23,8 @@ use crate::alert::{Alert, Status};
 use crate::config;
 use destination::{Job, Queue, Shared, What};
 use progress::Progress;
-use request::{action_name, base_url, idempotency_key};
 pub use request::Destination;
+use request::{action_name, base_url, idempotency_key};
 pub use retry::Limits;
 use seen::Seen;
 
@@ -85,10 +85,9 @@ impl Orchestrator {
             limits,
         });
         let mut queues = BTreeMap::new();
-        for (destination, url) in [
-            (Destination::SocWebhook, &config.soc_webhook),
-            (Destination::AgentControl, &config.agent_control_api),
-        ] {
+        for (destination, url) in
+            [(Destination::SocWebhook, &config.soc_webhook), (Destination::AgentControl, &config.agent_control_api)]
+        {
             if let Some(url) = url {
                 let base = base_url(destination, url)?;
                 queues.insert(destination, destination::start(destination, base, Arc::clone(&shared)));
@@ -235,7 +234,11 @@ impl Orchestrator {
         let name = action_name(action.kind);
         if action.params.get("requires_approval") == Some(&serde_json::Value::Bool(true)) {
             self.held.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(alert_id = alert.alert_id, action = name, "action requires an approval and is not carried out: act on it by hand");
+            tracing::warn!(
+                alert_id = alert.alert_id,
+                action = name,
+                "action requires an approval and is not carried out: act on it by hand"
+            );
             return None;
         }
         let Some(destination) = Destination::of(action.kind) else {
@@ -252,7 +255,11 @@ impl Orchestrator {
         if !self.queues.contains_key(&destination) {
             self.unconfigured.fetch_add(1, Ordering::Relaxed);
             if self.unconfigured_kinds.lock().unwrap_or_else(PoisonError::into_inner).insert(action.kind) {
-                tracing::warn!(action = name, "rules ask for \"{name}\", but [response] has no \"{}\": set it, or take the action out of the rules", destination.name());
+                tracing::warn!(
+                    action = name,
+                    "rules ask for \"{name}\", but [response] has no \"{}\": set it, or take the action out of the rules",
+                    destination.name()
+                );
             }
             return None;
         }

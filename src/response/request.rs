@@ -90,14 +90,15 @@ pub(super) fn idempotency_key(alert_id: &str, action: &str, params: &[u8]) -> [u
 /// Checks a configured URL. The error doesn't repeat it: webhook URLs hold secrets.
 pub(super) fn base_url(destination: Destination, text: &str) -> Result<Url, String> {
     let key = destination.name();
-    let url = Url::parse(text).map_err(|e| {
-        format!("[response] \"{key}\" is not a URL ({e}): write one such as \"https://host/path\"")
-    })?;
+    let url = Url::parse(text)
+        .map_err(|e| format!("[response] \"{key}\" is not a URL ({e}): write one such as \"https://host/path\""))?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err(format!("[response] \"{key}\" has scheme \"{}\": expected http or https and a host", url.scheme()));
     }
     if destination == Destination::AgentControl && (url.query().is_some() || url.fragment().is_some()) {
-        return Err(format!("[response] \"{key}\" has a query or a fragment: give a base URL that paths can be added to"));
+        return Err(format!(
+            "[response] \"{key}\" has a query or a fragment: give a base URL that paths can be added to"
+        ));
     }
     Ok(url)
 }
@@ -128,7 +129,10 @@ pub(super) fn control(base: &Url, alert: &Alert, action: &Action) -> Result<Requ
             (vec!["agents", agent, "logging"], Some(json!({"level": level})))
         }
         ActionKind::UpdatePolicy => {
-            let patch = action.params.get("policy_patch").ok_or("\"update_policy\" has no \"policy_patch\": add it to the rule")?;
+            let patch = action
+                .params
+                .get("policy_patch")
+                .ok_or("\"update_policy\" has no \"policy_patch\": add it to the rule")?;
             (vec!["agents", agent, "policy"], Some(json!({"policy_patch": patch})))
         }
         ActionKind::AlertSoc | ActionKind::Alert => {
@@ -192,7 +196,11 @@ mod tests {
             ("é:@;,", "%C3%A9%3A%40%3B%2C"),
             ("...", "..."),
         ] {
-            assert_eq!(joined("http://h:1/base/", id), Ok(format!("http://h:1/base/agents/{segment}/quarantine")), "{id:?}");
+            assert_eq!(
+                joined("http://h:1/base/", id),
+                Ok(format!("http://h:1/base/agents/{segment}/quarantine")),
+                "{id:?}"
+            );
         }
     }
 
@@ -215,10 +223,7 @@ mod tests {
 
     #[test]
     fn parameters_have_the_briefs_defaults() {
-        let action = |kind, params: Value| Action {
-            kind,
-            params: serde_json::from_value(params).expect("an object"),
-        };
+        let action = |kind, params: Value| Action { kind, params: serde_json::from_value(params).expect("an object") };
         let quarantine = |params| quarantine_seconds(&action(ActionKind::QuarantineAgent, params));
         assert_eq!(quarantine(json!({})), Ok(3_600));
         assert_eq!(quarantine(json!({"duration": "2m"})), Ok(120));

@@ -74,6 +74,9 @@ pub struct SimulateArgs {
     /// Share of events of which a copy arrives too, 0 to 1.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub duplicates: f64,
+    /// Stop when standard input ends, as it does when a supervisor is gone.
+    #[arg(long)]
+    pub until_stdin_ends: bool,
     /// Write the attacks that must be found to this file, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     pub truth: Option<PathBuf>,
@@ -108,7 +111,11 @@ impl SimulateArgs {
 
     fn check(&self) -> Result<(), String> {
         let within = |flag: &str, value: f64, from: f64, to: f64| {
-            if (from..=to).contains(&value) { Ok(()) } else { Err(format!("\"{flag}\" is {value}: expected {from} to {to}")) }
+            if (from..=to).contains(&value) {
+                Ok(())
+            } else {
+                Err(format!("\"{flag}\" is {value}: expected {from} to {to}"))
+            }
         };
         within("--rate", self.rate, 0.0, 1e9)?;
         within("--event-rate", self.event_rate, 0.001, 1e9)?;
@@ -131,8 +138,9 @@ impl SimulateArgs {
 
     fn start(&self, now: i64) -> Result<i64, String> {
         if let Some(text) = &self.start {
-            return clawdstrike_telemetry::time::parse(text)
-                .ok_or_else(|| format!("\"--start {text}\" is not a time: expected RFC 3339, such as 2024-05-06T10:00:00Z"));
+            return clawdstrike_telemetry::time::parse(text).ok_or_else(|| {
+                format!("\"--start {text}\" is not a time: expected RFC 3339, such as 2024-05-06T10:00:00Z")
+            });
         }
         if self.paced() {
             return Ok(now);

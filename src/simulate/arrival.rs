@@ -101,6 +101,10 @@ impl Arrivals {
     /// The next line that has arrived when event time stands at `now`; `i64::MAX` lets everything arrive.
     pub(super) fn arrived(&mut self, now: i64) -> Option<Record> {
         let Reverse(next) = self.held.peek()?;
-        if next.at <= now || self.held.len() > MAX_HELD { self.held.pop().map(|Reverse(held)| held.record) } else { None }
+        if next.at <= now || self.held.len() > MAX_HELD {
+            self.held.pop().map(|Reverse(held)| held.record)
+        } else {
+            None
+        }
     }
 }

@@ -252,7 +252,7 @@ impl Simulator {
         let event_type = usize::from(mix[(choice & 0xff) as usize]);
         let kind = &self.work.kinds[event_type];
         let detail = self.rng.next_u64();
-        let allowed = quiet || !detail.is_multiple_of(VIOLATION_ONE_IN);
+        let allowed = quiet || kind.denied.is_empty() || !detail.is_multiple_of(VIOLATION_ONE_IN);
 
         let id = wide(&mut self.rng);
         self.names.set(slot / self.sessions_per_agent, slot, self.slots[slot]);
@@ -278,7 +278,9 @@ impl Simulator {
 
     /// Starts an attack in a session of its own: what came before in the slot can't count for or against it.
     fn begin_attack(&mut self, time: i64) {
-        let free = (0..SLOT_TRIES).map(|_| scale(self.rng.next_u64() >> 32, self.slots.len())).find(|slot| !self.slots[*slot].under_attack());
+        let free = (0..SLOT_TRIES)
+            .map(|_| scale(self.rng.next_u64() >> 32, self.slots.len()))
+            .find(|slot| !self.slots[*slot].under_attack());
         let Some(slot) = free else { return };
         let jitter = 0.5 + (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         self.next_attack = self.index + (self.attack_gap * jitter).max(1.0) as u64;

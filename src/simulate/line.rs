@@ -126,7 +126,13 @@ mod tests {
 
     #[test]
     fn numbers_have_six_digits_or_as_many_as_they_need() {
-        for (value, text) in [(0, "000000"), (42, "000042"), (123_456, "123456"), (1_234_567, "01234567"), (usize::MAX, "18446744073709551615")] {
+        for (value, text) in [
+            (0, "000000"),
+            (42, "000042"),
+            (123_456, "123456"),
+            (1_234_567, "01234567"),
+            (usize::MAX, "18446744073709551615"),
+        ] {
             let mut out = Vec::new();
             decimal(&mut out, value);
             assert_eq!(String::from_utf8_lossy(&out), text);

@@ -51,10 +51,16 @@ impl Output {
         let open = |path: PathBuf| {
             let mut options = OpenOptions::new();
             options.create(true).write(true).append(append).truncate(!append);
-            let file = options.open(&path).with_context(|| format!("file \"{}\" can't be opened for writing", path.display()))?;
+            let file = options
+                .open(&path)
+                .with_context(|| format!("file \"{}\" can't be opened for writing", path.display()))?;
             Ok(BufWriter::with_capacity(1 << 18, file))
         };
-        let files = if count == 1 { vec![open(path.to_owned())?] } else { (0..count).map(|i| open(numbered(path, i))).collect::<anyhow::Result<_>>()? };
+        let files = if count == 1 {
+            vec![open(path.to_owned())?]
+        } else {
+            (0..count).map(|i| open(numbered(path, i))).collect::<anyhow::Result<_>>()?
+        };
         Ok(Output::Files(files))
     }
 

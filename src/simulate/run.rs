@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter, Read, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -33,6 +33,14 @@ pub async fn run(args: &SimulateArgs) -> anyhow::Result<()> {
     let options = args.options(i64::try_from(now.as_micros())?).map_err(|e| anyhow!(e))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let stop = Arc::new(AtomicBool::new(false));
+    if args.until_stdin_ends {
+        let stop = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            // Whoever holds the other end never writes: a read ends when they do.
+            while std::io::stdin().read(&mut [0u8; 1]).is_ok_and(|n| n > 0) {}
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
     // It writes, sleeps and waits for brokers: none of that belongs on the runtime's own threads.
     let mut simulation = tokio::task::spawn_blocking({
         let (args, stop) = (args.clone(), Arc::clone(&stop));
@@ -66,11 +74,14 @@ impl Run {
         let output = match (&args.to, &args.kafka) {
             (Some(path), _) => Output::files(path, args.files, args.append)?,
             (None, Some(brokers)) => Output::kafka(brokers)?,
-            (None, None) => return Err(anyhow!("events have nowhere to go: give \"--to FILE\" or \"--kafka BROKERS\"")),
+            (None, None) => {
+                return Err(anyhow!("events have nowhere to go: give \"--to FILE\" or \"--kafka BROKERS\""));
+            }
         };
         let truth = match &args.truth {
             Some(path) => Some(BufWriter::new(
-                File::create(path).with_context(|| format!("file \"{}\" can't be opened for writing", path.display()))?,
+                File::create(path)
+                    .with_context(|| format!("file \"{}\" can't be opened for writing", path.display()))?,
             )),
             None => None,
         };
@@ -154,7 +165,12 @@ impl Run {
     /// Writes what was held back and has arrived by now.
     fn deliver(&mut self, now: i64) -> anyhow::Result<()> {
         while let Some(record) = self.arrivals.arrived(now) {
-            self.output.write(Line { line: &record.line, key: &record.key, allowed: record.allowed, slot: record.slot })?;
+            self.output.write(Line {
+                line: &record.line,
+                key: &record.key,
+                allowed: record.allowed,
+                slot: record.slot,
+            })?;
         }
         Ok(())
     }

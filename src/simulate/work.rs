@@ -13,7 +13,7 @@ pub(super) struct Kind {
     pub(super) fresh: Option<(&'static [u8], &'static [u8])>,
     /// From the end of the target to the request id, never empty.
     pub(super) allowed: Vec<Vec<u8>>,
-    /// Likewise, of a violation.
+    /// Likewise, of a violation; empty: this type has none, because a rule begins with it.
     pub(super) denied: Vec<Vec<u8>>,
 }
 
@@ -36,8 +36,8 @@ pub(super) const CAN_BE_FRESH: f64 = (MIX[1] + MIX[2] + MIX[3] + MIX[4] + MIX[5]
 
 const PROJECTS: [&str; 8] = ["atlas", "billing", "crawler", "dispatch", "editor", "forecast", "gateway", "helpdesk"];
 const MODULES: [&str; 16] = [
-    "auth", "batch", "cache", "client", "config", "errors", "events", "index", "jobs", "model", "parser", "queue", "routes",
-    "schema", "session", "worker",
+    "auth", "batch", "cache", "client", "config", "errors", "events", "index", "jobs", "model", "parser", "queue",
+    "routes", "schema", "session", "worker",
 ];
 
 impl Work {
@@ -57,28 +57,48 @@ fn table(shares: [usize; 7]) -> [u8; 256] {
 
 fn kind(event_type: EventType) -> Kind {
     let (guard, args, denied) = match event_type {
-        EventType::FileAccess => ("forbidden_path", r#"{"offset":0,"limit":2000}"#, "path is outside of the workspace"),
-        EventType::FileWrite => ("forbidden_path", r#"{"mode":"overwrite","bytes":4096}"#, "path is read-only for this agent"),
-        EventType::NetworkEgress => ("egress_allowlist", r#"{"method":"GET","bytes_out":812}"#, "host is not on the allowlist"),
-        EventType::ShellCommand => ("shell_command", r#"{"timeout_ms":120000}"#, "command needs an approval"),
-        EventType::McpTool => ("mcp_tool", r#"{"server":"workspace","input_bytes":256}"#, "tool is not enabled for this agent"),
-        EventType::PatchApply => ("patch_integrity", r#"{"hunks":3,"added":42,"removed":17}"#, "patch is too large"),
-        EventType::PromptInjectionAttempt => ("prompt_injection", r#"{"score":0.21,"detector":"heuristic"}"#, "text gives orders"),
+        EventType::FileAccess => {
+            ("forbidden_path", r#"{"offset":0,"limit":2000}"#, Some("path is outside of the workspace"))
+        }
+        EventType::FileWrite => {
+            ("forbidden_path", r#"{"mode":"overwrite","bytes":4096}"#, Some("path is read-only for this agent"))
+        }
+        EventType::NetworkEgress => {
+            ("egress_allowlist", r#"{"method":"GET","bytes_out":812}"#, Some("host is not on the allowlist"))
+        }
+        EventType::ShellCommand => ("shell_command", r#"{"timeout_ms":120000}"#, Some("command needs an approval")),
+        EventType::McpTool => {
+            ("mcp_tool", r#"{"server":"workspace","input_bytes":256}"#, Some("tool is not enabled for this agent"))
+        }
+        EventType::PatchApply => {
+            ("patch_integrity", r#"{"hunks":3,"added":42,"removed":17}"#, Some("patch is too large"))
+        }
+        EventType::PromptInjectionAttempt => ("prompt_injection", r#"{"score":0.21,"detector":"heuristic"}"#, None),
     };
     let tails = |allowed: bool, severity: &str, message: &str| {
-        ["model-l", "model-m", "model-s"].map(|model| tail(event_type, args, guard, allowed, severity, message, model)).to_vec()
+        ["model-l", "model-m", "model-s"]
+            .map(|model| tail(event_type, args, guard, allowed, severity, message, model))
+            .to_vec()
     };
     Kind {
         head: format!(r#"","event_type":"{}","action":{{"target":""#, event_type.name()).into_bytes(),
         targets: targets(event_type),
         fresh: fresh(event_type),
         allowed: tails(true, "info", "allowed"),
-        denied: tails(false, "warning", denied),
+        denied: denied.map_or_else(Vec::new, |message| tails(false, "warning", message)),
     }
 }
 
 /// From the closing quote of the target to the opening one of the request id.
-pub(super) fn tail(event_type: EventType, args: &str, guard: &str, allowed: bool, severity: &str, message: &str, model: &str) -> Vec<u8> {
+pub(super) fn tail(
+    event_type: EventType,
+    args: &str,
+    guard: &str,
+    allowed: bool,
+    severity: &str,
+    message: &str,
+    model: &str,
+) -> Vec<u8> {
     let hash = match event_type {
         EventType::FileWrite | EventType::PatchApply => r#""content_hash":"sha256:9f86d081884c7d65","#,
         _ => "",
@@ -112,7 +132,9 @@ fn targets(event_type: EventType) -> Vec<Vec<u8>> {
         EventType::NetworkEgress => hosts(),
         EventType::ShellCommand => commands(),
         EventType::McpTool => tools(),
-        EventType::PromptInjectionAttempt => (0..16).map(|i| format!("web:https://docs.example.net/page-{i}.html")).collect(),
+        EventType::PromptInjectionAttempt => {
+            (0..16).map(|i| format!("web:https://docs.example.net/page-{i}.html")).collect()
+        }
     };
     texts.iter().map(|text| escaped(text)).collect()
 }
@@ -137,8 +159,17 @@ fn sources(extension: &str, files: usize) -> Vec<String> {
 
 fn hosts() -> Vec<String> {
     let fixed = [
-        "api.openai.com:443", "api.anthropic.com:443", "api.github.com:443", "github.com:443", "pypi.org:443", "index.crates.io:443",
-        "registry.npmjs.org:443", "proxy.golang.org:443", "deb.debian.org:80", "artifacts.corp.example:443", "vault.corp.example:8200",
+        "api.openai.com:443",
+        "api.anthropic.com:443",
+        "api.github.com:443",
+        "github.com:443",
+        "pypi.org:443",
+        "index.crates.io:443",
+        "registry.npmjs.org:443",
+        "proxy.golang.org:443",
+        "deb.debian.org:80",
+        "artifacts.corp.example:443",
+        "vault.corp.example:8200",
         "https://docs.rs/serde/latest/serde/",
     ];
     let mirrors = (0..20).map(|i| format!("mirror-{i:02}.corp.example:443"));
@@ -146,7 +177,15 @@ fn hosts() -> Vec<String> {
 }
 
 fn commands() -> Vec<String> {
-    let fixed = ["git status --short", "git diff --stat HEAD~1", "ls -la src", "make -j4", "npm run build", r#"echo "done""#, "docker ps -a"];
+    let fixed = [
+        "git status --short",
+        "git diff --stat HEAD~1",
+        "ls -la src",
+        "make -j4",
+        "npm run build",
+        r#"echo "done""#,
+        "docker ps -a",
+    ];
     let grep = MODULES.iter().map(|m| format!("grep -rn \"fn new\" src/{m}"));
     let test = PROJECTS.iter().flat_map(|p| MODULES.iter().map(move |m| format!("cargo test -p {p} --lib {m}::")));
     fixed.into_iter().map(str::to_owned).chain(grep).chain(test).collect()
