@@ -355,12 +355,12 @@ fn target(kind: &Kind, event_type: usize, slot: usize, time: i64, detail: u64) -
         return scale(pick, kind.targets.len());
     }
     let set = ((slot as u64) << 32 ^ (time >> WORKING_SET_BITS) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    (scale(set, kind.targets.len()) + (pick * WORKING_SET >> 32) as usize) % kind.targets.len()
+    (scale(set, kind.targets.len()) + ((pick * WORKING_SET) >> 32) as usize) % kind.targets.len()
 }
 
 /// A 32-bit number scaled to `0..n`.
 fn scale(random: u64, n: usize) -> usize {
-    ((random & 0xffff_ffff) * n as u64 >> 32) as usize
+    (((random & 0xffff_ffff) * n as u64) >> 32) as usize
 }
 
 /// The bound below which a random 64-bit number lies with this probability.

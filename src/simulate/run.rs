@@ -44,7 +44,7 @@ pub async fn run(args: &SimulateArgs) -> anyhow::Result<()> {
     // It writes, sleeps and waits for brokers: none of that belongs on the runtime's own threads.
     let mut simulation = tokio::task::spawn_blocking({
         let (args, stop) = (args.clone(), Arc::clone(&stop));
-        move || Run::start(&args, Simulator::new(options))?.to_end(&stop)
+        move || Run::start(&args, Simulator::new(options))?.finish(&stop)
     });
     let ended = tokio::select! {
         ended = &mut simulation => ended,
@@ -100,7 +100,7 @@ impl Run {
     }
 
     /// Runs until everything is written; returns the summary.
-    fn to_end(mut self, stop: &AtomicBool) -> anyhow::Result<String> {
+    fn finish(mut self, stop: &AtomicBool) -> anyhow::Result<String> {
         let began = Instant::now();
         let written = self.produce(began, stop).and_then(|()| self.output.finish());
         if let Err(error) = written

@@ -142,7 +142,7 @@ fn targets(event_type: EventType) -> Vec<Vec<u8>> {
 /// A JSON text without its quotes.
 pub(super) fn escaped(text: &str) -> Vec<u8> {
     let quoted = serde_json::Value::from(text).to_string();
-    quoted[1..quoted.len() - 1].as_bytes().to_vec()
+    quoted.as_bytes()[1..quoted.len() - 1].to_vec()
 }
 
 fn sources(extension: &str, files: usize) -> Vec<String> {
