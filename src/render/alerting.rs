@@ -5,7 +5,7 @@
 
 use clawdstrike_operators::chain::{Chain, Match};
 use clawdstrike_rules::plan::Field;
-use clawdstrike_telemetry::{Event, decode};
+use clawdstrike_telemetry::{Event, TOP_LEVEL_FIELDS, decode};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -18,9 +18,19 @@ use super::units;
 use crate::alert::{Alert, Evidence, Status};
 
 /// Alerts of one rule in one group that may still change.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Alerting {
     alerts: Vec<(Match, Box<Alert>)>,
+    /// Time of the latest first match whose alert was retracted: until the watermark passes it, the alert may come back.
+    retracted: i64,
+    /// The largest revision so far: an alert that comes back continues from there.
+    revision: u64,
+}
+
+impl Default for Alerting {
+    fn default() -> Self {
+        Alerting { alerts: Vec::new(), retracted: i64::MIN, revision: 0 }
+    }
 }
 
 /// What versions are made from.
@@ -41,22 +51,30 @@ impl Alerting {
         self.alerts.drain(..n.min(self.alerts.len()));
     }
 
+    /// An alert that was retracted may be opened again by an event after `watermark`.
+    pub fn may_come_back(&self, watermark: i64) -> bool {
+        self.retracted >= watermark
+    }
+
     /// Brings the alerts up to the chains. `late`: what proves matches from this time on may have changed.
     pub fn update(&mut self, group: &Chains2Alerts<'_>, chains: &[Chain], late: Option<i64>, out: &mut Vec<Alert>) {
         let mut old = std::mem::take(&mut self.alerts);
+        // Epochs only grow, also over restarts, so they make revisions that never go back.
+        let revision = group.ctx.epoch.max(self.revision + 1);
+        let before = out.len();
         let mut opened = Vec::new();
         for chain in chains {
-            let known = old.iter().position(|(first, _)| *first == chain.first);
-            match known.map(|at| old.remove(at)) {
+            let same = old.iter().position(|(first, _)| *first == chain.first);
+            match same.map(|at| old.remove(at)) {
                 Some((first, mut alert)) => {
                     if group.bring_up(&mut alert, chain, late) {
-                        alert.revision = group.revision(alert.revision);
+                        alert.revision = revision;
                         out.push((*alert).clone());
                     }
                     self.alerts.push((first, alert));
                 }
                 None => {
-                    if let Some(alert) = group.open(chain) {
+                    if let Some(alert) = group.open(chain, revision) {
                         opened.push(self.alerts.len());
                         self.alerts.push((chain.first, Box::new(alert)));
                     }
@@ -72,19 +90,18 @@ impl Alerting {
             }
             gone.status = Status::Retracted;
             gone.run_actions = false;
-            gone.revision = group.revision(gone.revision);
+            gone.revision = revision;
+            self.retracted = self.retracted.max(first.time);
             out.push(*gone);
         }
         out.extend(opened.into_iter().map(|at| (*self.alerts[at].1).clone()));
+        if out.len() > before {
+            self.revision = revision;
+        }
     }
 }
 
 impl Chains2Alerts<'_> {
-    /// Epochs only grow, also over restarts, so they make revisions that never go back.
-    fn revision(&self, before: u64) -> u64 {
-        self.ctx.epoch.max(before + 1)
-    }
-
     /// Changes an alert to what its chain says now; says whether anything changed.
     fn bring_up(&self, alert: &mut Alert, chain: &Chain, late: Option<i64>) -> bool {
         let mut changed = (alert.last_seen, alert.match_count) != (chain.last, chain.count);
@@ -98,7 +115,7 @@ impl Chains2Alerts<'_> {
         changed
     }
 
-    fn open(&self, chain: &Chain) -> Option<Alert> {
+    fn open(&self, chain: &Chain, revision: u64) -> Option<Alert> {
         let rule = &self.info.rule;
         let at = self.log.find(chain.first.end_time, chain.first.end)?;
         let end = Payload(&self.log.entries()[at].payload);
@@ -107,7 +124,7 @@ impl Chains2Alerts<'_> {
         let group = group_values(&event, &rule.by);
         Some(Alert {
             alert_id: self.alert_id(&group, &chain.first, end),
-            revision: self.revision(0),
+            revision,
             rule_id: rule.id.clone(),
             rule_name: rule.name.clone(),
             rule_version: rule.version.clone(),
@@ -196,7 +213,9 @@ impl Chains2Alerts<'_> {
         }
         part(&first.time.to_be_bytes());
         match end.event_id() {
-            Some(id) => [b"id".as_slice(), end.agent_id().as_bytes(), end.session_id().as_bytes(), id.as_bytes()].into_iter().for_each(&mut part),
+            Some(id) => [b"id".as_slice(), end.agent_id().as_bytes(), end.session_id().as_bytes(), id.as_bytes()]
+                .into_iter()
+                .for_each(&mut part),
             None => {
                 let p = end.position();
                 part(b"position");
@@ -219,7 +238,7 @@ fn status(chain: &Chain) -> Status {
     if chain.count > 1 { Status::Updated } else { Status::Open }
 }
 
-/// Names and values of the `by` fields of an event.
+/// Names, as the rule gives them, and values of the `by` fields of an event.
 fn group_values(event: &Event<'_>, by: &[Field]) -> Vec<(String, Value)> {
     let target = clawdstrike_telemetry::target::normalise(event.event_type, &event.target);
     let text = target.text();
@@ -228,7 +247,10 @@ fn group_values(event: &Event<'_>, by: &[Field]) -> Vec<(String, Value)> {
         .map(|field| {
             let name = match field {
                 Field::Target => "target".to_owned(),
-                Field::Path(path) => path.join("."),
+                Field::Path(path) if path.first().is_some_and(|p| TOP_LEVEL_FIELDS.contains(&p.as_str())) => {
+                    path.join(".")
+                }
+                Field::Path(path) => format!("extra.{}", path.join(".")),
             };
             let value = fields.with(field, |v| v.cloned()).unwrap_or(Value::Null);
             (name, canonical(value))

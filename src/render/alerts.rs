@@ -28,13 +28,14 @@ pub struct Share {
     /// How many rows there are before limit and offset.
     pub total: u64,
     /// The rows.
+    #[serde(with = "super::json")]
     pub rows: Rows,
 }
 
 /// The streams that leave the view.
 pub struct Viewed<'scope> {
     /// Versions of alerts, complete.
-    pub alerts: StreamVec<'scope, u64, Alert>,
+    pub alerts: StreamVec<'scope, u64, AlertVersion>,
     /// Shares of answers.
     pub shares: StreamVec<'scope, u64, Share>,
 }
@@ -64,9 +65,9 @@ pub fn view<'scope>(
     let mut builder = OperatorBuilder::new("Alerts".to_owned(), scope);
     let mut versions = builder.new_input(versions, Exchange::new(|v: &AlertVersion| (v.session >> 64) as u64));
     let mut parts = builder.new_input(parts, Pipeline);
-    let (alerts_out, alerts) = builder.new_output::<Vec<Alert>>();
+    let (alerts_out, alerts) = builder.new_output::<Vec<AlertVersion>>();
     let (shares_out, shares) = builder.new_output::<Vec<Share>>();
-    let mut alerts_out = OutputBuilder::<_, Builder<Alert>>::from(alerts_out);
+    let mut alerts_out = OutputBuilder::<_, Builder<AlertVersion>>::from(alerts_out);
     let mut shares_out = OutputBuilder::<_, Builder<Share>>::from(shares_out);
     let mut view =
         View { settings: settings.clone(), shared, alerts: HashMap::new(), oldest: BTreeSet::new(), open: HashMap::new() };
@@ -93,7 +94,7 @@ pub fn view<'scope>(
                 && frontier.is_none_or(|f| *entry.key() < f)
             {
                 let (epoch, cap) = entry.remove_entry();
-                let changed: Vec<Alert> = version_epochs.take(epoch).into_iter().map(|v| view.take(v)).collect();
+                let changed: Vec<AlertVersion> = version_epochs.take(epoch).into_iter().map(|v| view.take(v)).collect();
                 let mut out = alerts_out.activate();
                 out.session(&cap[0]).give_iterator(changed.into_iter());
                 let shares: Vec<Share> = part_epochs.take(epoch).into_iter().map(|p| view.complete(p)).collect();
@@ -107,7 +108,7 @@ pub fn view<'scope>(
 
 impl View {
     /// Takes a version into the view, with its session's risk.
-    fn take(&mut self, version: AlertVersion) -> Alert {
+    fn take(&mut self, version: AlertVersion) -> AlertVersion {
         let AlertVersion { session, mut alert } = version;
         let groups = self.shared.groups.borrow();
         let view = groups.get(session).and_then(|g| g.session.as_ref());
@@ -129,7 +130,7 @@ impl View {
                 self.forget(&old);
             }
         }
-        alert
+        AlertVersion { session, alert }
     }
 
     fn forget(&mut self, old: &Kept) {

@@ -19,7 +19,7 @@ pub enum Command {
         now: Option<i64>,
     },
     /// Switch to this rule set.
-    Rules(Box<RuleSet>),
+    Rules(#[serde(with = "super::json")] Box<RuleSet>),
     /// Read no more: the cluster is stopping.
     Drain,
     /// Everything of the epochs up to this one is in the stores and was sent: positions may be committed.

@@ -35,6 +35,7 @@ pub struct AlertVersion {
     /// The session's key.
     pub session: u128,
     /// The version.
+    #[serde(with = "super::json")]
     pub alert: Alert,
 }
 
@@ -259,6 +260,7 @@ impl Detect {
                 if let Some(session) = &mut touched.group.session {
                     sessions.extend(session.retire(oldest, idle, weights).into_iter().map(SessionChange::Now));
                     if session.is_empty() {
+                        touched.group.had_lives = true;
                         touched.group.session = None;
                     }
                 }

@@ -10,7 +10,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
 use super::alerts::{Share, merge};
-use super::detect::SessionChange;
+use super::detect::{AlertVersion, SessionChange};
 use crate::alert::Alert;
 use crate::view::Answer;
 
@@ -37,19 +37,19 @@ pub struct Exports {
 /// Builds the export; worker 0 fills `exports`.
 pub fn export<'scope>(
     scope: Scope<'scope, u64>,
-    alerts: StreamVec<'scope, u64, Alert>,
+    alerts: StreamVec<'scope, u64, AlertVersion>,
     sessions: StreamVec<'scope, u64, SessionChange>,
     shares: StreamVec<'scope, u64, Share>,
     exports: Rc<RefCell<Exports>>,
 ) -> StreamVec<'scope, u64, ()> {
     let mut builder = OperatorBuilder::new("Export".to_owned(), scope);
-    let mut alerts = builder.new_input(alerts, Exchange::new(|_: &Alert| 0));
+    let mut alerts = builder.new_input(alerts, Exchange::new(|_: &AlertVersion| 0));
     let mut sessions = builder.new_input(sessions, Exchange::new(|_: &SessionChange| 0));
     let mut shares = builder.new_input(shares, Exchange::new(|_: &Share| 0));
     let (_out, done) = builder.new_output::<Vec<()>>();
     builder.build(move |capabilities| {
         drop(capabilities);
-        let mut alert_epochs: Epochs<Alert> = Epochs::default();
+        let mut alert_epochs: Epochs<AlertVersion> = Epochs::default();
         let mut session_epochs: Epochs<SessionChange> = Epochs::default();
         let mut share_epochs: Epochs<Share> = Epochs::default();
         move |frontiers| {
@@ -97,9 +97,9 @@ pub fn export<'scope>(
 }
 
 /// Of each alert the last version; by (first_seen, alert_id).
-fn latest(versions: Vec<Alert>) -> Vec<Alert> {
+fn latest(versions: Vec<AlertVersion>) -> Vec<Alert> {
     let mut by_id: BTreeMap<String, Alert> = BTreeMap::new();
-    for version in versions {
+    for version in versions.into_iter().map(|v| v.alert) {
         match by_id.get_mut(&version.alert_id) {
             Some(known) if known.revision > version.revision => {}
             Some(known) => *known = version,

@@ -62,6 +62,8 @@ pub struct Group {
     matched: Vec<Matched>,
     /// The view, where the group is a session.
     pub session: Option<Box<Session>>,
+    /// Lives of the session have left this state.
+    pub had_lives: bool,
     rules_version: u32,
     /// When the group wants to be looked at again; [`i64::MAX`]: it isn't on the wheel.
     pub due: i64,
@@ -95,6 +97,7 @@ impl Group {
             units: Vec::new(),
             matched: Vec::new(),
             session: None,
+            had_lives: false,
             rules_version: 0,
             due: i64::MAX,
         }
@@ -147,7 +150,8 @@ impl Group {
 
     fn count(&mut self, ctx: &Context<'_>, hits: &[(Head, Payload<'_>)], changes: &mut Changes) {
         for (head, payload) in hits {
-            let session = self.session.get_or_insert_with(|| Box::new(Session::new(*payload)));
+            let resumed = self.had_lives;
+            let session = self.session.get_or_insert_with(|| Box::new(Session::new(*payload, resumed)));
             changes.gone.extend(session.add(head, *payload, ctx.settings.session_retention));
         }
     }
@@ -218,7 +222,11 @@ impl Group {
         let entries = &self.log.entries()[..end];
         if let Kind::Absence { .. } = unit.kind {
             let old = self.units.iter().find(|u| u.id == id).map(|u| &u.state);
-            return UnitState::waiting_again(unit, old, entries, |e| ctx.classes.get(e.class).cloned());
+            let time = entries[first].time;
+            let earlier = |t: i64, uid: u32| t < time || t == time && self.log.find(t, uid).is_some_and(|i| i < first);
+            return UnitState::waiting_again(unit, old, earlier, &entries[first..], |e| {
+                ctx.classes.get(e.class).cloned()
+            });
         }
         if let Some(matches) = matches_of(&mut self.matched, unit.rule, id) {
             matches.forget_from(&self.log, first);
@@ -245,7 +253,8 @@ impl Group {
             while let Some((time, uid)) = open.state.due(&open.unit, ctx.watermark) {
                 let found = Match { time: time.saturating_add(units::window(&open.unit)), end_time: time, end: uid };
                 push_match(&mut self.matched, ctx.rules, rule, id, found);
-                dirty.push(Dirty { rule, from: found.time, late: false });
+                // Other conditions may have matched after it, in ignorance of it.
+                dirty.push(Dirty { rule, from: found.time, late: true });
             }
         }
         self.settle(ctx, dirty, changes);
@@ -262,7 +271,9 @@ impl Group {
                 part.retain(|p| p.time.saturating_add(reach) >= watermark);
             }
         }
-        self.matched.retain(|m| !m.chains.is_empty() || m.parts.iter().any(|p| !p.is_empty()));
+        self.matched.retain(|m| {
+            !m.chains.is_empty() || m.parts.iter().any(|p| !p.is_empty()) || m.alerting.may_come_back(watermark)
+        });
         self.units.retain(|u| !u.state.is_dead(&u.unit, watermark));
         self.log.compact(self.by, ctx.classes, watermark);
         let newest_copy = watermark.saturating_add(ctx.settings.max_lateness).saturating_sub(ctx.settings.dedup_window);
@@ -279,8 +290,12 @@ impl Group {
         const LOOK_AGAIN: i64 = 60_000_000;
         let ages = !self.log.entries().is_empty() || !self.copies.is_empty() || !self.matched.is_empty();
         let soon = if ages { ctx.watermark.saturating_add(LOOK_AGAIN) } else { i64::MAX };
-        let waits = self.units.iter().filter_map(|u| u.state.next_due(&u.unit)).min().map_or(i64::MAX, |t| t.saturating_add(1));
-        let ends = self.session.as_ref().map_or(i64::MAX, |s| s.last_seen().saturating_add(ctx.settings.session_retention + 1));
+        let waits =
+            self.units.iter().filter_map(|u| u.state.next_due(&u.unit)).min().map_or(i64::MAX, |t| t.saturating_add(1));
+        let ends = self
+            .session
+            .as_ref()
+            .map_or(i64::MAX, |s| s.last_seen().saturating_add(ctx.settings.session_retention + 1));
         soon.min(waits).min(ends)
     }
 
@@ -291,7 +306,11 @@ impl Group {
 
     /// Nothing is left to know.
     pub fn is_empty(&self) -> bool {
-        self.session.is_none() && self.log.entries().is_empty() && self.copies.is_empty() && self.matched.is_empty() && self.units.is_empty()
+        self.session.is_none()
+            && self.log.entries().is_empty()
+            && self.copies.is_empty()
+            && self.matched.is_empty()
+            && self.units.is_empty()
     }
 
     /// Two records of this group had one id and different bytes.
@@ -342,7 +361,9 @@ fn concerns(unit: &Unit, class: &Class) -> bool {
         Kind::Sequence { steps, without, until, .. } => !class.sequence(unit.rule, steps, without, *until).is_none(),
         Kind::Threshold { matcher, .. } => class.satisfied(unit.rule, &[*matcher]) != 0,
         Kind::Pattern { matchers, .. } => class.satisfied(unit.rule, matchers) != 0,
-        Kind::Absence { trigger, absent, .. } => class.def.satisfies(*absent) || class.satisfied(unit.rule, &[*trigger]) != 0,
+        Kind::Absence { trigger, absent, .. } => {
+            class.def.satisfies(*absent) || class.satisfied(unit.rule, &[*trigger]) != 0
+        }
         Kind::NewValue { matcher, .. } => class.def.satisfies(*matcher),
     }
 }
@@ -387,7 +408,13 @@ fn push_match(matched: &mut Vec<Matched>, rules: &Rules, rule: RuleId, unit: Uni
         && let Some(info) = rules.rules.get(&rule)
     {
         let parts = if info.units.len() > 1 { vec![Vec::new(); info.units.len()] } else { Vec::new() };
-        matched.push(Matched { id: rule, info: info.clone(), parts, chains: Chains::default(), alerting: Alerting::default() });
+        matched.push(Matched {
+            id: rule,
+            info: info.clone(),
+            parts,
+            chains: Chains::default(),
+            alerting: Alerting::default(),
+        });
     }
     match matches_of(matched, rule, unit) {
         Some(MatchesOf::Chains(chains)) => chains.push(found),

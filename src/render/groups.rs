@@ -92,7 +92,11 @@ impl Groups {
                     let k = batches[o.1 as usize].heads[o.2 as usize].key;
                     (k != key, k, o.1, o.2)
                 });
-                next = at + order[at..next].iter().take_while(|o| batches[o.1 as usize].heads[o.2 as usize].key == key).count();
+                next = at
+                    + order[at..next]
+                        .iter()
+                        .take_while(|o| batches[o.1 as usize].heads[o.2 as usize].key == key)
+                        .count();
             }
             at = next;
         }
@@ -110,26 +114,26 @@ impl Groups {
         for (head, _) in hits.iter() {
             latest = latest.max(head.time);
         }
-        let group = self.shards[Self::shard(key)].entry(key).or_insert_with(|| Group::new(by));
-        let is_new_session = by == SESSION && group.session.is_none();
+        let ended = &self.ended;
+        let group = self.shards[Self::shard(key)].entry(key).or_insert_with(|| {
+            let mut group = Group::new(by);
+            group.had_lives = by == SESSION && ended.contains(&key);
+            group
+        });
         let mut changes = Changes::default();
         group.apply(ctx, hits, &mut changes);
-        if is_new_session
-            && self.ended.contains(&key)
-            && let Some(session) = &mut group.session
-        {
-            session.resumed_before = true;
-        }
         let due = group.absence_due().map_or(i64::MAX, |t| t.saturating_add(1)).min(latest.saturating_add(BUCKET));
-        if due / BUCKET < group.due / BUCKET || group.due == i64::MAX {
+        if due < group.due {
+            if due / BUCKET < group.due / BUCKET {
+                self.wheel.entry(due / BUCKET).or_default().push(key);
+            }
             group.due = due;
-            self.wheel.entry(due / BUCKET).or_default().push(key);
         }
         seen(Touched { key, group, changes });
     }
 
     /// The watermark has moved: looks at the groups that are due.
-    pub fn advance(&mut self, ctx: &Context<'_>, mut seen: impl FnMut(Touched<'_>) ) {
+    pub fn advance(&mut self, ctx: &Context<'_>, mut seen: impl FnMut(Touched<'_>)) {
         let now = ctx.watermark;
         let mut due = std::mem::take(&mut self.touched);
         due.clear();
@@ -155,10 +159,10 @@ impl Groups {
             group.due = next;
             seen(Touched { key, group, changes });
             if group.is_empty() {
-                shard.remove(&key);
-                if self.ended.len() < ENDED {
+                if group.had_lives && self.ended.len() < ENDED {
                     self.ended.insert(key);
                 }
+                shard.remove(&key);
             } else if next < i64::MAX {
                 again.push((next, key));
             }

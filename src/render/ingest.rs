@@ -1,7 +1,7 @@
 //! Ingest: records become events, events become hits. Runs on the worker that owns the partition; only hits leave it.
 //!
-//! All that is read between two ticks of the sequencer belongs to one epoch. A worker takes at most [`EPOCH_RECORDS`]
-//! records into an epoch; more waits in its inbox, and when that is full, its readers pause.
+//! All that is read between two ticks of the sequencer belongs to one epoch. A worker takes at most
+//! [`Settings::epoch_records`] records into an epoch; more waits in its inbox, and when that is full, its readers pause.
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -14,8 +14,9 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use timely::dataflow::{StreamVec, Scope};
+use timely::dataflow::{Scope, StreamVec};
 
+use super::class::Class;
 use super::class::travels;
 use super::classify::Classifier;
 use super::control::{Command, Counters, Mark, Notice};
@@ -24,11 +25,10 @@ use super::hit::{Head, HitBatch, Payload, Position};
 use super::key::Hasher;
 use super::rules::{Registry, Rules, SESSION};
 use super::settings::Settings;
-use super::class::Class;
 use crate::dead_letter::DeadRecord;
 use crate::inbox::{Message, PartitionId, RecordBatch};
 
-/// Records that a worker takes into one epoch.
+/// Records that a worker takes into one epoch, if not set otherwise.
 pub const EPOCH_RECORDS: usize = 32 * 1024;
 /// Bytes of records that a worker takes into one epoch.
 const EPOCH_BYTES: usize = 32 << 20;
@@ -107,14 +107,19 @@ pub struct IngestParts {
 }
 
 /// Builds the ingest of this worker. `commands` comes to every worker.
-pub fn ingest<'scope>(scope: Scope<'scope, u64>, commands: StreamVec<'scope, u64, Command>, parts: IngestParts) -> Ingested<'scope> {
+pub fn ingest<'scope>(
+    scope: Scope<'scope, u64>,
+    commands: StreamVec<'scope, u64, Command>,
+    parts: IngestParts,
+) -> Ingested<'scope> {
     let mut builder = OperatorBuilder::new("Ingest".to_owned(), scope);
     let info = builder.operator_info();
     let mut input = builder.new_input(commands, Pipeline);
     let (hits_out, hits) = builder.new_output::<Vec<HitBatch>>();
     let (notices_out, notices) = builder.new_output::<Vec<Notice>>();
     let mut hits_out = OutputBuilder::<_, timely::container::CapacityContainerBuilder<Vec<HitBatch>>>::from(hits_out);
-    let mut notices_out = OutputBuilder::<_, timely::container::CapacityContainerBuilder<Vec<Notice>>>::from(notices_out);
+    let mut notices_out =
+        OutputBuilder::<_, timely::container::CapacityContainerBuilder<Vec<Notice>>>::from(notices_out);
     let activator = scope.activator_for(Rc::clone(&info.address));
     let failure = parts.failure.clone();
     let (mut ingest, wake) = Ingest::new(scope.index(), scope.peers(), parts);
@@ -250,7 +255,7 @@ impl Ingest {
         let wall = self.wall();
         let before = self.taken;
         // A turn is short, so that the worker's other operators keep up.
-        while self.taken < EPOCH_RECORDS && self.taken_bytes < EPOCH_BYTES && self.taken - before < EPOCH_RECORDS / 4 {
+        while !self.is_full() && self.taken - before <= self.settings.epoch_records / 4 {
             if !self.bury() {
                 return true;
             }
@@ -262,7 +267,12 @@ impl Ingest {
                 },
             }
         }
-        self.taken < EPOCH_RECORDS && self.taken_bytes < EPOCH_BYTES
+        !self.is_full()
+    }
+
+    /// The epoch takes no more records.
+    fn is_full(&self) -> bool {
+        self.taken >= self.settings.epoch_records || self.taken_bytes >= EPOCH_BYTES
     }
 
     /// Hands on a dead letter that waits; says whether none waits any more.
@@ -297,7 +307,7 @@ impl Ingest {
             p.idle = false;
         }
         for n in from..records.records.len() {
-            if self.waiting_dead.is_some() || self.taken >= EPOCH_RECORDS || self.taken_bytes >= EPOCH_BYTES {
+            if self.waiting_dead.is_some() || self.is_full() {
                 self.note_position(records.partition, records.records[n].offset);
                 self.current = Some((records, n));
                 return;
@@ -393,7 +403,8 @@ impl Ingest {
             let key = if by == SESSION {
                 Some(hasher.session(&event.tenant_id, &event.agent_id, &event.session_id, &mut self.scratch))
             } else {
-                let target = normalised.get_or_insert_with(|| target::normalise(event.event_type, &event.target).text().into_owned());
+                let target = normalised
+                    .get_or_insert_with(|| target::normalise(event.event_type, &event.target).text().into_owned());
                 let list = &self.rules.bys[usize::from(by)];
                 hasher.group(by, &event.tenant_id, &mut Fields::new(event, target), list, &mut self.scratch)
             };
@@ -406,7 +417,11 @@ impl Ingest {
                 head.len = batch.bytes.len() as u32 - head.start;
                 batch.heads.push(head);
                 if batch.bytes.len() >= HIT_BYTES {
-                    let empty = HitBatch { worker: to as u64, heads: Vec::with_capacity(batch.heads.len()), bytes: Vec::with_capacity(batch.bytes.capacity()) };
+                    let empty = HitBatch {
+                        worker: to as u64,
+                        heads: Vec::with_capacity(batch.heads.len()),
+                        bytes: Vec::with_capacity(batch.bytes.capacity()),
+                    };
                     self.full.push(std::mem::replace(batch, empty));
                 }
             }
@@ -424,7 +439,14 @@ impl Ingest {
     }
 
     fn take_notices(&mut self) -> Vec<Notice> {
-        let mut out: Vec<Notice> = self.classifier.as_mut().map(Classifier::take_news).unwrap_or_default().into_iter().map(Notice::Class).collect();
+        let mut out: Vec<Notice> = self
+            .classifier
+            .as_mut()
+            .map(Classifier::take_news)
+            .unwrap_or_default()
+            .into_iter()
+            .map(Notice::Class)
+            .collect();
         let mark = self.mark();
         let told = Some((mark, self.counters.events + self.counters.dead_letters.values().sum::<u64>()));
         if self.rules.version > 0 && told != self.told {

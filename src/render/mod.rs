@@ -22,6 +22,7 @@ mod group;
 mod groups;
 mod hit;
 pub mod ingest;
+mod json;
 mod key;
 mod log;
 mod rules;

@@ -24,8 +24,7 @@ pub struct Session {
     tenant_len: u16,
     agent_len: u16,
     lives: Vec<Life>,
-    /// An earlier life has left this state.
-    pub resumed_before: bool,
+    resumed_before: bool,
     /// Two records had one id and different bytes.
     pub id_conflict: bool,
 }
@@ -46,15 +45,15 @@ struct Life {
 }
 
 impl Session {
-    /// A session that begins with this event's names.
-    pub fn new(payload: Payload<'_>) -> Session {
+    /// A session that begins with this event's names; `resumed`: earlier lives of it have left.
+    pub fn new(payload: Payload<'_>, resumed: bool) -> Session {
         let (t, a, s) = (payload.tenant_id(), payload.agent_id(), payload.session_id());
         Session {
             names: format!("{t}{a}{s}").into(),
             tenant_len: t.len() as u16,
             agent_len: a.len() as u16,
             lives: Vec::new(),
-            resumed_before: false,
+            resumed_before: resumed,
             id_conflict: false,
         }
     }
@@ -70,7 +69,9 @@ impl Session {
     /// moved their beginning.
     pub fn add(&mut self, head: &Head, payload: Payload<'_>, retention: i64) -> Vec<i64> {
         let mut gone = Vec::new();
-        let near = |life: &Life| head.time >= life.first.saturating_sub(retention) && head.time <= life.last.saturating_add(retention);
+        let near = |life: &Life| {
+            head.time >= life.first.saturating_sub(retention) && head.time <= life.last.saturating_add(retention)
+        };
         let at = match self.lives.iter().position(near) {
             Some(at) => at,
             None => {
@@ -120,7 +121,11 @@ impl Session {
 
     /// All lives as views; those without an event since `idle_before` are idle.
     pub fn views(&self, idle_before: i64, weights: &RiskWeights) -> Vec<SessionView> {
-        self.lives.iter().enumerate().map(|(i, l)| self.view(l, i > 0 || self.resumed_before, idle_before, weights)).collect()
+        self.lives
+            .iter()
+            .enumerate()
+            .map(|(i, l)| self.view(l, i > 0 || self.resumed_before, idle_before, weights))
+            .collect()
     }
 
     /// The lives that changed since the last call.

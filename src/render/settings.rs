@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ingest::EPOCH_RECORDS;
 use crate::config::{Config, Limits};
 use crate::session::RiskWeights;
 
@@ -22,6 +23,8 @@ pub struct Settings {
     pub evidence_limit: usize,
     /// Alerts kept in the live view.
     pub alerts_in_view: usize,
+    /// Records that a worker takes into one epoch.
+    pub epoch_records: usize,
     /// Weights of the risk score.
     pub risk: RiskWeights,
     /// Zone of allowlist time windows that name none.
@@ -50,6 +53,7 @@ impl Settings {
             session_retention: limits.session_retention.0,
             evidence_limit: limits.evidence_limit,
             alerts_in_view: limits.alerts_in_view,
+            epoch_records: EPOCH_RECORDS,
             risk: RiskWeights::default(),
             zone: "UTC".into(),
             sources,

@@ -17,8 +17,8 @@ pub enum UnitState {
     Threshold(threshold::State),
     /// See [`pattern`].
     Pattern(pattern::State),
-    /// See [`absence`], with the watermark up to which triggers have been taken out.
-    Absence(absence::State, i64),
+    /// See [`absence`].
+    Absence(absence::State),
     /// See [`new_value`].
     NewValue(new_value::State),
 }
@@ -39,7 +39,7 @@ impl UnitState {
             Kind::Sequence { spec, .. } => UnitState::Sequence(sequence::State::new(spec)),
             Kind::Threshold { .. } => UnitState::Threshold(threshold::State::default()),
             Kind::Pattern { spec, .. } => UnitState::Pattern(pattern::State::new(spec)),
-            Kind::Absence { .. } => UnitState::Absence(absence::State::default(), i64::MIN),
+            Kind::Absence { .. } => UnitState::Absence(absence::State::default()),
             Kind::NewValue { .. } => UnitState::NewValue(new_value::State::default()),
         }
     }
@@ -60,7 +60,7 @@ impl UnitState {
                 let satisfied = class.satisfied(unit.rule, matchers);
                 satisfied != 0 && state.step(spec, entry.time, satisfied)
             }
-            (UnitState::Absence(state, _), Kind::Absence { window, trigger, absent }) => {
+            (UnitState::Absence(state), Kind::Absence { window, trigger, absent }) => {
                 let triggers = class.satisfied(unit.rule, &[*trigger]) != 0;
                 state.step(*window, entry.time, entry.uid, triggers, class.def.satisfies(*absent));
                 false
@@ -78,10 +78,7 @@ impl UnitState {
     /// The next trigger that nothing followed, once the watermark has passed its window: (time, entry).
     pub fn due(&mut self, unit: &Unit, watermark: i64) -> Option<(i64, u32)> {
         match (self, &unit.kind) {
-            (UnitState::Absence(state, raised), Kind::Absence { window, .. }) => {
-                *raised = watermark.max(*raised);
-                state.due(*window, watermark)
-            }
+            (UnitState::Absence(state), Kind::Absence { window, .. }) => state.due(*window, watermark),
             _ => None,
         }
     }
@@ -89,31 +86,33 @@ impl UnitState {
     /// When the first waiting trigger's window ends.
     pub fn next_due(&self, unit: &Unit) -> Option<i64> {
         match (self, &unit.kind) {
-            (UnitState::Absence(state, _), Kind::Absence { window, .. }) => state.next_due(*window),
+            (UnitState::Absence(state), Kind::Absence { window, .. }) => state.next_due(*window),
             _ => None,
         }
     }
 
-    /// An absence's machine after a late event: all triggers of the log that have not been taken out wait again, unless
-    /// something follows them.
+    /// An absence's machine after a late event, the first of `entries`: triggers that waited and are `earlier` go on, those
+    /// of the entries wait again, unless something follows them. (What followed earlier ones may have left the log.)
     pub fn waiting_again(
         unit: &Unit,
         old: Option<&UnitState>,
+        earlier: impl Fn(i64, u32) -> bool,
         entries: &[Entry],
         class_of: impl Fn(&Entry) -> Option<std::sync::Arc<Class>>,
     ) -> UnitState {
-        let raised = if let Some(UnitState::Absence(_, raised)) = old { *raised } else { i64::MIN };
-        let mut state = absence::State::default();
+        let mut state = match old {
+            Some(UnitState::Absence(old)) => old.only(earlier),
+            _ => absence::State::default(),
+        };
         if let Kind::Absence { window, trigger, absent } = &unit.kind {
             for entry in entries {
                 if let Some(class) = class_of(entry) {
-                    let waits = entry.time.saturating_add(*window) >= raised;
-                    let triggers = waits && class.satisfied(unit.rule, &[*trigger]) != 0;
+                    let triggers = class.satisfied(unit.rule, &[*trigger]) != 0;
                     state.step(*window, entry.time, entry.uid, triggers, class.def.satisfies(*absent));
                 }
             }
         }
-        UnitState::Absence(state, raised)
+        UnitState::Absence(state)
     }
 
     /// It knows nothing that an event after `now` could use.
@@ -122,7 +121,7 @@ impl UnitState {
             (UnitState::Sequence(s), Kind::Sequence { spec, .. }) => s.is_dead(spec, now),
             (UnitState::Threshold(s), Kind::Threshold { spec, .. }) => s.is_dead(spec, now),
             (UnitState::Pattern(s), Kind::Pattern { spec, .. }) => s.is_dead(spec, now),
-            (UnitState::Absence(s, _), Kind::Absence { .. }) => s.is_dead(),
+            (UnitState::Absence(s), Kind::Absence { .. }) => s.is_dead(),
             (UnitState::NewValue(s), Kind::NewValue { spec, .. }) => s.is_dead(spec, now),
             _ => true,
         }
@@ -142,7 +141,11 @@ pub fn window(unit: &Unit) -> i64 {
 
 /// The events that prove a unit's match that ends at the last of `entries` (in order, reaching back at least a window):
 /// (index, step from 1).
-pub fn evidence(unit: &Unit, entries: &[Entry], class_of: impl Fn(&Entry) -> Option<std::sync::Arc<Class>>) -> Vec<(usize, u32)> {
+pub fn evidence(
+    unit: &Unit,
+    entries: &[Entry],
+    class_of: impl Fn(&Entry) -> Option<std::sync::Arc<Class>>,
+) -> Vec<(usize, u32)> {
     let Some(last) = entries.last() else { return Vec::new() };
     let from = entries.partition_point(|e| last.time.saturating_sub(e.time) > window(unit));
     let inside = &entries[from..];
@@ -153,7 +156,9 @@ pub fn evidence(unit: &Unit, entries: &[Entry], class_of: impl Fn(&Entry) -> Opt
             let events: Vec<_> = inside
                 .iter()
                 .enumerate()
-                .map(|(i, e)| (e.time, roles(i).map(|c| c.sequence(unit.rule, steps, without, *until)).unwrap_or_default()))
+                .map(|(i, e)| {
+                    (e.time, roles(i).map(|c| c.sequence(unit.rule, steps, without, *until)).unwrap_or_default())
+                })
                 .collect();
             let chosen = sequence::evidence(spec, &events).unwrap_or_default();
             chosen.into_iter().map(|(i, step)| (i, step as u32 + 1)).collect()

@@ -157,7 +157,8 @@ impl Sequence {
     }
 
     fn run(mut self, worker: &mut Worker) {
-        self.given.waker = std::mem::take(&mut self.given.waker);
+        let thread = std::thread::current();
+        self.given.waker.set(move || thread.unpark());
         self.built.commands.advance_to(self.epoch);
         let mut secret = vec![0u8; SECRET_BYTES];
         if let Err(error) = getrandom::fill(&mut secret) {

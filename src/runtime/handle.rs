@@ -7,6 +7,7 @@ use clawdstrike_rules::{Diagnostic, SourceFile};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::alert::Alert;
+use crate::inbox::Waker;
 use crate::session::SessionView;
 use crate::view::{Answer, Query};
 
@@ -87,6 +88,7 @@ pub struct Handle {
     pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) rules: Arc<watch::Sender<Arc<ActiveRules>>>,
     pub(crate) stats: watch::Receiver<Stats>,
+    waker: Waker,
 }
 
 /// How long a request may take.
@@ -100,7 +102,17 @@ impl Handle {
         rules: Arc<watch::Sender<Arc<ActiveRules>>>,
         stats: watch::Receiver<Stats>,
     ) -> Handle {
-        Handle { requests, changes, rules, stats }
+        Handle { requests, changes, rules, stats, waker: Waker::default() }
+    }
+
+    /// Wakes whoever answers after each request.
+    pub fn with_waker(self, waker: Waker) -> Handle {
+        Handle { waker, ..self }
+    }
+
+    /// The rules folder couldn't be read: the running set stays, and this is why.
+    pub fn note_rules_error(&self, error: String) {
+        self.rules.send_modify(|r| Arc::make_mut(r).last_error = Some(error));
     }
 
     /// Asks the live views.
@@ -158,6 +170,7 @@ impl Handle {
     async fn request<T>(&self, request: Request, answer: oneshot::Receiver<T>) -> Result<T, EngineError> {
         let wait = async {
             self.requests.send(request).await.map_err(|_| EngineError::Stopping)?;
+            self.waker.wake();
             answer.await.map_err(|_| EngineError::Stopping)
         };
         tokio::time::timeout(std::time::Duration::from_secs(REQUEST_SECONDS), wait)

@@ -1,6 +1,11 @@
 //! Runtime: joins sources, the dataflow, stores, responses and the API into processes. The only place that knows them all.
 
+pub mod archive;
 pub mod dead_letters;
 pub mod driver;
 pub mod handle;
+pub mod process;
 pub mod replay;
+pub mod rules;
+pub mod sinks;
+pub mod up;

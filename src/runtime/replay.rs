@@ -7,17 +7,18 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use clawdstrike_rules::plan::RuleSet;
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, bounded};
 use tokio::sync::mpsc;
 
 use super::dead_letters;
 use super::driver::{self, Outlet, Seat, Sequencer};
 use crate::alert::{Alert, Status};
 use crate::config::Limits;
-use crate::inbox::{Inbox, Inboxes};
+use crate::inbox::{Inbox, Inboxes, Message};
 use crate::render::control::Counters;
 use crate::render::detect::{SessionChange, Totals};
 use crate::render::export::Exported;
+use crate::render::ingest::EPOCH_RECORDS;
 use crate::render::settings::{Settings, SourceInfo};
 use crate::session::SessionView;
 use crate::source;
@@ -111,14 +112,47 @@ impl Outlet for Collector {
 /// # Errors
 /// A file can't be read; the text names it.
 pub fn run(replay: Replay) -> Result<Outcome, String> {
-    let settings = Settings::new(&replay.limits, vec![SourceInfo { name: SOURCE.into(), by_reference: false }]);
+    let (inboxes, receivers) = inboxes(replay.workers);
+    let reader = source::start_files(0, SOURCE, &replay.files, inboxes.clone())?;
+    let outcome = execute(replay, inboxes, receivers, EPOCH_RECORDS);
+    reader.stop();
+    outcome
+}
+
+/// Runs a replay of what `feed` sends, as the source `file`, in epochs of at most `epoch_records` records a worker. For
+/// tests: batches, their order over partitions and epochs can then be anything. `replay.files` is passed over; `feed`
+/// must end with [`crate::inbox::Message::Ended`] to every inbox.
+///
+/// # Errors
+/// What `feed` reports as failed.
+pub fn run_fed(replay: Replay, epoch_records: usize, feed: impl FnOnce(Inboxes) + Send) -> Result<Outcome, String> {
+    let (inboxes, receivers) = inboxes(replay.workers);
+    std::thread::scope(|scope| {
+        let to = inboxes.clone();
+        scope.spawn(move || feed(to));
+        execute(replay, inboxes, receivers, epoch_records)
+    })
+}
+
+fn inboxes(workers: usize) -> (Inboxes, Vec<Receiver<Message>>) {
+    let (local, receivers): (Vec<Inbox>, Vec<_>) = (0..workers).map(|_| Inbox::new()).unzip();
+    (Inboxes { first: 0, peers: workers, local }, receivers)
+}
+
+fn execute(
+    replay: Replay,
+    inboxes: Inboxes,
+    receivers: Vec<Receiver<Message>>,
+    epoch_records: usize,
+) -> Result<Outcome, String> {
+    let sources = vec![SourceInfo { name: SOURCE.into(), by_reference: false }];
+    let settings = Settings { epoch_records, ..Settings::new(&replay.limits, sources) };
     let (dead, dead_thread) = dead_letters::start(None)?;
-    let (inboxes, receivers): (Vec<Inbox>, Vec<_>) = (0..replay.workers).map(|_| Inbox::new()).unzip();
     let failure = Arc::new(OnceLock::new());
     let (commits, _no_commits) = bounded(1);
     let seats: Vec<Mutex<Option<Seat>>> = receivers
         .into_iter()
-        .zip(&inboxes)
+        .zip(&inboxes.local)
         .map(|(inbox, sender)| {
             Mutex::new(Some(Seat {
                 inbox,
@@ -144,12 +178,11 @@ pub fn run(replay: Replay) -> Result<Outcome, String> {
         outlet: Box::new(Collector { into: collected.clone(), changes: replay.changes, progress: replay.progress }),
         stop: Arc::new(AtomicBool::new(false)),
     }));
-    let workers = replay.workers;
-    let reader = source::start_files(0, SOURCE, &replay.files, Inboxes { first: 0, peers: workers, local: inboxes })?;
-    let config = timely::Config::process(workers);
+    let config = timely::Config::process(replay.workers);
     let guards = timely::execute(config, move |worker| {
         let seat = seats[worker.index()].lock().unwrap_or_else(PoisonError::into_inner).take();
-        let sequencer = if worker.index() == 0 { sequencer.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
+        let sequencer =
+            if worker.index() == 0 { sequencer.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
         match seat {
             Some(seat) => driver::run(worker, seat, sequencer),
             None => Err("a worker was started twice".to_owned()),
@@ -158,7 +191,6 @@ pub fn run(replay: Replay) -> Result<Outcome, String> {
     for result in guards.join() {
         result??;
     }
-    reader.stop();
     dead_thread.join().map_err(|_| "the dead-letter writer panicked".to_owned())?;
     let collected = std::mem::take(&mut *collected.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(outcome(collected))
@@ -182,13 +214,22 @@ fn outcome(collected: Collected) -> Outcome {
     for alert in &out.alerts {
         let key = |first| (alert.tenant_id.clone(), alert.agent_id.clone(), alert.session_id.clone(), first);
         let from = out.sessions.partition_point(|s| session_key(s) < key(i64::MIN));
-        let life = out.sessions[from..].iter_mut().take_while(|s| s.session_id == alert.session_id && s.agent_id == alert.agent_id);
-        if let Some(life) = life.into_iter().find(|s| s.first_seen <= alert.first_seen && alert.first_seen <= s.last_seen) {
+        let life = out.sessions[from..]
+            .iter_mut()
+            .take_while(|s| s.session_id == alert.session_id && s.agent_id == alert.agent_id);
+        if let Some(life) =
+            life.into_iter().find(|s| s.first_seen <= alert.first_seen && alert.first_seen <= s.last_seen)
+        {
             life.open_alerts += 1;
         }
     }
     out.sessions.sort_by(|a, b| {
-        (a.first_seen, &a.agent_id, &a.session_id, &a.tenant_id).cmp(&(b.first_seen, &b.agent_id, &b.session_id, &b.tenant_id))
+        (a.first_seen, &a.agent_id, &a.session_id, &a.tenant_id).cmp(&(
+            b.first_seen,
+            &b.agent_id,
+            &b.session_id,
+            &b.tenant_id,
+        ))
     });
     for counters in collected.counters.into_values() {
         out.events += counters.events;

@@ -1,0 +1,211 @@
+//! The archive stage: every event into the store, beside the dataflow, with a position of its own in each source (SPEC §8).
+//! It reads the sources again, so a store that is slow or down delays neither detection nor response; how far it has
+//! come is kept in the store, in the transaction that writes the events.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clawdstrike_telemetry::{ClockRule, Event, Reference, decode};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use sha2::{Digest, Sha256};
+
+use super::handle::Handle;
+use crate::config::{Config, Source, TimeFrom};
+use crate::inbox::{Inbox, Inboxes, Message, PartitionId, RecordBatch};
+use crate::source::{self, Reader, StartAt};
+use crate::store::{ArchiveSender, EventRow};
+use crate::view::{Query, Rows};
+
+/// Rows written together.
+const ROWS: usize = 2_000;
+/// Rows wait for others at most so long.
+const WAIT: Duration = Duration::from_millis(250);
+/// Written batches that may be unacknowledged: the next is made while the last is written.
+const UNDER_WAY: usize = 2;
+
+/// Sources whose names and clocks the stage needs.
+struct Sources {
+    names: Vec<String>,
+    by_reference: Vec<bool>,
+}
+
+/// The running stage.
+pub struct Archive {
+    readers: Vec<Reader>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Archive {
+    /// Starts reading all sources from where the store has them.
+    ///
+    /// # Errors
+    /// A source's configuration is wrong; the text says how.
+    pub async fn start(config: &Config, store: ArchiveSender, handle: Handle) -> Result<Archive, String> {
+        let known = loop {
+            match store.positions().await {
+                Ok(known) => break known,
+                Err(error) => {
+                    tracing::warn!(%error, "the archive waits for the store");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        };
+        let (inbox, from) = Inbox::new();
+        let inboxes = Inboxes { first: 0, peers: 1, local: vec![inbox] };
+        let mut readers = Vec::new();
+        for (index, source) in (0u16..).zip(&config.sources) {
+            let start = known.iter().filter(|(name, ..)| name == source.name());
+            let start = start.map(|&(_, partition, next)| (PartitionId { source: index, partition }, next)).collect();
+            readers.push(source::start(index, &own_group(source), inboxes.clone(), StartAt::Positions(start))?);
+        }
+        let sources = Sources {
+            names: config.sources.iter().map(|s| s.name().to_owned()).collect(),
+            by_reference: config.sources.iter().map(|s| s.time() == TimeFrom::Reference).collect(),
+        };
+        let clock = ClockRule { max_lateness: config.limits.max_lateness.0, max_skew: config.limits.max_skew.0 };
+        let runtime = tokio::runtime::Handle::current();
+        let task = tokio::task::spawn_blocking(move || {
+            let mut stage = Stage { sources, clock, references: HashMap::new(), rows: Vec::new(), positions: BTreeMap::new() };
+            stage.run(&from, &store, &handle, &runtime);
+        });
+        Ok(Archive { readers, task })
+    }
+
+    /// Stops reading; what was not written is read again at the next start.
+    pub async fn stop(self) {
+        for reader in self.readers {
+            reader.stop();
+        }
+        if self.task.await.is_err() {
+            tracing::error!("the archive stage panicked");
+        }
+    }
+}
+
+/// The archive's readers never commit, so their group must have no commits of the engine's.
+fn own_group(source: &Source) -> Source {
+    let mut own = source.clone();
+    if let Source::Kafka { group, .. } = &mut own {
+        group.push_str("-archive");
+    }
+    own
+}
+
+struct Stage {
+    sources: Sources,
+    clock: ClockRule,
+    references: HashMap<PartitionId, Reference>,
+    rows: Vec<EventRow>,
+    positions: BTreeMap<PartitionId, u64>,
+}
+
+impl Stage {
+    fn run(&mut self, from: &Receiver<Message>, store: &ArchiveSender, handle: &Handle, runtime: &tokio::runtime::Handle) {
+        let mut under_way = std::collections::VecDeque::new();
+        loop {
+            match from.recv_timeout(WAIT) {
+                Ok(Message::Batch(batch)) => self.take(&batch),
+                Ok(_) => continue,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.positions.is_empty() || (self.rows.len() < ROWS && !from.is_empty()) {
+                continue;
+            }
+            let mut rows = std::mem::take(&mut self.rows);
+            let positions = std::mem::take(&mut self.positions);
+            let name = |p: PartitionId| self.sources.names.get(usize::from(p.source)).cloned().unwrap_or_default();
+            let mut positions: Vec<_> = positions.into_iter().map(|(p, next)| (name(p), p.partition, next)).collect();
+            runtime.block_on(add_risk(&mut rows, handle));
+            while !rows.is_empty() || !positions.is_empty() {
+                let rest = rows.split_off(rows.len().min(ROWS));
+                // Positions belong to the last rows: until those are written, all are read again.
+                let with = if rest.is_empty() { std::mem::take(&mut positions) } else { Vec::new() };
+                match runtime.block_on(store.send(std::mem::replace(&mut rows, rest), with)) {
+                    Ok(receipt) => under_way.push_back(receipt),
+                    Err(_) => return,
+                }
+                while under_way.len() > UNDER_WAY
+                    && let Some(receipt) = under_way.pop_front()
+                {
+                    if runtime.block_on(receipt).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, batch: &RecordBatch) {
+        let source = usize::from(batch.partition.source);
+        let name = self.sources.names.get(source).cloned().unwrap_or_default();
+        let by_reference = self.sources.by_reference.get(source).copied().unwrap_or(false);
+        for record in &batch.records {
+            let raw = &batch.bytes[record.start as usize..][..record.len as usize];
+            // The engine's own reading sends what is no event to the dead letters.
+            let Ok(event) = decode(raw) else { continue };
+            let reference = self.references.entry(batch.partition).or_insert_with(Reference::largest);
+            if record.append.is_some() {
+                *reference = Reference::Append;
+            }
+            let stamp = reference.observe(&self.clock, event.timestamp, record.append, wall_clock());
+            let time = if by_reference { stamp.reference } else { stamp.time };
+            self.rows.push(row(&event, time, &format!("{name}/{}/{}", batch.partition.partition, record.offset)));
+        }
+        self.positions.insert(batch.partition, batch.next_offset);
+    }
+}
+
+fn wall_clock() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn row(event: &Event<'_>, time: i64, position: &str) -> EventRow {
+    EventRow {
+        key: event.event_id.as_ref().map_or_else(|| position.to_owned(), |id| key(event, id)),
+        time,
+        tenant_id: event.tenant_id.to_string(),
+        agent_id: event.agent_id.to_string(),
+        session_id: event.session_id.to_string(),
+        event_type: event.event_type,
+        target: Some(event.target.to_string()),
+        allowed: event.allowed,
+        guard: event.guard.to_string(),
+        severity: event.severity.to_string(),
+        risk_score: None,
+        metadata: String::from_utf8_lossy(event.raw).into_owned(),
+    }
+}
+
+/// Copies have one key, records with one id and other bytes have others: the first half of SHA-256, in hex, over tenant,
+/// agent, session, event_id and record, each behind its length (8 bytes, big-endian).
+fn key(event: &Event<'_>, id: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [event.tenant_id.as_bytes(), event.agent_id.as_bytes(), event.session_id.as_bytes(), id.as_bytes(), event.raw] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Each event gets its session's score as it is now; none if the session has left the live view.
+async fn add_risk(rows: &mut [EventRow], handle: &Handle) {
+    let ids: BTreeSet<_> = rows.iter().map(|r| (r.tenant_id.clone(), r.agent_id.clone(), r.session_id.clone())).collect();
+    if ids.is_empty() {
+        return;
+    }
+    let answer = match handle.peek(Query::SessionsById(ids.into_iter().collect())).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::debug!(%error, "events are archived without their sessions' risk");
+            return;
+        }
+    };
+    let Rows::Sessions(sessions) = answer.rows else { return };
+    let scores: HashMap<_, _> =
+        sessions.into_iter().map(|s| ((s.tenant_id, s.agent_id, s.session_id), s.risk_score)).collect();
+    for row in rows {
+        row.risk_score = scores.get(&(row.tenant_id.clone(), row.agent_id.clone(), row.session_id.clone())).copied();
+    }
+}

@@ -1,0 +1,358 @@
+//! One process of the cluster: its workers, its sources, and in process 0 the store, the responses, the archive, the rules
+//! folder and the API.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clawdstrike_rules::{Compiled, SourceFile};
+use crossbeam_channel::bounded;
+use timely::CommunicationConfig;
+use tokio::runtime::Runtime;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::archive::Archive;
+use super::driver::{self, Seat, Sequencer};
+use super::handle::{ActiveRules, Handle, REQUESTS, Stats, WATCH_LAG};
+use super::{dead_letters, rules, sinks};
+use crate::api;
+use crate::config::{Config, Store as StoreConfig};
+use crate::inbox::{Inbox, Inboxes, PartitionId, Waker};
+use crate::render::settings::Settings;
+use crate::response::Orchestrator;
+use crate::source::{self, Reader, StartAt};
+use crate::store::{Store, StoreWriter};
+
+/// The least time between two epochs: what an event waits at most for others.
+const TICK: Duration = Duration::from_millis(10);
+/// Commits that may wait; a later one says more than an earlier one.
+const COMMITS: usize = 64;
+/// How long a stop waits for stores and receivers.
+const FLUSH: Duration = Duration::from_secs(10);
+/// How often what doesn't work is looked for.
+const HEALTH: Duration = Duration::from_millis(500);
+
+/// Which process, and how it was started.
+pub struct Process {
+    /// The configuration.
+    pub config: Config,
+    /// From 0.
+    pub index: usize,
+    /// `host:port` of each process for the mesh, unless the configuration has them.
+    pub mesh: Vec<String>,
+    /// Stop when standard input ends: a supervisor that is gone leaves no orphans.
+    pub supervised: bool,
+    /// Called in process 0 once it answers.
+    pub ready: Box<dyn FnOnce(Handle, SocketAddr) + Send>,
+}
+
+/// What only process 0 has.
+struct Head {
+    handle: Handle,
+    writer: Option<StoreWriter>,
+    response: Arc<Orchestrator>,
+    sinks: tokio::task::JoinHandle<()>,
+    background: Vec<tokio::task::JoinHandle<()>>,
+    stop_api: watch::Sender<bool>,
+}
+
+/// Runs the process until it is told to stop or can't go on.
+///
+/// # Errors
+/// Why it can't start or go on, and what to do.
+pub fn run(process: Process) -> Result<(), String> {
+    abort_on_panic();
+    let Process { config, index, mesh, supervised, ready } = process;
+    let mesh = mesh_of(&config, mesh, index)?;
+    std::fs::create_dir_all(&config.cluster.state)
+        .map_err(|e| format!("[cluster] state = \"{}\": {e}; name a folder that can be written", config.cluster.state.display()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| format!("no threads for the runtime: {e}; raise the limit of processes"))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    stop_on_signals(&runtime, stop.clone());
+    if supervised {
+        stop_with_supervisor(stop.clone());
+    }
+    let first = if index == 0 { Some(first_rules(&config)?) } else { None };
+    let cluster = &config.cluster;
+    let letters = config.cluster.state.join(format!("dead-letters-{index}.jsonl"));
+    let (dead, dead_thread) = dead_letters::start(Some(letters))?;
+    let (local, receivers): (Vec<Inbox>, Vec<_>) = (0..cluster.threads).map(|_| Inbox::new()).unzip();
+    let (commits, to_commit) = bounded(COMMITS);
+    let failure = Arc::new(OnceLock::new());
+    let settings = Settings::from_config(&config);
+    let seats: Vec<Mutex<Option<Seat>>> = receivers
+        .into_iter()
+        .zip(&local)
+        .map(|(inbox, sender)| {
+            Mutex::new(Some(Seat {
+                inbox,
+                waker: sender.waker().clone(),
+                dead: dead.clone(),
+                commits: commits.clone(),
+                sources: config.sources.len(),
+                settings: settings.clone(),
+                failure: failure.clone(),
+            }))
+        })
+        .collect();
+    drop((dead, commits));
+    let (head, sequencer) = match first {
+        Some(first) => {
+            let (head, sequencer) = runtime.block_on(start_head(&config, first, stop.clone()))?;
+            (Some(head), Some(sequencer))
+        }
+        None => (None, None),
+    };
+    let sequencer = Mutex::new(sequencer);
+    let first_worker = index * cluster.threads;
+    let inboxes = Inboxes { first: first_worker, peers: config.workers(), local };
+    let readers = start_sources(&config, &inboxes)?;
+    let committer = commit_in_background(readers, to_commit)?;
+    let timely_config = timely::Config {
+        communication: if config.cluster.processes == 1 {
+            CommunicationConfig::Process(cluster.threads)
+        } else {
+            CommunicationConfig::Cluster { threads: cluster.threads, process: index, addresses: mesh, report: false, zerocopy: false }
+        },
+        worker: timely::WorkerConfig::default(),
+    };
+    let guards = timely::execute(timely_config, move |worker| {
+        let take = |slot: &Mutex<Option<Seat>>| slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let seat = take(&seats[worker.index() - first_worker]).ok_or("a worker was started twice")?;
+        let mut slot = sequencer.lock().unwrap_or_else(PoisonError::into_inner);
+        let sequencer = if worker.index() == 0 { slot.take() } else { None };
+        drop(slot);
+        driver::run(worker, seat, sequencer)
+    })
+    .map_err(|e| format!("the mesh between processes can't be joined: {e}; check [cluster] addresses"))?;
+    let mut head = head;
+    if let Some(head) = &mut head {
+        runtime.block_on(serve(head, &config, ready))?;
+    }
+    let mut result = Ok(());
+    for worker in guards.join() {
+        result = result.and(worker.map_err(|e| format!("a worker ended: {e}")).and_then(|ended| ended));
+    }
+    if let Some(head) = head {
+        runtime.block_on(stop_head(head));
+    }
+    for reader in committer.join().map_err(|_| "the committer panicked".to_owned())? {
+        reader.stop();
+    }
+    dead_thread.join().map_err(|_| "the dead-letter writer panicked".to_owned())?;
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// A worker that panics would leave its process hanging: the others wait for it for ever.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
+}
+
+fn mesh_of(config: &Config, given: Vec<String>, index: usize) -> Result<Vec<String>, String> {
+    let cluster = &config.cluster;
+    if index >= cluster.processes {
+        return Err(format!("process {index} of {}: they are counted from 0; see [cluster] processes", cluster.processes));
+    }
+    let mesh = if given.is_empty() { cluster.addresses.clone() } else { given };
+    if cluster.processes > 1 && mesh.len() != cluster.processes {
+        return Err(format!(
+            "[cluster] addresses has {} entries for {} processes: give `host:port` of each, or start the cluster with `clawdstrike-edr up`",
+            mesh.len(),
+            cluster.processes
+        ));
+    }
+    Ok(mesh)
+}
+
+fn stop_on_signals(runtime: &Runtime, stop: Arc<AtomicBool>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let stop = stop.clone();
+        runtime.spawn(async move {
+            match signal(kind) {
+                Ok(mut signals) => {
+                    signals.recv().await;
+                    stop.store(true, Ordering::Relaxed);
+                }
+                Err(error) => tracing::warn!(%error, "a signal can't be waited for: stop with SIGKILL"),
+            }
+        });
+    }
+}
+
+fn stop_with_supervisor(stop: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        let mut byte = [0u8; 1];
+        // The supervisor never writes: a read ends when it does.
+        while std::io::stdin().read(&mut byte).is_ok_and(|n| n > 0) {}
+        stop.store(true, Ordering::Relaxed);
+        // Without process 0 there is no orderly stop: its peers end when it does, or here.
+        std::thread::sleep(FLUSH * 2);
+        std::process::exit(1);
+    });
+}
+
+fn first_rules(config: &Config) -> Result<(Vec<SourceFile>, Compiled), String> {
+    let (files, compiled) = rules::load(&config.rules.path)?;
+    for warning in &compiled.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok((files, compiled))
+}
+
+fn start_sources(config: &Config, inboxes: &Inboxes) -> Result<Vec<Reader>, String> {
+    let sources = (0u16..).zip(&config.sources);
+    sources.map(|(n, source)| source::start(n, source, inboxes.clone(), StartAt::Committed)).collect()
+}
+
+type Positions = Vec<(PartitionId, u64)>;
+
+fn commit_in_background(
+    readers: Vec<Reader>,
+    positions: crossbeam_channel::Receiver<Positions>,
+) -> Result<std::thread::JoinHandle<Vec<Reader>>, String> {
+    let commit = move || {
+        for positions in positions {
+            for reader in &readers {
+                if let Err(error) = reader.commit(&positions) {
+                    tracing::warn!(%error, "offsets not committed; the next commit makes up for it");
+                }
+            }
+        }
+        readers
+    };
+    let thread = std::thread::Builder::new().name("committer".into()).spawn(commit);
+    thread.map_err(|e| format!("no thread to commit offsets: {e}; raise the limit of processes"))
+}
+
+async fn start_head(
+    config: &Config,
+    (files, compiled): (Vec<SourceFile>, Compiled),
+    stop: Arc<AtomicBool>,
+) -> Result<(Head, Sequencer), String> {
+    let writer = Store::prepare(&config.store)?.map(StoreWriter::start);
+    let response = Arc::new(Orchestrator::start(&config.response)?);
+    let (changes, _) = broadcast::channel(WATCH_LAG);
+    let (stats_in, stats) = watch::channel(Stats::default());
+    let to = sinks::Sinks { store: writer.as_ref().map(StoreWriter::versions), response: response.clone(), changes: changes.clone() };
+    let (outlet, sinks) = sinks::start(to, stats_in);
+    let (requests_in, requests) = mpsc::channel(REQUESTS);
+    let set = Arc::new(compiled.set);
+    let active = ActiveRules {
+        set: set.clone(),
+        warnings: compiled.warnings,
+        files: files.into_iter().map(|f| f.name).collect(),
+        epoch: 0,
+        last_error: None,
+    };
+    let waker = Waker::default();
+    let (active, _) = watch::channel(Arc::new(active));
+    let handle = Handle::new(requests_in, changes, Arc::new(active), stats).with_waker(waker.clone());
+    let sequencer = Sequencer {
+        rules: set,
+        now: None,
+        first_epoch: first_epoch(),
+        tick: TICK,
+        requests,
+        waker,
+        outlet: Box::new(outlet),
+        stop,
+    };
+    let (stop_api, _) = watch::channel(false);
+    Ok((Head { handle, writer, response, sinks, background: Vec::new(), stop_api }, sequencer))
+}
+
+/// Epochs go on from the wall clock in milliseconds: at least 10 ms apart, they stay behind it, so that a later run begins
+/// with a larger one and revisions never go back.
+fn first_epoch() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(1)
+}
+
+/// Begins what needs a running dataflow.
+async fn serve(head: &mut Head, config: &Config, ready: Box<dyn FnOnce(Handle, SocketAddr) + Send>) -> Result<(), String> {
+    let mut stopping = head.stop_api.subscribe();
+    let stopped = async move {
+        drop(stopping.wait_for(|s| *s).await);
+    };
+    let api = &config.api;
+    let (address, server) = api::serve(api.listen, head.handle.clone(), api.allow_anonymous, stopped).await?;
+    head.background.push(server);
+    if config.rules.watch {
+        head.background.push(tokio::spawn(rules::watch(config.rules.path.clone(), head.handle.clone())));
+    }
+    if let Some(writer) = &head.writer
+        && keeps_events(&config.store)
+    {
+        let (archive, config, handle) = (writer.archive(), config.clone(), head.handle.clone());
+        let mut stopping = head.stop_api.subscribe();
+        head.background.push(tokio::spawn(async move {
+            match Archive::start(&config, archive, handle).await {
+                Ok(archive) => {
+                    // An error means that process 0 is gone: stop as well.
+                    drop(stopping.wait_for(|s| *s).await);
+                    archive.stop().await;
+                }
+                Err(error) => tracing::error!("events are not archived: {error}"),
+            }
+        }));
+    }
+    let handle = head.handle.clone();
+    head.background.push(tokio::spawn(async move {
+        let mut stats = handle.stats.clone();
+        if stats.wait_for(|s| s.epoch > 0).await.is_ok() {
+            ready(handle, address);
+        }
+    }));
+    Ok(())
+}
+
+fn keeps_events(store: &StoreConfig) -> bool {
+    matches!(store, StoreConfig::Sqlite { events: true, .. } | StoreConfig::Postgres { events: true, .. })
+}
+
+async fn stop_head(head: Head) {
+    let Head { handle, writer, response, sinks, background, stop_api } = head;
+    drop(handle);
+    // The dataflow has ended and closed its outlet.
+    let _ended = tokio::time::timeout(FLUSH, sinks).await;
+    stop_api.send_replace(true);
+    for task in background {
+        if tokio::time::timeout(HEALTH, task).await.is_err() {
+            tracing::debug!("a background task is left behind");
+        }
+    }
+    if let Some(writer) = writer
+        && let Err(error) = writer.stop(FLUSH).await
+    {
+        tracing::error!("{error}");
+    }
+    if let Ok(response) = Arc::try_unwrap(response) {
+        let left = response.drain(FLUSH).await;
+        if left > 0 {
+            tracing::error!(left, "responses were not carried out before the stop");
+        }
+    }
+}
+
+/// The configuration at a path, with the path made absolute.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn load(path: &Path) -> Result<(Config, PathBuf), String> {
+    let config = Config::load(path)?;
+    let path = path.canonicalize().map_err(|e| format!("configuration \"{}\": {e}", path.display()))?;
+    Ok((config, path))
+}

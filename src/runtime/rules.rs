@@ -1,0 +1,76 @@
+//! The rules folder of a running cluster: read at the start, and loaded again when something in it changes. A set that
+//! doesn't compile changes nothing; the log and `rules list` say why.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clawdstrike_rules::{Compiled, SourceFile};
+use notify::{RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+use super::handle::Handle;
+use crate::rule_files;
+
+/// Editors write a file in several steps: wait for so long without a change.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Changes that file notification missed (network folders) are found at this beat.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Reads and compiles a rules path.
+///
+/// # Errors
+/// What can't be read or doesn't compile, by file, line and column.
+pub fn load(path: &Path) -> Result<(Vec<SourceFile>, Compiled), String> {
+    let files = read(path)?;
+    let compiled = clawdstrike_rules::compile(&files).map_err(|e| format!("the rules don't compile:\n{e}"))?;
+    Ok((files, compiled))
+}
+
+fn read(path: &Path) -> Result<Vec<SourceFile>, String> {
+    let found = rule_files::read(&[path.to_owned()])?;
+    found.check()?;
+    Ok(found.files)
+}
+
+/// Loads the folder again whenever its contents change, for as long as the engine runs.
+pub async fn watch(path: PathBuf, handle: Handle) {
+    let (changed, mut changes) = mpsc::channel(1);
+    let told = changed.clone();
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|e| !e.kind.is_access()) {
+            // One waits already: it will see this change too.
+            let _one_waits = told.try_send(());
+        }
+    });
+    let watcher = watcher.and_then(|mut w| w.watch(&path, RecursiveMode::Recursive).map(|()| w));
+    if let Err(error) = &watcher {
+        tracing::warn!(path = %path.display(), %error, "no notification of changed rules; looking every few seconds");
+    }
+    let mut loaded = read(&path).ok();
+    loop {
+        if let Ok(Some(())) = tokio::time::timeout(LOOK, changes.recv()).await {
+            while let Ok(Some(())) = tokio::time::timeout(SETTLE, changes.recv()).await {}
+        }
+        let now = match read(&path) {
+            Ok(files) => files,
+            Err(error) => {
+                if loaded.take().is_some() {
+                    tracing::error!("{error}; the running rules stay as they are");
+                    handle.note_rules_error(error);
+                }
+                continue;
+            }
+        };
+        if loaded.as_ref() == Some(&now) {
+            continue;
+        }
+        loaded = Some(now.clone());
+        match handle.load_rules(now).await {
+            Ok(active) => tracing::info!(rules = active.set.rules.len(), epoch = active.epoch, "rules loaded from the changed folder"),
+            Err(error) => tracing::error!(
+                "{error}\n{}",
+                handle.rules().last_error.as_deref().unwrap_or("no rule is named")
+            ),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! From the dataflow's exports to those who take them: the store, the responses, the watchers. One task, one order: the
+//! store and watchers are handed an epoch at once, responses are queued; what is acknowledged is the least of both.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::driver::Outlet;
+use super::handle::{Change, Stats};
+use crate::render::detect::{SessionChange, Totals};
+use crate::render::export::Exported;
+use crate::response::Orchestrator;
+use crate::store::{SessionKey, VersionSender};
+
+/// Batches that may wait for the task before the dataflow keeps them.
+const BATCHES: usize = 64;
+
+/// What the task is told.
+enum Told {
+    Batch(Exported),
+    Closed(u64),
+}
+
+/// The dataflow's side.
+pub struct SinkOutlet {
+    to: mpsc::Sender<Told>,
+    acked: Arc<AtomicU64>,
+    stats: watch::Sender<Stats>,
+    closed: u64,
+}
+
+/// Who takes what leaves.
+pub struct Sinks {
+    /// The store's way in, if there is one.
+    pub store: Option<VersionSender>,
+    /// The responses.
+    pub response: Arc<Orchestrator>,
+    /// The watchers.
+    pub changes: broadcast::Sender<Change>,
+}
+
+/// Starts the task on the current tokio runtime.
+pub fn start(sinks: Sinks, stats: watch::Sender<Stats>) -> (SinkOutlet, tokio::task::JoinHandle<()>) {
+    let (to, from) = mpsc::channel(BATCHES);
+    let acked = Arc::new(AtomicU64::new(0));
+    let task = tokio::spawn(run(sinks, from, acked.clone()));
+    (SinkOutlet { to, acked, stats, closed: 0 }, task)
+}
+
+async fn run(sinks: Sinks, mut from: mpsc::Receiver<Told>, acked: Arc<AtomicU64>) {
+    let mut stored = sinks.store.as_ref().map(VersionSender::watch);
+    let mut answered = sinks.response.acked();
+    let mut closed = 0;
+    loop {
+        let store_moved = async {
+            match &mut stored {
+                Some(stored) => stored.changed().await.is_ok(),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            told = from.recv() => match told {
+                Some(Told::Batch(batch)) => take(&sinks, batch).await,
+                Some(Told::Closed(epoch)) => {
+                    closed = epoch;
+                    if let Some(store) = &sinks.store {
+                        store.send(epoch.saturating_sub(1), Vec::new(), Vec::new(), Vec::new());
+                    }
+                }
+                None => return,
+            },
+            true = store_moved => {}
+            Ok(()) = answered.changed() => {}
+        }
+        let in_store = stored.as_ref().map_or(closed, |s| s.borrow().map_or(0, |epoch| epoch + 1));
+        let least = closed.min(in_store).min(*answered.borrow_and_update());
+        acked.store(least.saturating_sub(1), Ordering::Relaxed);
+    }
+}
+
+async fn take(sinks: &Sinks, batch: Exported) {
+    let Exported { epoch, alerts, sessions } = batch;
+    let mut views = Vec::new();
+    let mut gone = Vec::new();
+    for change in sessions {
+        match change {
+            SessionChange::Now(view) => views.push(view),
+            SessionChange::Gone(tenant_id, agent_id, session_id, first_seen) => {
+                gone.push(SessionKey { tenant_id, agent_id, session_id, first_seen });
+            }
+        }
+    }
+    if sinks.changes.receiver_count() > 0 {
+        for alert in &alerts {
+            // Nobody watches any more: nothing is lost.
+            let _unwatched = sinks.changes.send(Change::Alert(Arc::new(alert.clone())));
+        }
+        for view in &views {
+            let _unwatched = sinks.changes.send(Change::Session(Arc::new(view.clone())));
+        }
+    }
+    for alert in &alerts {
+        sinks.response.submit(epoch, Arc::new(alert.clone())).await;
+    }
+    if let Some(store) = &sinks.store {
+        store.send(epoch, alerts, views, gone);
+    }
+}
+
+impl Outlet for SinkOutlet {
+    fn offer(&mut self, batch: Exported) -> Option<Exported> {
+        let alerts = batch.alerts.len() as u64;
+        match self.to.try_send(Told::Batch(batch)) {
+            Ok(()) => {
+                self.stats.send_modify(|s| s.alert_versions += alerts);
+                None
+            }
+            Err(mpsc::error::TrySendError::Full(Told::Batch(batch))) => Some(batch),
+            Err(_) => None,
+        }
+    }
+
+    fn closed(&mut self, epoch: u64, totals: &Totals) {
+        // If it is full a later epoch says more.
+        if self.to.try_send(Told::Closed(epoch)).is_ok() {
+            self.closed = epoch;
+        }
+        self.stats.send_modify(|stats| {
+            stats.epoch = epoch;
+            stats.watermark = totals.watermark;
+            stats.events = totals.workers.values().map(|c| c.events).sum();
+            stats.retimed = totals.workers.values().map(|c| c.retimed).sum();
+            stats.dead_letters.clear();
+            for (reason, n) in totals.workers.values().flat_map(|c| &c.dead_letters) {
+                *stats.dead_letters.entry(reason.clone()).or_default() += n;
+            }
+        });
+    }
+
+    fn acked(&self) -> u64 {
+        self.acked.load(Ordering::Relaxed)
+    }
+}

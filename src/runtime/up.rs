@@ -1,0 +1,203 @@
+//! `up`: starts all processes of the cluster on this machine and watches over them. When one ends, all end: a generation
+//! comes and goes as a whole. One that was up is started again, with growing pauses; one that can't start is an error.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+
+/// A generation that ends earlier has not been able to start.
+const STARTED: Duration = Duration::from_secs(5);
+/// Generations in a row that may end before the supervisor gives up.
+const RESTARTS: u32 = 5;
+/// The first pause before a new generation; it doubles.
+const PAUSE: Duration = Duration::from_millis(250);
+/// A generation that was up for so long is not held against its successors.
+const STEADY: Duration = Duration::from_secs(60);
+/// How long processes may take to stop in good order before they are killed.
+const STOP: Duration = Duration::from_secs(30);
+/// How often processes are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// Lines of a process's log that an error repeats.
+const LAST_LINES: usize = 5;
+
+/// What to bring up.
+pub struct Up {
+    /// The configuration.
+    pub config: Config,
+    /// Its absolute path, for the processes.
+    pub path: PathBuf,
+    /// Further arguments for process 0.
+    pub head_args: Vec<String>,
+    /// A further program that runs beside the cluster and stops with it: the simulator's arguments.
+    pub simulate: Option<Vec<String>>,
+    /// Set to stop.
+    pub stop: Arc<AtomicBool>,
+}
+
+struct Running {
+    name: String,
+    child: Child,
+    last_lines: Arc<Mutex<VecDeque<String>>>,
+    log: std::thread::JoinHandle<()>,
+}
+
+/// Runs the cluster until it is told to stop.
+///
+/// # Errors
+/// A process can't start, or generations end again and again; the text repeats the last lines of the log.
+pub fn run(up: &Up) -> Result<(), String> {
+    let mut simulator = None;
+    let mut ended_in_a_row = 0;
+    loop {
+        let began = Instant::now();
+        let mut generation = start(up)?;
+        if simulator.is_none()
+            && let Some(args) = &up.simulate
+        {
+            simulator = Some(spawn("simulate", args)?);
+        }
+        let ended = watch(up, &mut generation);
+        let reason = match &ended {
+            None => None,
+            Some(at) => Some(why(&generation[*at])),
+        };
+        stop_all(generation);
+        let Some(reason) = reason else {
+            if let Some(simulator) = simulator {
+                stop_all(vec![simulator]);
+            }
+            return Ok(());
+        };
+        ended_in_a_row = if began.elapsed() > STEADY { 1 } else { ended_in_a_row + 1 };
+        if began.elapsed() < STARTED || ended_in_a_row > RESTARTS {
+            if let Some(simulator) = simulator {
+                stop_all(vec![simulator]);
+            }
+            return Err(reason);
+        }
+        let pause = PAUSE * 2u32.pow(ended_in_a_row - 1);
+        tracing::error!("{reason}; the cluster starts again in {pause:?}");
+        std::thread::sleep(pause);
+    }
+}
+
+fn start(up: &Up) -> Result<Vec<Running>, String> {
+    let mesh = if up.config.cluster.addresses.is_empty() { free_addresses(up.config.cluster.processes)? } else { Vec::new() };
+    let mut generation = Vec::new();
+    for process in 0..up.config.cluster.processes {
+        let mut args = vec!["worker".to_owned(), "--config".to_owned(), up.path.display().to_string()];
+        args.extend(["--process".to_owned(), process.to_string(), "--supervised".to_owned()]);
+        if !mesh.is_empty() {
+            args.extend(["--mesh".to_owned(), mesh.join(",")]);
+        }
+        if process == 0 {
+            args.extend(up.head_args.iter().cloned());
+        }
+        match spawn(&format!("process {process}"), &args) {
+            Ok(running) => generation.push(running),
+            Err(error) => {
+                stop_all(generation);
+                return Err(error);
+            }
+        }
+    }
+    Ok(generation)
+}
+
+/// Ports that are free now, on loopback; held until all are chosen.
+fn free_addresses(n: usize) -> Result<Vec<String>, String> {
+    let listeners: Result<Vec<_>, _> = (0..n).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect();
+    let addresses: Result<Vec<_>, _> =
+        listeners.and_then(|all| all.iter().map(|l| l.local_addr().map(|a| a.to_string())).collect());
+    addresses.map_err(|e| format!("no free ports on 127.0.0.1 for the mesh: {e}; give [cluster] addresses"))
+}
+
+fn spawn(name: &str, args: &[String]) -> Result<Running, String> {
+    let explain = |e: std::io::Error| format!("{name} can't be started: {e}");
+    let program = std::env::current_exe().map_err(explain)?;
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::inherit())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(explain)?;
+    let last_lines = Arc::new(Mutex::new(VecDeque::new()));
+    let stderr = child.stderr.take();
+    let (prefix, keep) = (name.to_owned(), last_lines.clone());
+    let log = std::thread::spawn(move || {
+        for line in stderr.into_iter().flat_map(|s| BufReader::new(s).lines()) {
+            let Ok(line) = line else { return };
+            eprintln!("[{prefix}] {line}");
+            let mut last = keep.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.len() == LAST_LINES {
+                last.pop_front();
+            }
+            last.push_back(line);
+        }
+    });
+    Ok(Running { name: name.to_owned(), child, last_lines, log })
+}
+
+/// Waits until a process has ended (which?) or the supervisor is told to stop.
+fn watch(up: &Up, generation: &mut [Running]) -> Option<usize> {
+    while !up.stop.load(Ordering::Relaxed) {
+        for (at, running) in generation.iter_mut().enumerate() {
+            if let Ok(Some(_)) = running.child.try_wait() {
+                return first_to_fail(generation).or(Some(at));
+            }
+        }
+        std::thread::sleep(LOOK);
+    }
+    None
+}
+
+/// When one process ends its peers abort: name the one that ended for a reason of its own.
+fn first_to_fail(generation: &mut [Running]) -> Option<usize> {
+    std::thread::sleep(LOOK * 4);
+    let status = |r: &mut Running| r.child.try_wait().ok().flatten();
+    generation.iter_mut().position(|r| status(r).is_some_and(|s| s.code() == Some(1)))
+}
+
+fn why(running: &Running) -> String {
+    let last = running.last_lines.lock().unwrap_or_else(PoisonError::into_inner);
+    let lines: Vec<&str> = last.iter().map(String::as_str).collect();
+    format!("{} has ended; its last words:\n{}", running.name, lines.join("\n"))
+}
+
+/// Asks all to stop, waits, and kills what doesn't. Closing a child's standard input is the request: it works for every
+/// child, and also when this process is killed.
+fn stop_all(generation: Vec<Running>) {
+    let mut left: Vec<Running> = generation;
+    for running in &mut left {
+        drop(running.child.stdin.take());
+    }
+    let deadline = Instant::now() + STOP;
+    while Instant::now() < deadline && left.iter_mut().any(|r| !has_ended(r)) {
+        std::thread::sleep(LOOK);
+    }
+    for mut running in left {
+        if !has_ended(&mut running) {
+            tracing::error!("{} did not stop within {STOP:?} and is killed", running.name);
+            let killed = running.child.kill().and_then(|()| running.child.wait());
+            if let Err(error) = killed {
+                tracing::error!("{} can't be killed: {error}", running.name);
+            }
+        }
+        if running.log.join().is_err() {
+            tracing::error!("the log of {} was lost", running.name);
+        }
+    }
+}
+
+fn has_ended(running: &mut Running) -> bool {
+    let status: std::io::Result<Option<ExitStatus>> = running.child.try_wait();
+    !matches!(status, Ok(None))
+}
