@@ -119,9 +119,9 @@ impl Duration {
 impl std::str::FromStr for Duration {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        clawdstrike_telemetry::time::parse_duration(text)
-            .map(Duration)
-            .ok_or_else(|| format!("\"{text}\" is not a duration: write a whole number and s, m, h or d, such as \"90s\""))
+        clawdstrike_telemetry::time::parse_duration(text).map(Duration).ok_or_else(|| {
+            format!("\"{text}\" is not a duration: write a whole number and s, m, h or d, such as \"90s\"")
+        })
     }
 }
 
@@ -289,9 +289,8 @@ const MAX_WORKERS: usize = 1024;
 impl Config {
     /// Reads and checks a file. Relative paths in it are relative to its folder.
     pub fn load(path: &Path) -> Result<Config, String> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            format!("configuration \"{}\": {e}; `clawdstrike-edr init` writes one", path.display())
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| format!("configuration \"{}\": {e}; `clawdstrike-edr init` writes one", path.display()))?;
         let mut config = Config::parse(&text).map_err(|e| format!("configuration \"{}\": {e}", path.display()))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         config.resolve_paths(folder);
@@ -356,7 +355,10 @@ impl Config {
         let mut names = std::collections::BTreeSet::new();
         for source in &self.sources {
             if !names.insert(source.name()) {
-                return Err(format!("two sources are named \"{}\": positions are kept by name, so names must differ", source.name()));
+                return Err(format!(
+                    "two sources are named \"{}\": positions are kept by name, so names must differ",
+                    source.name()
+                ));
             }
         }
         if self.api.allow_anonymous && !self.api.listen.ip().is_loopback() {

@@ -51,6 +51,9 @@ pub enum Message {
     /// The worker owns this partition from now on. Sent before anything else about it: until it has been read or has
     /// been found empty it holds the watermark back.
     Assigned(PartitionId),
+    /// The source has told of all partitions that it knows so far (sent once per source, to every worker): one that
+    /// owns none of them no longer holds the watermark back.
+    Listed(u16),
     /// Records.
     Batch(RecordBatch),
     /// The partition was polled empty at its end: it no longer holds the watermark back until its next batch.
@@ -147,4 +150,3 @@ impl Inboxes {
         self.local.get(owner.checked_sub(self.first)?)
     }
 }
-

@@ -32,6 +32,9 @@ const fn gauge(name: &'static str, help: &'static str, label: Option<&'static st
 
 /// Valid events.
 pub const EVENTS: Metric = counter("clawdstrike_events_total", "Valid events, copies included.", None);
+/// Written by the archive stage.
+pub const ARCHIVED: Metric =
+    counter("clawdstrike_events_archived_total", "Events that the archive stage has written to the store.", None);
 /// Records that are no valid event.
 pub const DEAD_LETTERS: Metric =
     counter("clawdstrike_dead_letters_total", "Records that are no valid event, by reason.", Some("reason"));

@@ -100,7 +100,14 @@ impl SessionView {
 
 /// The brief's risk score: 10 a violation, +20 if more than 0.8 distinct targets an event, +15 if it has lasted over
 /// 120 whole minutes, at most 100 (BRIEF "Stream Processing Layer").
-pub fn risk_score(weights: &RiskWeights, events: u64, violations: u64, unique_targets: u64, first: i64, last: i64) -> f64 {
+pub fn risk_score(
+    weights: &RiskWeights,
+    events: u64,
+    violations: u64,
+    unique_targets: u64,
+    first: i64,
+    last: i64,
+) -> f64 {
     let mut score = violations as f64 * weights.violation;
     if unique_targets as f64 / events.max(1) as f64 > weights.target_rate {
         score += weights.target_switching;

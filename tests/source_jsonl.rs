@@ -12,8 +12,7 @@ use std::time::Instant;
 
 use clawdstrike_edr::config::Source;
 use clawdstrike_edr::source::{
-    BATCH_BYTES, INBOX_BATCHES, MAX_RECORD, PartitionId, Reader, STOP_WITHIN, StartAt, start,
-    start_files,
+    BATCH_BYTES, INBOX_BATCHES, MAX_RECORD, PartitionId, Reader, STOP_WITHIN, StartAt, start, start_files,
 };
 use source::{Workers, eventually};
 use tempfile::TempDir;
@@ -21,12 +20,7 @@ use tempfile::TempDir;
 const LIMIT: usize = MAX_RECORD - 1;
 
 fn jsonl(path: &Path, follow: bool) -> Source {
-    Source::Jsonl {
-        name: "files".into(),
-        path: path.into(),
-        follow,
-        time: Default::default(),
-    }
+    Source::Jsonl { name: "files".into(), path: path.into(), follow, time: Default::default() }
 }
 
 fn follow(path: &Path, workers: &Workers, at: StartAt) -> Reader {
@@ -62,10 +56,7 @@ fn expected(contents: &[&str]) -> Vec<String> {
 }
 
 fn partition(partition: u32) -> PartitionId {
-    PartitionId {
-        source: 0,
-        partition,
-    }
+    PartitionId { source: 0, partition }
 }
 
 /// The file's whole content as one partition's offsets and texts.
@@ -75,10 +66,7 @@ fn read_bytes(content: &[u8]) -> Vec<(u64, Vec<u8>)> {
     let mut workers = Workers::new(0, 1, 1);
     let reader = files(&[path], &workers);
     let seen = workers.until("the end", |seen| seen.ended.len() == 1);
-    assert_eq!(
-        seen.next.get(&partition(0)).copied().unwrap_or(0),
-        content.len() as u64
-    );
+    assert_eq!(seen.next.get(&partition(0)).copied().unwrap_or(0), content.len() as u64);
     reader.stop();
     let records = workers.seen.records.remove(&partition(0));
     let pair = |got: source::Got| (got.offset, got.bytes);
@@ -104,12 +92,7 @@ fn files_are_spread_over_the_workers_of_all_processes_and_each_is_read_once() {
             assert!(seen.finished.contains(id));
         }
         for (id, records) in &seen.records {
-            assert_eq!(
-                records.len(),
-                5000,
-                "file {} is partition {id:?}",
-                id.partition
-            );
+            assert_eq!(records.len(), 5000, "file {} is partition {id:?}", id.partition);
             let text = String::from_utf8_lossy(&records[0].bytes).into_owned();
             assert!(text.contains(&format!("f{}-0", id.partition)), "{text}");
         }
@@ -125,11 +108,7 @@ fn files_are_spread_over_the_workers_of_all_processes_and_each_is_read_once() {
 fn files_are_read_in_turn_in_batches_of_bounded_size() {
     let folder = TempDir::new().unwrap();
     let content = lines("x", 10_000);
-    let paths = [
-        write(&folder, "a", &content),
-        write(&folder, "b", &content),
-        write(&folder, "c", &content),
-    ];
+    let paths = [write(&folder, "a", &content), write(&folder, "b", &content), write(&folder, "c", &content)];
     let mut workers = Workers::new(0, 1, 1);
     let reader = files(&paths, &workers);
     let seen = workers.until("the end", |seen| seen.ended.len() == 1);
@@ -144,8 +123,7 @@ fn files_are_read_in_turn_in_batches_of_bounded_size() {
 #[test]
 fn blank_lines_carriage_returns_and_a_missing_last_line_end_are_taken_as_meant() {
     let read = read_bytes(b"\n{1}\r\n \t\r\n{2}\n\n{3}");
-    let expected: Vec<(u64, Vec<u8>)> =
-        vec![(1, b"{1}".into()), (10, b"{2}".into()), (15, b"{3}".into())];
+    let expected: Vec<(u64, Vec<u8>)> = vec![(1, b"{1}".into()), (10, b"{2}".into()), (15, b"{3}".into())];
     assert_eq!(read, expected);
     assert_eq!(read_bytes(b""), vec![]);
     assert_eq!(read_bytes(b"\n\n \n"), vec![]);
@@ -153,12 +131,7 @@ fn blank_lines_carriage_returns_and_a_missing_last_line_end_are_taken_as_meant()
 
 #[test]
 fn a_line_of_the_largest_size_is_whole_and_a_larger_one_is_cut_just_beyond() {
-    for (len, end) in [
-        (LIMIT, "\n"),
-        (LIMIT, "\r\n"),
-        (LIMIT, ""),
-        (LIMIT + 1, "\n"),
-    ] {
+    for (len, end) in [(LIMIT, "\n"), (LIMIT, "\r\n"), (LIMIT, ""), (LIMIT + 1, "\n")] {
         let mut content = b"{1}\n".to_vec();
         content.extend(vec![b'x'; len]);
         content.extend(end.as_bytes());
@@ -183,10 +156,7 @@ fn a_line_of_the_largest_size_is_whole_and_a_larger_one_is_cut_just_beyond() {
 fn a_giant_blank_line_is_skipped_like_any_other() {
     let mut content = vec![b' '; 3 * LIMIT];
     content.extend(b"\n{1}\n");
-    assert_eq!(
-        read_bytes(&content),
-        vec![(3 * LIMIT as u64 + 1, b"{1}".to_vec())]
-    );
+    assert_eq!(read_bytes(&content), vec![(3 * LIMIT as u64 + 1, b"{1}".to_vec())]);
 }
 
 #[test]
@@ -214,9 +184,7 @@ fn a_full_inbox_pauses_the_reader_which_still_can_be_stopped() {
     let path = write(&folder, "large", &content);
     let workers = Workers::new(0, 1, 1);
     let reader = files(std::slice::from_ref(&path), &workers);
-    eventually("a full inbox", || {
-        workers.receivers[0].len() == INBOX_BATCHES
-    });
+    eventually("a full inbox", || workers.receivers[0].len() == INBOX_BATCHES);
     let begun = Instant::now();
     reader.stop();
     assert!(begun.elapsed() < STOP_WITHIN, "{:?}", begun.elapsed());
@@ -224,9 +192,7 @@ fn a_full_inbox_pauses_the_reader_which_still_can_be_stopped() {
 
     let mut workers = Workers::new(0, 1, 1);
     let reader = files(&[path], &workers);
-    eventually("a full inbox", || {
-        workers.receivers[0].len() == INBOX_BATCHES
-    });
+    eventually("a full inbox", || workers.receivers[0].len() == INBOX_BATCHES);
     let seen = workers.until("the end", |seen| seen.ended.len() == 1);
     assert_eq!(seen.count(), 300_000);
     reader.stop();
@@ -254,27 +220,19 @@ fn what_cannot_be_read_is_a_failure_that_names_it_before_anything_is_read() {
     let folder = TempDir::new().unwrap();
     let there = write(&folder, "a", "{1}\n");
     let missing = folder.path().join("missing.jsonl");
-    for (path, why) in [
-        (missing.as_path(), "No such file"),
-        (folder.path(), "directory"),
-    ] {
+    for (path, why) in [(missing.as_path(), "No such file"), (folder.path(), "directory")] {
         let mut workers = Workers::new(0, 2, 2);
         let reader = files(&[there.clone(), path.into()], &workers);
         let seen = workers.until_or_failed("failures", |seen| seen.failed.len() == 2);
         let text = &seen.failed[0];
         assert!(text.contains(&format!("\"{}\"", path.display())), "{text}");
-        assert!(
-            text.to_lowercase().contains(&why.to_lowercase()) && text.contains("source \"files\""),
-            "{text}"
-        );
+        assert!(text.to_lowercase().contains(&why.to_lowercase()) && text.contains("source \"files\""), "{text}");
         assert_eq!(seen.count(), 0);
         reader.stop();
     }
     let twice = ["-".into(), "-".into()];
     let workers = Workers::new(0, 1, 1);
-    let error = start_files(0, "files", &twice, workers.inboxes.clone())
-        .err()
-        .unwrap();
+    let error = start_files(0, "files", &twice, workers.inboxes.clone()).err().unwrap();
     assert!(error.contains("\"-\" is named twice"), "{error}");
 }
 
@@ -287,9 +245,7 @@ fn following_hands_over_complete_lines_as_they_come() {
     let seen = workers.until("the first line", |seen| seen.all_caught_up());
     assert_eq!(seen.texts(), ["{1}"]);
     append(&path, "}\n{3}\n{4");
-    let seen = workers.until("three lines", |seen| {
-        seen.count() == 3 && seen.all_caught_up()
-    });
+    let seen = workers.until("three lines", |seen| seen.count() == 3 && seen.all_caught_up());
     assert_eq!(seen.texts(), ["{1}", "{2}", "{3}"]);
     let id = seen.partitions()[0];
     assert_eq!(seen.next[&id], 12);
@@ -328,10 +284,8 @@ fn processes_that_follow_one_folder_agree_who_reads_which_file() {
         write(&folder, &format!("{n}.jsonl"), text(n));
     }
     let mut processes = [Workers::new(0, 2, 4), Workers::new(2, 2, 4)];
-    let readers: Vec<Reader> = processes
-        .iter()
-        .map(|workers| follow(folder.path(), workers, StartAt::Committed))
-        .collect();
+    let readers: Vec<Reader> =
+        processes.iter().map(|workers| follow(folder.path(), workers, StartAt::Committed)).collect();
     for n in 20..40 {
         write(&folder, &format!("{n}.jsonl"), text(n));
     }
@@ -339,11 +293,7 @@ fn processes_that_follow_one_folder_agree_who_reads_which_file() {
     let deadline = Instant::now() + source::DEADLINE;
     let total = |p: &[Workers; 2]| p[0].seen.count() + p[1].seen.count();
     while total(&processes) < 41 {
-        assert!(
-            Instant::now() < deadline,
-            "{} of 41 files",
-            total(&processes)
-        );
+        assert!(Instant::now() < deadline, "{} of 41 files", total(&processes));
         for workers in &mut processes {
             let polls = std::cell::Cell::new(0);
             workers.until("a few messages", |_| polls.replace(polls.get() + 1) == 2);
@@ -373,9 +323,7 @@ fn a_restart_goes_on_behind_the_positions_that_were_kept() {
     write(&folder, "0.jsonl", "{0a}\n");
     let mut workers = Workers::new(0, 1, 1);
     let reader = follow(folder.path(), &workers, StartAt::Positions(positions));
-    let seen = workers.until("the new lines", |seen| {
-        seen.count() >= 2 && seen.all_caught_up()
-    });
+    let seen = workers.until("the new lines", |seen| seen.count() >= 2 && seen.all_caught_up());
     assert_eq!(seen.sorted(), ["{0a}", "{1c}"]);
     assert_eq!(seen.assigned.len(), 3);
     reader.stop();
@@ -387,19 +335,13 @@ fn a_truncated_file_is_read_again_as_a_new_partition() {
     let path = write(&folder, "events.jsonl", "{1}\n{2}\n{3}\n");
     let mut workers = Workers::new(0, 1, 1);
     let reader = follow(&path, &workers, StartAt::Committed);
-    workers.until("three lines", |seen| {
-        seen.count() == 3 && seen.all_caught_up()
-    });
+    workers.until("three lines", |seen| seen.count() == 3 && seen.all_caught_up());
     // The same first line: only the length tells.
     fs::write(&path, "{1}\n").unwrap();
-    workers.until("the new content", |seen| {
-        seen.count() == 4 && seen.finished.len() == 1
-    });
+    workers.until("the new content", |seen| seen.count() == 4 && seen.finished.len() == 1);
     File::create(&path).unwrap();
     append(&path, "{5}\n{6}\n");
-    let seen = workers.until("the newest content", |seen| {
-        seen.count() == 6 && seen.finished.len() == 2
-    });
+    let seen = workers.until("the newest content", |seen| seen.count() == 6 && seen.finished.len() == 2);
     assert_eq!(seen.assigned.len(), 3);
     assert_eq!(seen.sorted(), ["{1}", "{1}", "{2}", "{3}", "{5}", "{6}"]);
     reader.stop();
@@ -444,10 +386,7 @@ fn a_pipe_is_read_like_a_file() {
     let records = &seen.records[&partition(0)];
     assert_eq!(records[20_000].bytes.len(), MAX_RECORD);
     assert_eq!(records[20_001].bytes, b"{1}");
-    assert_eq!(
-        (records[20_002].bytes.as_slice(), records[20_002].offset),
-        (&b"{2}"[..], content.len() as u64 - 3)
-    );
+    assert_eq!((records[20_002].bytes.as_slice(), records[20_002].offset), (&b"{2}"[..], content.len() as u64 - 3));
     assert_eq!(seen.next[&partition(0)], content.len() as u64);
     reader.stop();
 }
@@ -462,9 +401,7 @@ fn a_silent_pipe_is_caught_up_when_it_is_followed() {
     let reader = follow(&path, &workers, StartAt::Committed);
     let mut writer = OpenOptions::new().write(true).open(&path).unwrap();
     writer.write_all(b"{1}\n{2").unwrap();
-    let seen = workers.until("the pause", |seen| {
-        seen.count() == 1 && seen.all_caught_up()
-    });
+    let seen = workers.until("the pause", |seen| seen.count() == 1 && seen.all_caught_up());
     assert_eq!(seen.texts(), ["{1}"]);
     drop(writer);
     let seen = workers.until("the end", |seen| seen.ended.len() == 1);

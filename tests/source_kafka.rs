@@ -42,9 +42,7 @@ fn config(broker: &Kafka, topics: &[&str], group: &str, more: &[(&str, &str)]) -
         brokers: broker.bootstrap(),
         topics: topics.iter().map(|t| (*t).to_owned()).collect(),
         group: group.into(),
-        settings: settings
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect(),
+        settings: settings.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         time: Default::default(),
     }
 }
@@ -56,15 +54,10 @@ fn read(topics: &[&str], group: &str, workers: &Workers, at: StartAt) -> Reader 
 
 /// Writes `prefix-0`, `prefix-1`, ... to the topic's partitions in turn.
 fn produce(broker: &Kafka, topic: &str, partitions: i32, prefix: &str, count: usize) {
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", broker.bootstrap())
-        .create()
-        .unwrap();
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", broker.bootstrap()).create().unwrap();
     for n in 0..count {
         let text = format!("{prefix}-{n}");
-        let record = BaseRecord::<(), str>::to(topic)
-            .partition(n as i32 % partitions)
-            .payload(&text);
+        let record = BaseRecord::<(), str>::to(topic).partition(n as i32 % partitions).payload(&text);
         producer.send(record).map_err(|(e, _)| e).unwrap();
     }
     producer.flush(source::DEADLINE).unwrap();
@@ -86,24 +79,17 @@ fn partitions_are_spread_over_the_workers_of_all_processes_and_each_record_is_re
     produce(broker(), &topic, 6, "r", 60_000);
     let mut processes = [Workers::new(0, 2, 4), Workers::new(2, 2, 4)];
     let group = fresh("group");
-    let readers: Vec<Reader> = processes
-        .iter()
-        .map(|workers| read(&[&topic], &group, workers, StartAt::Committed))
-        .collect();
+    let readers: Vec<Reader> =
+        processes.iter().map(|workers| read(&[&topic], &group, workers, StartAt::Committed)).collect();
     let mut all = Vec::new();
     for (workers, partitions) in processes.iter_mut().zip([4, 2]) {
-        let seen = workers.until("all records", |seen| {
-            seen.count() == partitions * 10_000 && seen.all_caught_up()
-        });
+        let seen = workers.until("all records", |seen| seen.count() == partitions * 10_000 && seen.all_caught_up());
         assert_eq!(seen.assigned.len(), partitions);
         for (worker, id) in &seen.assigned {
             assert_eq!(*worker, id.partition as usize % 4);
             let offsets: Vec<u64> = seen.records[id].iter().map(|r| r.offset).collect();
             assert_eq!(offsets, (0..10_000).collect::<Vec<u64>>());
-            assert!(
-                seen.records[id].iter().all(|r| r.append.is_none()),
-                "CreateTime is no trusted clock"
-            );
+            assert!(seen.records[id].iter().all(|r| r.append.is_none()), "CreateTime is no trusted clock");
         }
         all.extend(seen.texts());
     }
@@ -138,9 +124,7 @@ fn a_restart_goes_on_at_the_committed_offset_which_lag_tools_see() {
     produce(broker(), &topic, 2, "b", 100);
     let mut workers = Workers::new(0, 1, 1);
     let reader = read(&[&topic], &group, &workers, StartAt::Committed);
-    let seen = workers.until("the rest", |seen| {
-        seen.count() >= 350 && seen.all_caught_up()
-    });
+    let seen = workers.until("the rest", |seen| seen.count() >= 350 && seen.all_caught_up());
     assert_eq!(seen.count(), 350);
     let first: Vec<u64> = seen.records.values().map(|r| r[0].offset).collect();
     assert_eq!(first, [500, 250]);
@@ -162,9 +146,7 @@ fn the_engines_own_positions_go_before_the_groups() {
     let at = StartAt::Positions([(ends[0].0, 40)].into());
     let mut workers = Workers::new(0, 1, 1);
     let reader = read(&[&topic], &group, &workers, at);
-    let seen = workers.until("the end", |seen| {
-        seen.assigned.len() == 2 && seen.all_caught_up()
-    });
+    let seen = workers.until("the end", |seen| seen.assigned.len() == 2 && seen.all_caught_up());
     assert_eq!(seen.count(), 10);
     assert_eq!(seen.records[&ends[0].0][0].offset, 40);
     reader.stop();
@@ -177,18 +159,14 @@ fn new_partitions_and_topics_are_read_from_their_beginnings() {
     let mut workers = Workers::new(0, 3, 3);
     let group = fresh("group");
     let reader = read(&[&topic, &later], &group, &workers, StartAt::Committed);
-    let seen = workers.until("the empty partitions' ends", |seen| {
-        seen.assigned.len() == 2 && seen.all_caught_up()
-    });
+    let seen = workers.until("the empty partitions' ends", |seen| seen.assigned.len() == 2 && seen.all_caught_up());
     assert_eq!(seen.count(), 0);
     broker().add_partitions(&topic, 4).unwrap();
     produce(broker(), &topic, 4, "a", 400);
     workers.until("four partitions", |seen| seen.count() == 400);
     broker().create_topic(&later, 1, &[]).unwrap();
     produce(broker(), &later, 1, "b", 10);
-    let seen = workers.until("the later topic", |seen| {
-        seen.count() == 410 && seen.all_caught_up()
-    });
+    let seen = workers.until("the later topic", |seen| seen.count() == 410 && seen.all_caught_up());
     let numbers: Vec<u32> = seen.partitions().iter().map(|id| id.partition).collect();
     assert_eq!(numbers, [0, 1, 2, 3, 1 << 20]);
     reader.stop();
@@ -210,10 +188,7 @@ fn the_brokers_append_time_comes_with_each_record() {
     for record in seen.records.values().flatten() {
         let append = record.append.unwrap();
         // The broker counts in milliseconds.
-        assert!(
-            (before - 1000..=after).contains(&append),
-            "{before} {append} {after}"
-        );
+        assert!((before - 1000..=after).contains(&append), "{before} {append} {after}");
     }
     reader.stop();
 }
@@ -237,12 +212,7 @@ fn tombstones_are_empty_records_and_giants_are_cut() {
     let mut workers = Workers::new(0, 1, 1);
     let reader = read(&[&topic], &fresh("group"), &workers, StartAt::Committed);
     let seen = workers.until("all records", |seen| seen.count() == 3);
-    let sizes: Vec<usize> = seen
-        .records
-        .values()
-        .flatten()
-        .map(|r| r.bytes.len())
-        .collect();
+    let sizes: Vec<usize> = seen.records.values().flatten().map(|r| r.bytes.len()).collect();
     assert_eq!(sizes, [0, MAX_RECORD, 4]);
     reader.stop();
 }
@@ -282,12 +252,7 @@ fn a_broker_that_is_down_is_waited_for() {
     let broker = kafka().unwrap();
     broker.create_topic("t", 2, &[]).unwrap();
     produce(&broker, "t", 2, "a", 100);
-    let config = config(
-        &broker,
-        &["t"],
-        "group",
-        &[("reconnect.backoff.max.ms", "500")],
-    );
+    let config = config(&broker, &["t"], "group", &[("reconnect.backoff.max.ms", "500")]);
     let mut workers = Workers::new(0, 2, 2);
     let at = StartAt::Committed;
     let reader = start(0, &config, workers.inboxes.clone(), at.clone()).unwrap();
@@ -318,11 +283,7 @@ fn a_full_inbox_pauses_the_reader_which_still_can_be_stopped() {
     eventually("a full inbox", || workers.receivers[0].len() == capacity);
     let begun = Instant::now();
     reader.stop();
-    assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     workers = Workers::new(0, 1, 1);
     let reader = read(&[&topic], &group, &workers, StartAt::Committed);
     eventually("a full inbox", || workers.receivers[0].len() == capacity);
@@ -336,22 +297,14 @@ fn settings_are_checked_at_the_start_and_secrets_are_not_shown() {
     let refused = |settings: &[(&str, &str)]| {
         let config = config(broker(), &["t"], "group", settings);
         let at = StartAt::Committed;
-        start(0, &config, workers.inboxes.clone(), at)
-            .err()
-            .unwrap()
+        start(0, &config, workers.inboxes.clone(), at).err().unwrap()
     };
     let error = refused(&[("fetch.messge.max.bytes", "1")]);
-    assert!(
-        error.contains("\"fetch.messge.max.bytes\"") && error.contains("source \"stream\""),
-        "{error}"
-    );
+    assert!(error.contains("\"fetch.messge.max.bytes\"") && error.contains("source \"stream\""), "{error}");
     let error = refused(&[("auto.offset.reset", "latest")]);
     assert!(error.contains("the engine's own"), "{error}");
     let error = refused(&[("sasl.password", "env:NO_SUCH_VARIABLE")]);
-    assert!(
-        error.contains("\"sasl.password\"") && error.contains("\"NO_SUCH_VARIABLE\""),
-        "{error}"
-    );
+    assert!(error.contains("\"sasl.password\"") && error.contains("\"NO_SUCH_VARIABLE\""), "{error}");
     let error = refused(&[("sasl.password", "file:no/such/file")]);
     assert!(error.contains("\"no/such/file\""), "{error}");
     let folder = tempfile::TempDir::new().unwrap();

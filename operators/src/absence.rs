@@ -17,6 +17,11 @@ impl State {
         self.waiting.is_empty()
     }
 
+    /// Only those of the waiting triggers that `keep` says, by time and name.
+    pub fn only(&self, keep: impl Fn(i64, u32) -> bool) -> State {
+        State { waiting: self.waiting.iter().copied().filter(|&(time, event)| keep(time, event)).collect() }
+    }
+
     /// Takes the next event in order.
     pub fn step(&mut self, window: i64, time: i64, event: u32, trigger: bool, absent: bool) {
         if absent {

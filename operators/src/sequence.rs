@@ -182,10 +182,19 @@ mod tests {
 
     /// Every choice, straight from the definition; the latest one in the order of the evidence.
     fn brute(spec: &Spec, events: &[(i64, Roles)]) -> Option<Vec<(usize, usize)>> {
-        fn go(spec: &Spec, steps: &[usize], events: &[(i64, Roles)], chosen: &mut Vec<usize>, best: &mut Option<Vec<usize>>) {
+        fn go(
+            spec: &Spec,
+            steps: &[usize],
+            events: &[(i64, Roles)],
+            chosen: &mut Vec<usize>,
+            best: &mut Option<Vec<usize>>,
+        ) {
             let p = chosen.len();
             if p == steps.len() {
-                if *chosen.last().unwrap() == events.len() - 1 && holds(spec, steps, events, chosen) && best.as_ref().is_none_or(|b| *chosen > *b) {
+                if *chosen.last().unwrap() == events.len() - 1
+                    && holds(spec, steps, events, chosen)
+                    && best.as_ref().is_none_or(|b| *chosen > *b)
+                {
                     *best = Some(chosen.clone());
                 }
                 return;
@@ -200,12 +209,14 @@ mod tests {
         }
         fn holds(spec: &Spec, steps: &[usize], events: &[(i64, Roles)], chosen: &[usize]) -> bool {
             let (first, last) = (chosen[0], *chosen.last().unwrap());
-            if events[last].0 - events[first].0 > spec.window || events[first + 1..last.max(first + 1)].iter().any(|e| e.1.until) {
+            if events[last].0 - events[first].0 > spec.window
+                || events[first + 1..last.max(first + 1)].iter().any(|e| e.1.until)
+            {
                 return false;
             }
-            (1..chosen.len()).filter(|&p| steps[p] != steps[p - 1]).all(|p| {
-                !events[chosen[p - 1] + 1..chosen[p]].iter().any(|e| e.1.without >> steps[p] & 1 == 1)
-            })
+            (1..chosen.len())
+                .filter(|&p| steps[p] != steps[p - 1])
+                .all(|p| !events[chosen[p - 1] + 1..chosen[p]].iter().any(|e| e.1.without >> steps[p] & 1 == 1))
         }
         let steps = steps(spec);
         let mut best = None;
@@ -252,7 +263,8 @@ mod tests {
     fn a_step_of_three_takes_three_events() {
         let spec = Spec { window: 10, counts: vec![1, 3], forbids: false };
         let mut state = State::new(&spec);
-        let ends: Vec<bool> = [0, 1, 2, 3].iter().map(|&t| state.step(&spec, t, event(if t == 0 { 1 } else { 2 }, 0, false))).collect();
+        let ends: Vec<bool> =
+            [0, 1, 2, 3].iter().map(|&t| state.step(&spec, t, event(if t == 0 { 1 } else { 2 }, 0, false))).collect();
         assert_eq!(ends, [false, false, false, true]);
     }
 }

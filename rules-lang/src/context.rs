@@ -25,14 +25,7 @@ pub(crate) struct Context<'f> {
 impl<'f> Context<'f> {
     pub(crate) fn new(file: &'f str, text: &'f str, compiled: &'f mut HashSet<String>) -> Self {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        Context {
-            file,
-            lines: lines(text),
-            diagnostics: Vec::new(),
-            shown: [0; 2],
-            unshown: None,
-            compiled,
-        }
+        Context { file, lines: lines(text), diagnostics: Vec::new(), shown: [0; 2], unshown: None, compiled }
     }
 
     pub(crate) fn file(&self) -> &'f str {
@@ -46,45 +39,24 @@ impl<'f> Context<'f> {
 
     pub(crate) fn into_diagnostics(mut self) -> Vec<Diagnostic> {
         if let Some(mut last) = self.unshown.take() {
-            last.code = if last.severity == Level::Error {
-                "E006"
-            } else {
-                "W011"
-            };
-            last.message = format!(
-                "this file has more than {MAX_FINDINGS} findings of this kind, the others aren't shown"
-            );
+            last.code = if last.severity == Level::Error { "E006" } else { "W011" };
+            last.message =
+                format!("this file has more than {MAX_FINDINGS} findings of this kind, the others aren't shown");
             last.hint("correct these first");
             self.diagnostics.push(last);
         }
         self.diagnostics
     }
 
-    pub(crate) fn error(
-        &mut self,
-        at: Span,
-        code: &'static str,
-        message: impl Into<String>,
-    ) -> &mut Diagnostic {
+    pub(crate) fn error(&mut self, at: Span, code: &'static str, message: impl Into<String>) -> &mut Diagnostic {
         self.report(Level::Error, at, code, message.into())
     }
 
-    pub(crate) fn warn(
-        &mut self,
-        at: Span,
-        code: &'static str,
-        message: impl Into<String>,
-    ) -> &mut Diagnostic {
+    pub(crate) fn warn(&mut self, at: Span, code: &'static str, message: impl Into<String>) -> &mut Diagnostic {
         self.report(Level::Warning, at, code, message.into())
     }
 
-    fn report(
-        &mut self,
-        level: Level,
-        at: Span,
-        code: &'static str,
-        message: String,
-    ) -> &mut Diagnostic {
+    fn report(&mut self, level: Level, at: Span, code: &'static str, message: String) -> &mut Diagnostic {
         let diagnostic = Diagnostic::new(level, code, self.file, &self.lines, at, message);
         let shown = &mut self.shown[usize::from(level == Level::Warning)];
         if *shown == MAX_FINDINGS {
@@ -98,16 +70,9 @@ impl<'f> Context<'f> {
 
     /// The place of `part` within the text that starts at `whole`, or `whole` if it isn't written there literally.
     pub(crate) fn within(&self, whole: Span, part: &str) -> Span {
-        let line = (whole.line as usize)
-            .checked_sub(1)
-            .and_then(|i| self.lines.get(i))
-            .copied()
-            .unwrap_or("");
+        let line = (whole.line as usize).checked_sub(1).and_then(|i| self.lines.get(i)).copied().unwrap_or("");
         let start = (whole.column as usize).saturating_sub(1);
-        let from = line
-            .char_indices()
-            .nth(start)
-            .map_or(line.len(), |(at, _)| at);
+        let from = line.char_indices().nth(start).map_or(line.len(), |(at, _)| at);
         match line[from..].find(part) {
             Some(offset) if !part.is_empty() => Span {
                 column: (start + line[from..from + offset].chars().count()) as u32 + 1,
@@ -121,18 +86,13 @@ impl<'f> Context<'f> {
     /// Reports that `what` isn't of the expected kind.
     pub(crate) fn mistyped(&mut self, node: &Node, what: &str, expected: &str) {
         let found = node.value.kind();
-        let diagnostic = self.error(
-            node.span,
-            "E010",
-            format!("{what} must be {expected}, found {found}"),
-        );
+        let diagnostic = self.error(node.span, "E010", format!("{what} must be {expected}, found {found}"));
         match (&node.value, expected) {
             (Value::Number(_) | Value::Bool(_), "a text") => diagnostic.hint("put it in quotes"),
             (Value::Text(text), "true or false")
                 if ["yes", "no", "on", "off"].contains(&text.to_lowercase().as_str()) =>
             {
-                diagnostic
-                    .hint("in YAML 1.2 `yes`, `no`, `on` and `off` are texts; write true or false")
+                diagnostic.hint("in YAML 1.2 `yes`, `no`, `on` and `off` are texts; write true or false")
             }
             (Value::Null, _) => diagnostic.hint("give it a value, or leave the key out"),
             (_, "a list") => diagnostic.hint("write [...], or one `- ...` a line"),
@@ -154,8 +114,7 @@ impl<'f> Context<'f> {
     pub(crate) fn word<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n str> {
         let text = self.text(node, what)?;
         if text.trim().is_empty() {
-            self.error(node.span, "E010", format!("{what} is empty"))
-                .hint("give it a value");
+            self.error(node.span, "E010", format!("{what} is empty")).hint("give it a value");
             return None;
         }
         Some(text)
@@ -172,19 +131,13 @@ impl<'f> Context<'f> {
     }
 
     /// A list with at least one and at most `most` items.
-    pub(crate) fn list<'n>(
-        &mut self,
-        node: &'n Node,
-        what: &str,
-        most: usize,
-    ) -> Option<&'n [Node]> {
+    pub(crate) fn list<'n>(&mut self, node: &'n Node, what: &str, most: usize) -> Option<&'n [Node]> {
         let Value::List(items) = &node.value else {
             self.mistyped(node, what, "a list");
             return None;
         };
         if items.is_empty() {
-            self.error(node.span, "E013", format!("{what} is an empty list"))
-                .hint("give it at least one item");
+            self.error(node.span, "E013", format!("{what} is an empty list")).hint("give it at least one item");
             return None;
         }
         self.at_most(node, what, items.len(), most).then_some(items)
@@ -192,23 +145,14 @@ impl<'f> Context<'f> {
 
     fn at_most(&mut self, node: &Node, what: &str, len: usize, most: usize) -> bool {
         if len > most {
-            self.error(
-                node.span,
-                "E014",
-                format!("{what} has {len} items, at most {most} are allowed"),
-            )
-            .hint("split it");
+            self.error(node.span, "E014", format!("{what} has {len} items, at most {most} are allowed"))
+                .hint("split it");
         }
         len <= most
     }
 
     /// One text, or a list of them.
-    pub(crate) fn texts<'n>(
-        &mut self,
-        node: &'n Node,
-        what: &str,
-        most: usize,
-    ) -> Option<Vec<(&'n str, Span)>> {
+    pub(crate) fn texts<'n>(&mut self, node: &'n Node, what: &str, most: usize) -> Option<Vec<(&'n str, Span)>> {
         if let Value::Text(text) = &node.value {
             return Some(vec![(text, node.span)]);
         }
@@ -217,20 +161,13 @@ impl<'f> Context<'f> {
             return None;
         }
         let items = self.list(node, what, most)?;
-        let texts: Vec<_> = items
-            .iter()
-            .filter_map(|item| Some((self.text(item, what)?, item.span)))
-            .collect();
+        let texts: Vec<_> = items.iter().filter_map(|item| Some((self.text(item, what)?, item.span))).collect();
         (texts.len() == items.len()).then_some(texts)
     }
 
     pub(crate) fn keys<'n>(&mut self, node: &'n Node, what: &str) -> Option<Keys<'n>> {
         match &node.value {
-            Value::Map(entries) => Some(Keys {
-                span: node.span,
-                entries,
-                used: vec![false; entries.len()],
-            }),
+            Value::Map(entries) => Some(Keys { span: node.span, entries, used: vec![false; entries.len()] }),
             _ => {
                 self.mistyped(node, what, "a mapping");
                 None
@@ -245,11 +182,7 @@ fn lines(text: &str) -> Vec<&str> {
     let mut rest = text;
     while let Some(at) = rest.find(['\n', '\r']) {
         lines.push(&rest[..at]);
-        let end = if rest[at..].starts_with("\r\n") {
-            at + 2
-        } else {
-            at + 1
-        };
+        let end = if rest[at..].starts_with("\r\n") { at + 2 } else { at + 1 };
         rest = &rest[end..];
     }
     lines.push(rest);
@@ -275,17 +208,10 @@ impl<'n> Keys<'n> {
     }
 
     /// Like `take`, but reports a key that isn't there.
-    pub(crate) fn require(
-        &mut self,
-        cx: &mut Context<'_>,
-        name: &str,
-        what: &str,
-        example: &str,
-    ) -> Option<&'n Node> {
+    pub(crate) fn require(&mut self, cx: &mut Context<'_>, name: &str, what: &str, example: &str) -> Option<&'n Node> {
         let value = self.take(name);
         if value.is_none() {
-            cx.error(self.span, "E012", format!("{what} has no \"{name}\""))
-                .hint(format!("add `{name}: {example}`"));
+            cx.error(self.span, "E012", format!("{what} has no \"{name}\"")).hint(format!("add `{name}: {example}`"));
         }
         value
     }
@@ -293,12 +219,7 @@ impl<'n> Keys<'n> {
     /// Everything that wasn't taken yet; taken now.
     pub(crate) fn rest(&mut self) -> Vec<&'n (Key, Node)> {
         let used = std::mem::replace(&mut self.used, vec![true; self.entries.len()]);
-        self.entries
-            .iter()
-            .zip(used)
-            .filter(|(_, used)| !used)
-            .map(|(entry, _)| entry)
-            .collect()
+        self.entries.iter().zip(used).filter(|(_, used)| !used).map(|(entry, _)| entry).collect()
     }
 
     /// Reports every key that wasn't taken.
@@ -315,10 +236,5 @@ pub(crate) fn unknown_key(cx: &mut Context<'_>, key: &Key, what: &str, known: &[
         "<<" => "merge keys belong to YAML 1.1; write the keys out".to_owned(),
         name => suggest::hint(name, known),
     };
-    cx.error(
-        key.span,
-        "E011",
-        format!("{what} has no key {}", quoted(&key.name)),
-    )
-    .hint(hint);
+    cx.error(key.span, "E011", format!("{what} has no key {}", quoted(&key.name))).hint(hint);
 }

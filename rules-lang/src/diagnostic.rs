@@ -77,11 +77,7 @@ impl Diagnostic {
         span: Span,
         message: String,
     ) -> Self {
-        let line = (span.line as usize)
-            .checked_sub(1)
-            .and_then(|index| lines.get(index))
-            .copied()
-            .unwrap_or("");
+        let line = (span.line as usize).checked_sub(1).and_then(|index| lines.get(index)).copied().unwrap_or("");
         let column = (span.column as usize).saturating_sub(1);
         let rest: String = line.chars().skip(column).collect();
         let rest = rest.trim_end();
@@ -89,10 +85,7 @@ impl Diagnostic {
             0 => rest.chars().count(),
             len => (len as usize).min(rest.chars().count()),
         };
-        let excerpt = rest
-            .chars()
-            .take(width.min(EXCERPT_CHARS))
-            .collect::<String>();
+        let excerpt = rest.chars().take(width.min(EXCERPT_CHARS)).collect::<String>();
         Diagnostic {
             code,
             severity,
@@ -120,20 +113,12 @@ impl Diagnostic {
 
 impl SourceLine {
     fn around(line: &str, column: usize, width: usize) -> Self {
-        let from = if line.chars().count() > LINE_CHARS {
-            column.saturating_sub(LINE_LEAD)
-        } else {
-            0
-        };
+        let from = if line.chars().count() > LINE_CHARS { column.saturating_sub(LINE_LEAD) } else { 0 };
         let text: String = line.chars().skip(from).take(LINE_CHARS).collect();
         let text = printable(text.trim_end());
         let caret = column - from;
         let room = text.chars().count().saturating_sub(caret);
-        SourceLine {
-            text,
-            caret,
-            width: width.min(room).max(1),
-        }
+        SourceLine { text, caret, width: width.min(room).max(1) }
     }
 }
 
@@ -151,11 +136,7 @@ impl fmt::Display for Diagnostic {
         writeln!(f, "{number} | {}", self.source.text)?;
         let blank = " ".repeat(self.source.caret);
         let carets = "^".repeat(self.source.width);
-        writeln!(
-            f,
-            "{}",
-            format!("{pad} | {blank}{carets} {}", self.label).trim_end()
-        )?;
+        writeln!(f, "{}", format!("{pad} | {blank}{carets} {}", self.label).trim_end())?;
         if let Some(hint) = &self.hint {
             writeln!(f, "{pad} = hint: {hint}")?;
         }
@@ -178,12 +159,7 @@ impl fmt::Display for Errors {
             writeln!(f, "{diagnostic}")?;
         }
         let count = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
-        write!(
-            f,
-            "{}, {}",
-            count(self.errors.len(), "error"),
-            count(self.warnings.len(), "warning")
-        )
+        write!(f, "{}, {}", count(self.errors.len(), "error"), count(self.warnings.len(), "warning"))
     }
 }
 
@@ -213,10 +189,6 @@ pub(crate) fn printable(text: &str) -> String {
 pub(crate) fn quoted(name: &str) -> String {
     const NAME_CHARS: usize = 60;
     let short: String = name.chars().take(NAME_CHARS).collect();
-    let more = if name.chars().nth(NAME_CHARS).is_some() {
-        "..."
-    } else {
-        ""
-    };
+    let more = if name.chars().nth(NAME_CHARS).is_some() { "..." } else { "" };
     format!("\"{}{more}\"", printable(&short))
 }

@@ -33,16 +33,8 @@ pub fn parse(text: &str) -> Option<i64> {
 /// assert_eq!(clawdstrike_rules::duration::format(3_600_000_000), "1h");
 /// ```
 pub fn format(micros: i64) -> String {
-    let units = [
-        (DAY, "d"),
-        (3_600 * SECOND, "h"),
-        (60 * SECOND, "m"),
-        (SECOND, "s"),
-    ];
-    match units
-        .iter()
-        .find(|(size, _)| micros != 0 && micros % size == 0)
-    {
+    let units = [(DAY, "d"), (3_600 * SECOND, "h"), (60 * SECOND, "m"), (SECOND, "s")];
+    match units.iter().find(|(size, _)| micros != 0 && micros % size == 0) {
         Some((size, unit)) => format!("{}{unit}", micros / size),
         None if micros == 0 => "0s".to_owned(),
         None => format!("{micros}us"),

@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::diagnostic::printable;
 use crate::duration;
 use crate::plan::{
-    AllowEntry, Condition, EventTypes, Field, FieldTest, HostPart, Matcher, PatternForm, Rule,
-    RuleSet, Scalar, Severity, TargetPattern, Test, TimeWindow,
+    AllowEntry, Condition, EventTypes, Field, FieldTest, HostPart, Matcher, PatternForm, Rule, RuleSet, Scalar,
+    Severity, TargetPattern, Test, TimeWindow,
 };
 
 /// A rule set in words.
@@ -93,28 +93,14 @@ pub struct EntryReading {
 
 /// Tells how a rule set was read.
 pub fn explain(set: &RuleSet) -> Explanation {
-    Explanation {
-        rules: set.rules.iter().map(rule).collect(),
-        allowlist: set.allowlist.iter().map(entry).collect(),
-    }
+    Explanation { rules: set.rules.iter().map(rule).collect(), allowlist: set.allowlist.iter().map(entry).collect() }
 }
 
 fn rule(rule: &Rule) -> RuleReading {
     let action = |action: &crate::plan::Action| {
-        let params: Vec<_> = action
-            .params
-            .iter()
-            .map(|(name, value)| format!("{name}: {value}"))
-            .collect();
-        let name = serde_json::json!(action.kind)
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        if params.is_empty() {
-            name
-        } else {
-            format!("{name} {{{}}}", params.join(", "))
-        }
+        let params: Vec<_> = action.params.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let name = serde_json::json!(action.kind).as_str().unwrap_or_default().to_owned();
+        if params.is_empty() { name } else { format!("{name} {{{}}}", params.join(", ")) }
     };
     RuleReading {
         id: rule.id.clone(),
@@ -137,113 +123,52 @@ fn condition(condition: &Condition) -> ConditionReading {
         Condition::Sequence(c) => {
             let mut parts = Vec::new();
             for (index, step) in c.steps.iter().enumerate() {
-                let count = if step.count == 1 {
-                    String::new()
-                } else {
-                    format!("{} times ", step.count)
-                };
-                parts.push(format!(
-                    "step {}: {count}{}",
-                    index + 1,
-                    matcher(&step.matcher)
-                ));
-                parts.extend(
-                    step.without
-                        .iter()
-                        .map(|without| format!("  no {} before it", matcher(without))),
-                );
+                let count = if step.count == 1 { String::new() } else { format!("{} times ", step.count) };
+                parts.push(format!("step {}: {count}{}", index + 1, matcher(&step.matcher)));
+                parts.extend(step.without.iter().map(|without| format!("  no {} before it", matcher(without))));
                 matchers.extend(std::iter::once(&step.matcher).chain(&step.without));
             }
-            parts.extend(
-                c.until
-                    .iter()
-                    .map(|until| format!("until {}", matcher(until))),
-            );
+            parts.extend(c.until.iter().map(|until| format!("until {}", matcher(until))));
             matchers.extend(&c.until);
             let kept: u64 = c.steps.iter().map(|step| u64::from(step.count)).sum();
-            (
-                "sequence",
-                parts,
-                format!("the events of one window, of them {kept} as evidence of an open match"),
-            )
+            ("sequence", parts, format!("the events of one window, of them {kept} as evidence of an open match"))
         }
         Condition::Threshold(c) => {
             matchers.push(&c.matcher);
             let mut parts = vec![matcher(&c.matcher)];
             parts.extend(c.count.map(|k| format!("at least {k} events")));
+            parts.extend(c.unique_targets.map(|k| format!("at least {k} distinct targets")));
             parts.extend(
-                c.unique_targets
-                    .map(|k| format!("at least {k} distinct targets")),
+                c.distinct.iter().map(|d| format!("at least {} distinct values of {}", d.at_least, field(&d.field))),
             );
-            parts.extend(c.distinct.iter().map(|d| {
-                format!(
-                    "at least {} distinct values of {}",
-                    d.at_least,
-                    field(&d.field)
-                )
-            }));
-            (
-                "threshold",
-                parts,
-                "the matching events of one window, a time and a hash each".to_owned(),
-            )
+            ("threshold", parts, "the matching events of one window, a time and a hash each".to_owned())
         }
         Condition::Pattern(c) => {
             matchers.extend(&c.matchers);
-            let mut parts = vec![format!(
-                "at least {} of {}, in any order:",
-                c.at_least,
-                c.matchers.len()
-            )];
+            let mut parts = vec![format!("at least {} of {}, in any order:", c.at_least, c.matchers.len())];
             parts.extend(c.matchers.iter().map(|m| format!("  {}", matcher(m))));
             (
                 "pattern",
                 parts,
-                format!(
-                    "the latest event of each of {} matchers, and what may come late",
-                    c.matchers.len()
-                ),
+                format!("the latest event of each of {} matchers, and what may come late", c.matchers.len()),
             )
         }
         Condition::Absence(c) => {
             matchers.extend([&c.trigger, &c.absent]);
-            let parts = vec![
-                matcher(&c.trigger),
-                format!("and not {} within the window after it", matcher(&c.absent)),
-            ];
-            (
-                "absence",
-                parts,
-                "the triggers of one window that nothing has answered".to_owned(),
-            )
+            let parts = vec![matcher(&c.trigger), format!("and not {} within the window after it", matcher(&c.absent))];
+            ("absence", parts, "the triggers of one window that nothing has answered".to_owned())
         }
         Condition::NewValue(c) => {
             matchers.push(&c.matcher);
-            let mut parts = vec![
-                matcher(&c.matcher),
-                format!("a new value of {}", field(&c.field)),
-            ];
+            let mut parts = vec![matcher(&c.matcher), format!("a new value of {}", field(&c.field))];
             if c.learn > 0 {
-                parts.push(format!(
-                    "once the group is {} old",
-                    duration::format(c.learn)
-                ));
+                parts.push(format!("once the group is {} old", duration::format(c.learn)));
             }
-            (
-                "new_value",
-                parts,
-                "the distinct values of one window, a time and a hash each".to_owned(),
-            )
+            ("new_value", parts, "the distinct values of one window, a time and a hash each".to_owned())
         }
     };
     let state = format!("{state}; kept for {window} and the lateness");
-    ConditionReading {
-        kind,
-        window,
-        parts,
-        patterns: patterns(matchers.into_iter()),
-        state,
-    }
+    ConditionReading { kind, window, parts, patterns: patterns(matchers.into_iter()), state }
 }
 
 fn patterns<'m>(matchers: impl Iterator<Item = &'m Matcher>) -> Vec<PatternReading> {
@@ -254,8 +179,7 @@ fn patterns<'m>(matchers: impl Iterator<Item = &'m Matcher>) -> Vec<PatternReadi
         }
     }
     let mut seen = std::collections::HashSet::new();
-    readings
-        .retain(|reading| seen.insert((reading.text.clone(), reading.form == PatternForm::Glob)));
+    readings.retain(|reading| seen.insert((reading.text.clone(), reading.form == PatternForm::Glob)));
     readings
 }
 
@@ -283,10 +207,7 @@ fn matcher(matcher: &Matcher) -> String {
 }
 
 fn texts(patterns: &[TargetPattern]) -> String {
-    let texts: Vec<_> = patterns
-        .iter()
-        .map(|pattern| pattern.text.as_str())
-        .collect();
+    let texts: Vec<_> = patterns.iter().map(|pattern| pattern.text.as_str()).collect();
     format!("[{}]", texts.join(", "))
 }
 
@@ -294,11 +215,7 @@ fn event_types(types: EventTypes) -> String {
     if types == EventTypes::ANY {
         return "any event".to_owned();
     }
-    let names = EventTypes::NAMES
-        .iter()
-        .zip(0u8..)
-        .filter(|(_, index)| types.contains(*index))
-        .map(|(name, _)| *name);
+    let names = EventTypes::NAMES.iter().zip(0u8..).filter(|(_, index)| types.contains(*index)).map(|(name, _)| *name);
     names.collect::<Vec<_>>().join(" or ")
 }
 
@@ -311,17 +228,10 @@ fn field(field: &Field) -> String {
 
 fn field_test(test: &FieldTest) -> String {
     match test {
-        FieldTest::All(tests) => tests
-            .iter()
-            .map(field_test)
-            .collect::<Vec<_>>()
-            .join(" and "),
+        FieldTest::All(tests) => tests.iter().map(field_test).collect::<Vec<_>>().join(" and "),
         FieldTest::Not(test) => format!("not ({})", field_test(test)),
         FieldTest::In(values) if values.len() == 1 => format!("= {}", scalar(&values[0])),
-        FieldTest::In(values) => format!(
-            "is one of [{}]",
-            values.iter().map(scalar).collect::<Vec<_>>().join(", ")
-        ),
+        FieldTest::In(values) => format!("is one of [{}]", values.iter().map(scalar).collect::<Vec<_>>().join(", ")),
         FieldTest::Regex(regex) => format!("has /{regex}/"),
         FieldTest::Contains(text) => format!("contains {text:?}"),
         FieldTest::StartsWith(text) => format!("starts with {text:?}"),
@@ -350,16 +260,8 @@ fn entry(entry: &AllowEntry) -> EntryReading {
         parts.push(format!("target is one of {}", texts(&entry.targets)));
     }
     parts.extend(entry.times.iter().map(time_window));
-    parts.extend(
-        entry
-            .expires
-            .map(|micros| format!("before {}", time(micros))),
-    );
-    let rules = if entry.rules.is_empty() {
-        "all rules".to_owned()
-    } else {
-        entry.rules.join(", ")
-    };
+    parts.extend(entry.expires.map(|micros| format!("before {}", time(micros))));
+    let rules = if entry.rules.is_empty() { "all rules".to_owned() } else { entry.rules.join(", ") };
     parts.push(format!("for {rules}"));
     if !entry.reason.is_empty() {
         parts.push(format!("because: {}", entry.reason));
@@ -373,31 +275,16 @@ fn entry(entry: &AllowEntry) -> EntryReading {
 
 fn time_window(times: &TimeWindow) -> String {
     const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
-    let days: Vec<_> = (0..7)
-        .filter(|day| times.days >> day & 1 == 1)
-        .map(|day| DAYS[day])
-        .collect();
+    let days: Vec<_> = (0..7).filter(|day| times.days >> day & 1 == 1).map(|day| DAYS[day]).collect();
     let clock = |minutes: u16| format!("{:02}:{:02}", minutes / 60, minutes % 60);
     let zone = times.zone.as_deref().unwrap_or("the configured zone");
-    let next = if times.to <= times.from {
-        " of the next day"
-    } else {
-        ""
-    };
-    format!(
-        "{} from {} to {}{next} ({zone})",
-        days.join(" "),
-        clock(times.from),
-        clock(times.to)
-    )
+    let next = if times.to <= times.from { " of the next day" } else { "" };
+    format!("{} from {} to {}{next} ({zone})", days.join(" "), clock(times.from), clock(times.to))
 }
 
 fn time(micros: i64) -> String {
     let time = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000).ok();
-    let text = time.and_then(|time| {
-        time.format(&time::format_description::well_known::Rfc3339)
-            .ok()
-    });
+    let text = time.and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok());
     text.unwrap_or_else(|| format!("{micros} us after 1970"))
 }
 
@@ -417,40 +304,13 @@ impl fmt::Display for Explanation {
 
 impl fmt::Display for RuleReading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{} \"{}\" ({})",
-            printable(&self.id),
-            printable(&self.name),
-            printable(&self.origin)
-        )?;
+        writeln!(f, "{} \"{}\" ({})", printable(&self.id), printable(&self.name), printable(&self.origin))?;
         writeln!(f, "  version       {}", self.version)?;
-        writeln!(
-            f,
-            "  severity      {}",
-            format!("{:?}", self.severity).to_lowercase()
-        )?;
-        writeln!(
-            f,
-            "  group         {} (and tenant_id)",
-            printable(&self.by.join(", "))
-        )?;
+        writeln!(f, "  severity      {}", format!("{:?}", self.severity).to_lowercase())?;
+        writeln!(f, "  group         {} (and tenant_id)", printable(&self.by.join(", ")))?;
         writeln!(f, "  suppress_for  {}", self.suppress_for)?;
-        let actions = if self.actions.is_empty() {
-            "none".to_owned()
-        } else {
-            self.actions.join(", ")
-        };
-        writeln!(
-            f,
-            "  actions       {}{}",
-            printable(&actions),
-            if self.shadow {
-                " (shadow: not run)"
-            } else {
-                ""
-            }
-        )?;
+        let actions = if self.actions.is_empty() { "none".to_owned() } else { self.actions.join(", ") };
+        writeln!(f, "  actions       {}{}", printable(&actions), if self.shadow { " (shadow: not run)" } else { "" })?;
         for condition in &self.conditions {
             writeln!(f, "  {} within {}", condition.kind, condition.window)?;
             for part in &condition.parts {
@@ -475,11 +335,7 @@ fn show_patterns(f: &mut fmt::Formatter<'_>, patterns: &[PatternReading]) -> fmt
             Some(HostPart::HostPort) => "host:port",
             Some(HostPart::Either) | None => "host or host:port",
         };
-        let lines = [
-            ("path", &pattern.path),
-            (on, &pattern.host),
-            ("other", &pattern.other),
-        ];
+        let lines = [("path", &pattern.path), (on, &pattern.host), ("other", &pattern.other)];
         for (kind, regex) in lines {
             match regex {
                 Some(regex) => writeln!(f, "      {kind}: {}", printable(regex))?,

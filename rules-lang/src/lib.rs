@@ -28,9 +28,7 @@ use std::collections::{BTreeMap, HashSet};
 
 pub use context::MAX_FINDINGS;
 pub use diagnostic::{Diagnostic, EXCERPT_CHARS, Errors, Level};
-pub use explain::{
-    ConditionReading, EntryReading, Explanation, PatternReading, RuleReading, explain,
-};
+pub use explain::{ConditionReading, EntryReading, Explanation, PatternReading, RuleReading, explain};
 pub use pattern::{MAX_PATTERN_CHARS, REGEX_SIZE_LIMIT};
 pub use resolve::{MAX_CONDITIONS, MAX_COUNT, MAX_ITEMS, MAX_STEPS};
 pub use yaml::{MAX_DEPTH, MAX_FILE_BYTES, MAX_NODES};
@@ -74,13 +72,9 @@ pub fn compile(files: &[SourceFile]) -> Result<Compiled, Errors> {
         for rule in file.rules {
             let place = format!("{}:{}", source.name, rule.at.line);
             if let Some(first) = ids.get(&rule.id) {
-                cx.error(
-                    rule.at,
-                    "E020",
-                    format!("rule id {} is used a second time", quoted(&rule.id)),
-                )
-                .label(format!("first used at {first}"))
-                .hint("ids are unique in a set, disabled rules included");
+                cx.error(rule.at, "E020", format!("rule id {} is used a second time", quoted(&rule.id)))
+                    .label(format!("first used at {first}"))
+                    .hint("ids are unique in a set, disabled rules included");
                 continue;
             }
             ids.insert(rule.id, place);
@@ -88,11 +82,7 @@ pub fn compile(files: &[SourceFile]) -> Result<Compiled, Errors> {
         }
         for (entry, places) in file.allowlist {
             let ids = entry.rules.iter().cloned().zip(places);
-            named.extend(ids.map(|(id, at)| Named {
-                file: index,
-                id,
-                at,
-            }));
+            named.extend(ids.map(|(id, at)| Named { file: index, id, at }));
             set.allowlist.push(entry);
         }
         diagnostics.push(cx.into_diagnostics());
@@ -115,17 +105,9 @@ fn read(cx: &mut Context<'_>, text: &str) -> File {
         resolve::document(cx, document, &mut file);
     }
     if file.rules.is_empty() && file.allowlist.is_empty() && cx.is_clean() {
-        let start = Span {
-            line: 1,
-            column: 1,
-            len: 0,
-        };
-        cx.warn(
-            start,
-            "W008",
-            "there is no rule and no allowlist entry in this file",
-        )
-        .hint("remove the file if it is of no use");
+        let start = Span { line: 1, column: 1, len: 0 };
+        cx.warn(start, "W008", "there is no rule and no allowlist entry in this file")
+            .hint("remove the file if it is of no use");
     }
     file
 }
@@ -137,19 +119,13 @@ fn warn_of_unknown_rules(
     named: &[Named],
     diagnostics: &mut [Vec<Diagnostic>],
 ) {
-    if diagnostics
-        .iter()
-        .flatten()
-        .any(|diagnostic| diagnostic.severity == Level::Error)
-    {
+    if diagnostics.iter().flatten().any(|diagnostic| diagnostic.severity == Level::Error) {
         // The id may stand where nothing could be read.
         return;
     }
     for (index, (source, found)) in files.iter().zip(diagnostics).enumerate() {
-        let unknown: Vec<_> = named
-            .iter()
-            .filter(|named| named.file == index && !ids.contains_key(&named.id))
-            .collect();
+        let unknown: Vec<_> =
+            named.iter().filter(|named| named.file == index && !ids.contains_key(&named.id)).collect();
         if unknown.is_empty() {
             continue;
         }
@@ -160,12 +136,7 @@ fn warn_of_unknown_rules(
                 Some(id) => format!("did you mean {}?", quoted(id)),
                 None => "the entry does nothing for this id until such a rule is loaded".to_owned(),
             };
-            cx.warn(
-                named.at,
-                "W002",
-                format!("no rule has the id {}", quoted(&named.id)),
-            )
-            .hint(hint);
+            cx.warn(named.at, "W002", format!("no rule has the id {}", quoted(&named.id))).hint(hint);
         }
         found.extend(cx.into_diagnostics());
     }
@@ -175,10 +146,8 @@ fn finish(mut set: RuleSet, mut diagnostics: Vec<Vec<Diagnostic>>) -> Result<Com
     for of_file in &mut diagnostics {
         of_file.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
     }
-    let (errors, warnings): (Vec<_>, Vec<_>) = diagnostics
-        .into_iter()
-        .flatten()
-        .partition(|diagnostic| diagnostic.severity == Level::Error);
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        diagnostics.into_iter().flatten().partition(|diagnostic| diagnostic.severity == Level::Error);
     if !errors.is_empty() {
         return Err(Errors { errors, warnings });
     }

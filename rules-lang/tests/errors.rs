@@ -27,16 +27,10 @@ fn inputs() -> Vec<PathBuf> {
 fn files(text: &str) -> Vec<SourceFile> {
     let mut parts = text.split("### file: ");
     let first = parts.next().unwrap_or_default();
-    let mut files = vec![SourceFile {
-        name: "rules.yaml".into(),
-        text: first.into(),
-    }];
+    let mut files = vec![SourceFile { name: "rules.yaml".into(), text: first.into() }];
     for part in parts {
         let (name, text) = part.split_once('\n').expect("a name and a text");
-        files.push(SourceFile {
-            name: name.trim().into(),
-            text: text.into(),
-        });
+        files.push(SourceFile { name: name.trim().into(), text: text.into() });
     }
     files
 }
@@ -45,11 +39,7 @@ fn files(text: &str) -> Vec<SourceFile> {
 fn findings(text: &str) -> String {
     match compile(&files(text)) {
         Ok(compiled) => {
-            let warnings: String = compiled
-                .warnings
-                .iter()
-                .map(|warning| format!("{warning}\n"))
-                .collect();
+            let warnings: String = compiled.warnings.iter().map(|warning| format!("{warning}\n")).collect();
             format!(
                 "{warnings}compiles: {} rules, {} entries\n",
                 compiled.set.rules.len(),
@@ -88,8 +78,7 @@ fn sources(folder: &Path, out: &mut String) {
 }
 
 fn codes(text: &str, before: char) -> BTreeSet<String> {
-    let is_code =
-        |code: &str| code.starts_with(['E', 'W']) && code[1..].bytes().all(|b| b.is_ascii_digit());
+    let is_code = |code: &str| code.starts_with(['E', 'W']) && code[1..].bytes().all(|b| b.is_ascii_digit());
     text.match_indices(before)
         .filter_map(|(at, _)| text.get(at + 1..at + 5))
         .filter(|code| is_code(code))
@@ -104,27 +93,13 @@ fn every_code_has_a_golden_file_and_a_section_in_the_reference() {
     let known = codes(&text, '"');
     let golden: String = inputs()
         .iter()
-        .map(|input| {
-            fs::read_to_string(input.to_string_lossy().replace(".in.yaml", ".out"))
-                .expect("an output")
-        })
+        .map(|input| fs::read_to_string(input.to_string_lossy().replace(".in.yaml", ".out")).expect("an output"))
         .collect();
     let shown = codes(&golden, '[');
-    let reference =
-        fs::read_to_string(root().join("../docs/rules/errors.md")).expect("the reference");
+    let reference = fs::read_to_string(root().join("../docs/rules/errors.md")).expect("the reference");
     let explained = codes(&reference, '`');
     // More than a thousand findings are for `language.rs`.
-    let shown: BTreeSet<_> = shown
-        .into_iter()
-        .chain(["E006", "W011"].map(str::to_owned))
-        .collect();
-    assert_eq!(
-        known.difference(&shown).collect::<Vec<_>>(),
-        Vec::<&String>::new(),
-        "without a golden file"
-    );
-    assert_eq!(
-        known, explained,
-        "what the compiler says and what docs/rules/errors.md explains"
-    );
+    let shown: BTreeSet<_> = shown.into_iter().chain(["E006", "W011"].map(str::to_owned)).collect();
+    assert_eq!(known.difference(&shown).collect::<Vec<_>>(), Vec::<&String>::new(), "without a golden file");
+    assert_eq!(known, explained, "what the compiler says and what docs/rules/errors.md explains");
 }

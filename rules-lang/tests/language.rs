@@ -1,8 +1,8 @@
 //! What sound rules mean: defaults, normalisation, and how target patterns were read.
 
 use clawdstrike_rules::plan::{
-    ActionKind, Condition, EventTypes, Field, FieldTest, HostPart, Matcher, Number, PatternForm,
-    RuleSet, Scalar, Severity, TargetPattern, Test, TimeWindow,
+    ActionKind, Condition, EventTypes, Field, FieldTest, HostPart, Matcher, Number, PatternForm, RuleSet, Scalar,
+    Severity, TargetPattern, Test, TimeWindow,
 };
 use clawdstrike_rules::{MAX_CONDITIONS, MAX_FINDINGS, MAX_STEPS, SourceFile, compile, explain};
 use regex::Regex;
@@ -10,13 +10,8 @@ use regex::Regex;
 const MINUTE: i64 = 60_000_000;
 
 fn set(text: &str) -> RuleSet {
-    let files = [SourceFile {
-        name: "r.yaml".into(),
-        text: text.into(),
-    }];
-    compile(&files)
-        .unwrap_or_else(|errors| panic!("{errors}"))
-        .set
+    let files = [SourceFile { name: "r.yaml".into(), text: text.into() }];
+    compile(&files).unwrap_or_else(|errors| panic!("{errors}")).set
 }
 
 /// A set of one rule with one threshold, whose matcher has these keys.
@@ -49,9 +44,7 @@ fn hits(regex: &str, text: &str) -> bool {
 }
 
 fn path_hits(keys: &str, path: &str) -> bool {
-    patterns(keys)
-        .iter()
-        .any(|pattern| pattern.path.as_ref().is_some_and(|regex| hits(regex, path)))
+    patterns(keys).iter().any(|pattern| pattern.path.as_ref().is_some_and(|regex| hits(regex, path)))
 }
 
 /// Whether a pattern sees this host, with or without a port, as SPEC §4 has it.
@@ -60,13 +53,8 @@ fn host_hits(keys: &str, host: &str, port: Option<u16>) -> bool {
         let Some(reading) = &pattern.host else {
             return false;
         };
-        let whole = port.map(|port| {
-            if host.contains(':') {
-                format!("[{host}]:{port}")
-            } else {
-                format!("{host}:{port}")
-            }
-        });
+        let whole =
+            port.map(|port| if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") });
         let on_port = whole.is_some_and(|whole| hits(&reading.regex, &whole));
         match reading.on {
             HostPart::Host => hits(&reading.regex, host),
@@ -77,12 +65,7 @@ fn host_hits(keys: &str, host: &str, port: Option<u16>) -> bool {
 }
 
 fn text_hits(keys: &str, text: &str) -> bool {
-    patterns(keys).iter().any(|pattern| {
-        pattern
-            .other
-            .as_ref()
-            .is_some_and(|regex| hits(regex, text))
-    })
+    patterns(keys).iter().any(|pattern| pattern.other.as_ref().is_some_and(|regex| hits(regex, text)))
 }
 
 #[test]
@@ -124,15 +107,7 @@ rules:
     let rule = &set.rules[0];
     assert_eq!(rule.suppress_for, 0);
     let path = |parts: &[&str]| Field::Path(parts.iter().map(|&part| part.to_owned()).collect());
-    assert_eq!(
-        rule.by,
-        [
-            path(&["tenant_id"]),
-            Field::Target,
-            path(&["context", "tool"]),
-            path(&["region"])
-        ]
-    );
+    assert_eq!(rule.by, [path(&["tenant_id"]), Field::Target, path(&["context", "tool"]), path(&["region"])]);
     match &rule.conditions[..] {
         [
             Condition::Sequence(sequence),
@@ -143,36 +118,18 @@ rules:
             Condition::NewValue(new_value),
         ] => {
             assert_eq!(sequence.window, 5 * MINUTE);
-            assert_eq!(
-                sequence
-                    .steps
-                    .iter()
-                    .map(|step| step.count)
-                    .collect::<Vec<_>>(),
-                [1, 2]
-            );
+            assert_eq!(sequence.steps.iter().map(|step| step.count).collect::<Vec<_>>(), [1, 2]);
             assert!(
-                sequence.steps[0].without.is_none()
-                    && sequence.steps[1].without.is_some()
-                    && sequence.until.is_some()
+                sequence.steps[0].without.is_none() && sequence.steps[1].without.is_some() && sequence.until.is_some()
             );
+            assert_eq!((threshold.count, threshold.unique_targets), (Some(101), Some(51)));
             assert_eq!(
-                (threshold.count, threshold.unique_targets),
-                (Some(101), Some(51))
-            );
-            assert_eq!(
-                threshold
-                    .distinct
-                    .as_ref()
-                    .map(|d| (d.field.clone(), d.at_least)),
+                threshold.distinct.as_ref().map(|d| (d.field.clone(), d.at_least)),
                 Some((path(&["result", "guard"]), 3))
             );
             assert_eq!((all.at_least, any.at_least, any.matchers.len()), (2, 2, 3));
             assert_eq!(absence.absent.tests.len(), 1);
-            assert_eq!(
-                (new_value.field.clone(), new_value.learn),
-                (Field::Target, 24 * 60 * MINUTE)
-            );
+            assert_eq!((new_value.field.clone(), new_value.learn), (Field::Target, 24 * 60 * MINUTE));
         }
         other => panic!("{other:?}"),
     }
@@ -180,14 +137,8 @@ rules:
 
 #[test]
 fn event_types_are_one_a_list_or_any() {
-    assert_eq!(
-        matcher("event_type: network_egress").event_types,
-        EventTypes(0b100)
-    );
-    assert_eq!(
-        matcher("event_type: [file_access, prompt_injection_attempt]").event_types,
-        EventTypes(0b100_0001)
-    );
+    assert_eq!(matcher("event_type: network_egress").event_types, EventTypes(0b100));
+    assert_eq!(matcher("event_type: [file_access, prompt_injection_attempt]").event_types, EventTypes(0b100_0001));
     assert_eq!(matcher("event_type: any").event_types, EventTypes::ANY);
     assert_eq!(matcher("context.x: 1").event_types, EventTypes::ANY);
 }
@@ -203,29 +154,17 @@ fn plain_scalars_are_those_of_yaml_1_2() {
     assert_eq!(field_test("context.x: '5'"), text("5"));
     assert_eq!(field_test("context.x: !!str 5"), text("5"));
     assert_eq!(field_test("context.x: -0"), number(0.0));
-    assert_eq!(
-        field_test("context.x: True"),
-        FieldTest::In(vec![Scalar::Bool(true)])
-    );
+    assert_eq!(field_test("context.x: True"), FieldTest::In(vec![Scalar::Bool(true)]));
 }
 
 #[test]
 fn operators_are_read_and_ordered() {
     assert_eq!(
         field_test("context.x: {lte: 200, gt: 100}"),
-        FieldTest::All(vec![
-            FieldTest::Gt(Number(100.0)),
-            FieldTest::Lte(Number(200.0))
-        ])
+        FieldTest::All(vec![FieldTest::Gt(Number(100.0)), FieldTest::Lte(Number(200.0))])
     );
-    assert_eq!(
-        field_test("context.x: {not: [b, a]}"),
-        field_test("context.x: {not: {in: [a, b, a]}}")
-    );
-    assert_eq!(
-        field_test("context.x: {exists: false}"),
-        FieldTest::Exists(false)
-    );
+    assert_eq!(field_test("context.x: {not: [b, a]}"), field_test("context.x: {not: {in: [a, b, a]}}"));
+    assert_eq!(field_test("context.x: {exists: false}"), FieldTest::Exists(false));
     match field_test("context.x: {regex: a.b$}") {
         FieldTest::Regex(regex) => assert!(hits(&regex, "x a\nb") && !hits(&regex, "a.b\n")),
         other => panic!("{other:?}"),
@@ -234,10 +173,7 @@ fn operators_are_read_and_ordered() {
 
 #[test]
 fn severities_of_events_are_compared_without_regard_to_case() {
-    assert_eq!(
-        field_test("result.severity: High"),
-        field_test("result.severity: high")
-    );
+    assert_eq!(field_test("result.severity: High"), field_test("result.severity: high"));
     assert_eq!(
         field_test("result.severity: {not: {starts_with: CRIT}}"),
         field_test("result.severity: {not: {starts_with: crit}}")
@@ -246,19 +182,14 @@ fn severities_of_events_are_compared_without_regard_to_case() {
         FieldTest::Regex(regex) => assert!(hits(&regex, "high")),
         other => panic!("{other:?}"),
     }
-    assert_ne!(
-        field_test("result.guard: High"),
-        field_test("result.guard: high")
-    );
+    assert_ne!(field_test("result.guard: High"), field_test("result.guard: high"));
 }
 
 #[test]
 fn equal_matchers_are_equal_plans_however_they_are_written() {
     assert_eq!(
         matcher("event_type: file_access, context.a: 1, context.b: [y, x], target_in: [/a]"),
-        matcher(
-            "target_glob: /a, context.b: {in: [x, y]}, context.a: {eq: 1.0}, event_type: [file_access]"
-        )
+        matcher("target_glob: /a, context.b: {in: [x, y]}, context.a: {eq: 1.0}, event_type: [file_access]")
     );
 }
 
@@ -266,15 +197,7 @@ fn equal_matchers_are_equal_plans_however_they_are_written() {
 fn a_target_pattern_mixes_globs_and_regexes() {
     let keys = "event_type: any, target_pattern: '.*/id_(rsa|dsa)|(/a|/b)/c|/k/**|/q/.+$'";
     let forms: Vec<_> = patterns(keys).iter().map(|pattern| pattern.form).collect();
-    assert_eq!(
-        forms,
-        [
-            PatternForm::Regex,
-            PatternForm::Regex,
-            PatternForm::Glob,
-            PatternForm::Regex
-        ]
-    );
+    assert_eq!(forms, [PatternForm::Regex, PatternForm::Regex, PatternForm::Glob, PatternForm::Regex]);
     for path in ["/x/id_rsa", "/b/c", "/k/x/y", "/q/x"] {
         assert!(path_hits(keys, path), "{path}");
     }
@@ -282,13 +205,7 @@ fn a_target_pattern_mixes_globs_and_regexes() {
         assert!(!path_hits(keys, path), "{path}");
     }
     let shell = "event_type: shell_command, target_pattern: '.*whoami.*|.*ip addr.*|*netcat*|^ls$'";
-    for text in [
-        "whoami",
-        "x\nwhoami\ny",
-        "sudo ip addr show",
-        "a/netcat\n-l",
-        "ls",
-    ] {
+    for text in ["whoami", "x\nwhoami\ny", "sudo ip addr show", "a/netcat\n-l", "ls"] {
         assert!(text_hits(shell, text), "{text}");
     }
     assert!(!text_hits(shell, "ls\n") && !text_hits(shell, "netca"));
@@ -368,46 +285,17 @@ allowlist:
   - {rules: [A, B], time_window: {days: [sun, mon], from: 22:00, to: 6:00, tz: europe/berlin}, expires: 2024-05-07, reason: night shift}
   - {target_patterns: "/a", event_types: any, expires: "2024-05-07 02:00:00.000001+02:00", time_window: {from: "00:00", to: "24:00", tz: UTC}}
 "#);
-    let [first, second, third] = &set.allowlist[..] else {
-        panic!("{set:?}")
-    };
+    let [first, second, third] = &set.allowlist[..] else { panic!("{set:?}") };
     let agent = first.agent.as_ref().expect("a pattern");
     assert!(hits(agent, "ci-a/b\nc7") && !hits(agent, "xci-7") && !hits(agent, "ci-x"));
     assert_eq!(first.targets.len(), 2);
-    assert_eq!(
-        first.times,
-        Some(TimeWindow {
-            days: 0b1_1111,
-            from: 540,
-            to: 1020,
-            zone: None
-        })
-    );
+    assert_eq!(first.times, Some(TimeWindow { days: 0b1_1111, from: 540, to: 1020, zone: None }));
     let berlin = Some("Europe/Berlin".to_owned());
-    assert_eq!(
-        second.times,
-        Some(TimeWindow {
-            days: 0b100_0001,
-            from: 1320,
-            to: 360,
-            zone: berlin
-        })
-    );
+    assert_eq!(second.times, Some(TimeWindow { days: 0b100_0001, from: 1320, to: 360, zone: berlin }));
     assert_eq!(second.expires, Some(1_715_040_000_000_000));
-    assert_eq!(
-        (second.event_types, second.origin.line),
-        (EventTypes::ANY, 4)
-    );
+    assert_eq!((second.event_types, second.origin.line), (EventTypes::ANY, 4));
     assert_eq!(third.expires, Some(1_715_040_000_000_001));
-    assert_eq!(
-        third.times,
-        Some(TimeWindow {
-            days: 0b111_1111,
-            from: 0,
-            to: 1440,
-            zone: Some("UTC".to_owned())
-        })
-    );
+    assert_eq!(third.times, Some(TimeWindow { days: 0b111_1111, from: 0, to: 1440, zone: Some("UTC".to_owned()) }));
 }
 
 #[test]
@@ -418,10 +306,7 @@ fn disabled_rules_are_checked_but_left_out() {
         )
     };
     assert!(set(&rule("1m")).rules.is_empty());
-    let files = [SourceFile {
-        name: "r.yaml".into(),
-        text: rule("0s"),
-    }];
+    let files = [SourceFile { name: "r.yaml".into(), text: rule("0s") }];
     assert!(compile(&files).is_err());
 }
 
@@ -435,42 +320,22 @@ fn a_version_changes_with_what_a_rule_says_and_with_nothing_else() {
     };
     let plain = version(&rule("", ""));
     assert_eq!(plain.len(), 64);
-    assert_eq!(
-        plain,
-        version(&rule(
-            "# a comment\n\n",
-            "suppress_for: 1m, shadow: false, "
-        ))
-    );
+    assert_eq!(plain, version(&rule("# a comment\n\n", "suppress_for: 1m, shadow: false, ")));
     assert_ne!(plain, version(&rule("", "shadow: true, ")));
     assert_ne!(plain, version(&rule("", "suppress_for: 2m, ")));
 }
 
 #[test]
 fn findings_beyond_a_thousand_are_counted_as_one() {
-    let file = |text: String| {
-        [SourceFile {
-            name: "r.yaml".into(),
-            text,
-        }]
-    };
+    let file = |text: String| [SourceFile { name: "r.yaml".into(), text }];
     let text = format!("rules: [{}]", "1, ".repeat(MAX_FINDINGS + 7));
-    let errors = compile(&file(text))
-        .expect_err("numbers are no rules")
-        .errors;
-    assert_eq!(
-        (errors.len(), errors[MAX_FINDINGS].code),
-        (MAX_FINDINGS + 1, "E006")
-    );
+    let errors = compile(&file(text)).expect_err("numbers are no rules").errors;
+    assert_eq!((errors.len(), errors[MAX_FINDINGS].code), (MAX_FINDINGS + 1, "E006"));
     let steps = "{}, ".repeat(MAX_STEPS);
-    let conditions =
-        format!("{{type: sequence, window: 1m, events: [{steps}]}}, ").repeat(MAX_CONDITIONS);
+    let conditions = format!("{{type: sequence, window: 1m, events: [{steps}]}}, ").repeat(MAX_CONDITIONS);
     let text = format!("rules: [{{id: R, name: n, severity: low, conditions: [{conditions}]}}]");
     let warnings = compile(&file(text)).expect("sound").warnings;
-    assert_eq!(
-        (warnings.len(), warnings[MAX_FINDINGS].code),
-        (MAX_FINDINGS + 1, "W011")
-    );
+    assert_eq!((warnings.len(), warnings[MAX_FINDINGS].code), (MAX_FINDINGS + 1, "W011"));
 }
 
 #[test]
@@ -483,31 +348,15 @@ fn a_plan_survives_json() {
 #[test]
 fn the_shipped_rules_compile_without_a_warning() {
     let files = [
-        SourceFile {
-            name: "ai-threats.yaml".into(),
-            text: include_str!("../../rules/ai-threats.yaml").into(),
-        },
-        SourceFile {
-            name: "allowlist.yaml".into(),
-            text: include_str!("../../rules/allowlist.yaml").into(),
-        },
+        SourceFile { name: "ai-threats.yaml".into(), text: include_str!("../../rules/ai-threats.yaml").into() },
+        SourceFile { name: "allowlist.yaml".into(), text: include_str!("../../rules/allowlist.yaml").into() },
     ];
     let compiled = compile(&files).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(compiled.warnings, []);
-    let ids: Vec<_> = compiled
-        .set
-        .rules
-        .iter()
-        .map(|rule| rule.id.as_str())
-        .collect();
+    let ids: Vec<_> = compiled.set.rules.iter().map(|rule| rule.id.as_str()).collect();
     assert_eq!(
         ids,
-        [
-            "CREDENTIAL_EXFILTRATION",
-            "LATERAL_MOVEMENT_PREP",
-            "PROMPT_INJECTION_CHAIN",
-            "RAPID_FILE_ENUMERATION"
-        ]
+        ["CREDENTIAL_EXFILTRATION", "LATERAL_MOVEMENT_PREP", "PROMPT_INJECTION_CHAIN", "RAPID_FILE_ENUMERATION"]
     );
     assert_eq!(compiled.set.allowlist.len(), 1);
 }

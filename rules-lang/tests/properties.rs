@@ -68,11 +68,7 @@ fn soup() -> impl Strategy<Value = String> {
 /// The shipped rules with some bytes cut out, doubled or replaced.
 fn damaged() -> impl Strategy<Value = String> {
     let text = include_str!("../../rules/ai-threats.yaml");
-    let cut = (
-        0..text.len(),
-        0..40usize,
-        proptest::sample::select(&PIECES[..]),
-    );
+    let cut = (0..text.len(), 0..40usize, proptest::sample::select(&PIECES[..]));
     proptest::collection::vec(cut, 1..4).prop_map(move |cuts| {
         let mut chars: Vec<char> = text.chars().collect();
         for (at, len, piece) in cuts {
@@ -86,27 +82,15 @@ fn damaged() -> impl Strategy<Value = String> {
 
 fn check(text: String) -> Result<(), TestCaseError> {
     let lines = text.matches(['\n', '\r']).count() as u32 + 1;
-    let files = [SourceFile {
-        name: "soup.yaml".into(),
-        text,
-    }];
+    let files = [SourceFile { name: "soup.yaml".into(), text }];
     match compile(&files) {
         Ok(compiled) => prop_assert!(explain(&compiled.set).to_string().len() < 10_000_000),
         Err(errors) => {
             prop_assert!(!errors.errors.is_empty());
             for error in errors.errors.iter().chain(&errors.warnings) {
-                prop_assert!(
-                    error.line >= 1 && error.line <= lines + 1 && error.column >= 1,
-                    "{error:?}"
-                );
+                prop_assert!(error.line >= 1 && error.line <= lines + 1 && error.column >= 1, "{error:?}");
                 prop_assert!(error.hint.is_some(), "{error:?}");
-                prop_assert!(
-                    error
-                        .to_string()
-                        .chars()
-                        .all(|c| c == '\n' || !c.is_control()),
-                    "{error:?}"
-                );
+                prop_assert!(error.to_string().chars().all(|c| c == '\n' || !c.is_control()), "{error:?}");
             }
         }
     }
@@ -115,9 +99,7 @@ fn check(text: String) -> Result<(), TestCaseError> {
 
 /// Compiles a reading within the limit that the compiler promises.
 fn limited(regex: &str) -> Regex {
-    let built = RegexBuilder::new(regex)
-        .size_limit(REGEX_SIZE_LIMIT)
-        .build();
+    let built = RegexBuilder::new(regex).size_limit(REGEX_SIZE_LIMIT).build();
     built.unwrap_or_else(|error| panic!("{regex}: {error}"))
 }
 
@@ -127,24 +109,14 @@ fn path_regex(glob: &str) -> Option<Regex> {
     let text = format!(
         "rules: [{{id: R, name: n, severity: low, conditions: [{{type: threshold, window: 1m, count: 1, event_type: any, target_glob: {glob}}}]}}]"
     );
-    let compiled = compile(&[SourceFile {
-        name: "g.yaml".into(),
-        text,
-    }])
-    .ok()?;
+    let compiled = compile(&[SourceFile { name: "g.yaml".into(), text }]).ok()?;
     let Condition::Threshold(threshold) = &compiled.set.rules[0].conditions[0] else {
         return None;
     };
     let Test::Target(patterns) = &threshold.matcher.tests[0] else {
         return None;
     };
-    for regex in [
-        &patterns[0].other,
-        &patterns[0].host.as_ref().map(|host| host.regex.clone()),
-    ]
-    .into_iter()
-    .flatten()
-    {
+    for regex in [&patterns[0].other, &patterns[0].host.as_ref().map(|host| host.regex.clone())].into_iter().flatten() {
         limited(regex);
     }
     patterns[0].path.as_deref().map(limited)
@@ -188,15 +160,8 @@ fn the_longest_globs_compile_within_the_limit() {
         let glob = unit.repeat(MAX_PATTERN_CHARS / unit.chars().count());
         assert!(path_regex(&glob).is_some(), "{unit}");
     }
-    let scattered: String = (0x4e00..)
-        .step_by(2)
-        .filter_map(char::from_u32)
-        .take(MAX_PATTERN_CHARS - 3)
-        .collect();
+    let scattered: String = (0x4e00..).step_by(2).filter_map(char::from_u32).take(MAX_PATTERN_CHARS - 3).collect();
     assert!(path_regex(&format!("[!{scattered}]")).is_some());
     let nested = format!("{}a{}", "{".repeat(900), "}".repeat(900));
-    assert!(
-        path_regex(&nested).is_none(),
-        "too deep is an error, not a stack overflow"
-    );
+    assert!(path_regex(&nested).is_none(), "too deep is an error, not a stack overflow");
 }

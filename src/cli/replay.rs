@@ -100,7 +100,8 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
         workers: usize::from(args.workers),
         limits,
         now: args.now.unwrap_or_else(wall_clock),
-        changes: (args.emit == Emit::Changes).then(|| Box::new(|a: &Alert| print_change(a)) as Box<dyn FnMut(&Alert) + Send>),
+        changes: (args.emit == Emit::Changes)
+            .then(|| Box::new(|a: &Alert| print_change(a)) as Box<dyn FnMut(&Alert) + Send>),
         progress,
     });
     shown.finish();
@@ -247,7 +248,8 @@ impl Progress {
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let bar = indicatif::ProgressBar::new_spinner();
-            while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(std::time::Duration::from_millis(200)) {
+            while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(std::time::Duration::from_millis(200))
+            {
                 bar.set_position(records.load(Ordering::Relaxed));
                 bar.set_message(format!("{} records", bar.position()));
                 bar.tick();

@@ -57,12 +57,23 @@ fn simulator(config: &Config) -> anyhow::Result<Vec<String>> {
         _ => None,
     });
     let Some(folder) = folder else {
-        bail!("--simulate writes into the folder of a JSONL source, and the configuration has none; use `clawdstrike-edr simulate --kafka BROKERS` beside `up`");
+        bail!(
+            "--simulate writes into the folder of a JSONL source, and the configuration has none; use `clawdstrike-edr simulate --kafka BROKERS` beside `up`"
+        );
     };
     std::fs::create_dir_all(folder).with_context(|| format!("folder \"{}\"", folder.display()))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let file = folder.join(format!("simulated-{now}.jsonl"));
-    let args = ["simulate", "--rate", SIMULATED_RATE, "--attack-every", SIMULATED_ATTACKS, "--agents", "20", "--until-stdin-ends"];
+    let args = [
+        "simulate",
+        "--rate",
+        SIMULATED_RATE,
+        "--attack-every",
+        SIMULATED_ATTACKS,
+        "--agents",
+        "20",
+        "--until-stdin-ends",
+    ];
     let mut args: Vec<String> = args.map(str::to_owned).to_vec();
     args.extend(["--seed".to_owned(), now.to_string(), "--to".to_owned(), file.display().to_string()]);
     Ok(args)
@@ -73,7 +84,9 @@ fn stop_on_signals(stop: Arc<AtomicBool>) -> anyhow::Result<()> {
     std::thread::spawn(move || {
         runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
-            if let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            if let (Ok(mut terminate), Ok(mut interrupt)) =
+                (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+            {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}

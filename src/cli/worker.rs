@@ -11,6 +11,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::output::{Format, Out, escape, field, severity_style};
 use super::{Exit, OutputArgs};
 use crate::alert::{Alert, Status};
+use crate::api;
 use crate::runtime::handle::{Change, Handle};
 use crate::runtime::process::{self, Process};
 
@@ -47,11 +48,13 @@ pub(super) fn run(args: WorkerArgs) -> anyhow::Result<Exit> {
             tokio::spawn(show_alerts(handle, address, format));
         }
     };
+    let (listen, anonymous) = (config.api.listen, config.api.allow_anonymous);
     process::run(Process {
         config,
         index: args.process,
         mesh: args.mesh,
         supervised: args.supervised,
+        serve: Box::new(move |handle, stopped| Box::pin(api::serve(listen, handle, anonymous, stopped))),
         ready: Box::new(ready),
     })
     .map_err(anyhow::Error::msg)?;
@@ -109,7 +112,8 @@ fn print(alert: &Alert, format: Format) -> anyhow::Result<()> {
         return Ok(());
     }
     let severity = field(&json, "severity");
-    let events: Vec<String> = alert.evidence.iter().take(3).map(|e| format!("{} {}", e.event_type.name(), e.target)).collect();
+    let events: Vec<String> =
+        alert.evidence.iter().take(3).map(|e| format!("{} {}", e.event_type.name(), e.target)).collect();
     let more = if alert.evidence.len() > 3 { format!(" and {} more", alert.evidence.len() - 3) } else { String::new() };
     let line = format!(
         "{} {severity:8} {} {} agent {} session {} risk {}: {}{more}",

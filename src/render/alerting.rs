@@ -9,7 +9,7 @@ use clawdstrike_telemetry::{Event, TOP_LEVEL_FIELDS, decode};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::field::Fields;
+use super::field::{Fields, with_group_field};
 use super::group::{Context, latest_before};
 use super::hit::Payload;
 use super::log::{Entry, Log};
@@ -252,7 +252,7 @@ fn group_values(event: &Event<'_>, by: &[Field]) -> Vec<(String, Value)> {
                 }
                 Field::Path(path) => format!("extra.{}", path.join(".")),
             };
-            let value = fields.with(field, |v| v.cloned()).unwrap_or(Value::Null);
+            let value = with_group_field(&mut fields, field, |v| v.cloned()).unwrap_or(Value::Null);
             (name, canonical(value))
         })
         .collect()

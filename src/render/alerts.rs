@@ -69,8 +69,13 @@ pub fn view<'scope>(
     let (shares_out, shares) = builder.new_output::<Vec<Share>>();
     let mut alerts_out = OutputBuilder::<_, Builder<AlertVersion>>::from(alerts_out);
     let mut shares_out = OutputBuilder::<_, Builder<Share>>::from(shares_out);
-    let mut view =
-        View { settings: settings.clone(), shared, alerts: HashMap::new(), oldest: BTreeSet::new(), open: HashMap::new() };
+    let mut view = View {
+        settings: settings.clone(),
+        shared,
+        alerts: HashMap::new(),
+        oldest: BTreeSet::new(),
+        open: HashMap::new(),
+    };
     builder.build(move |capabilities| {
         drop(capabilities);
         let mut version_epochs: Epochs<AlertVersion> = Epochs::default();
@@ -156,7 +161,8 @@ impl View {
                 (total, Rows::Sessions(with_alerts.collect()))
             }
             Query::Alerts { filter, limit, offset } => {
-                let mut found: Vec<&Alert> = self.alerts.values().map(|k| &k.alert).filter(|a| filter.accepts(a)).collect();
+                let mut found: Vec<&Alert> =
+                    self.alerts.values().map(|k| &k.alert).filter(|a| filter.accepts(a)).collect();
                 found.sort_by(|a, b| compare_alerts(a, b));
                 let rows = found.iter().take(limit.saturating_add(*offset)).map(|a| (*a).clone()).collect();
                 (found.len() as u64, Rows::Alerts(rows))
@@ -172,7 +178,9 @@ impl View {
 
     fn count_alerts(&self, mut agents: Vec<AgentView>) -> Vec<AgentView> {
         for alert in self.alerts.values().map(|k| &k.alert).filter(|a| is_open(a)) {
-            if let Some(agent) = agents.iter_mut().find(|g| g.tenant_id == alert.tenant_id && g.agent_id == alert.agent_id) {
+            if let Some(agent) =
+                agents.iter_mut().find(|g| g.tenant_id == alert.tenant_id && g.agent_id == alert.agent_id)
+            {
                 agent.open_alerts += 1;
             }
         }

@@ -14,8 +14,9 @@ impl Times {
     /// Looks up the zone; `default` is for windows that name none.
     pub fn new(window: &TimeWindow, default: &str) -> Result<Times, String> {
         let name = window.zone.as_deref().unwrap_or(default);
-        let zone = TimeZone::get(name)
-            .map_err(|_| format!("\"{name}\" is no time zone: write an IANA name such as \"Europe/Berlin\", or \"UTC\""))?;
+        let zone = TimeZone::get(name).map_err(|_| {
+            format!("\"{name}\" is no time zone: write an IANA name such as \"Europe/Berlin\", or \"UTC\"")
+        })?;
         Ok(Times { window: window.clone(), zone })
     }
 

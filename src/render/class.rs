@@ -58,7 +58,8 @@ pub struct Class {
     pub roles: u64,
 }
 
-/// The most `by` lists that there can be (bits of [`Class::roles`]).
+/// The most `by` lists that there can be in the life of a cluster (bits of [`Class::roles`]); rules with a further one are
+/// not evaluated, and the log says so.
 pub const MAX_BYS: usize = 64;
 
 impl Class {
@@ -82,7 +83,7 @@ impl Class {
         };
         let mut units: Vec<_> = rules.units.iter().collect();
         units.sort_by_key(|(id, _)| **id);
-        for (&id, unit) in units {
+        for (&id, unit) in units.into_iter().filter(|(_, u)| usize::from(u.by) < MAX_BYS) {
             let reach = rules.rules.get(&unit.rule).map_or(0, |r| r.reach());
             class.add(id, unit, reach);
         }
@@ -162,7 +163,13 @@ impl Class {
 
     /// What such an event is to a sequence.
     #[inline]
-    pub fn sequence(&self, rule: RuleId, steps: &[MatcherId], without: &[Option<MatcherId>], until: Option<MatcherId>) -> sequence::Roles {
+    pub fn sequence(
+        &self,
+        rule: RuleId,
+        steps: &[MatcherId],
+        without: &[Option<MatcherId>],
+        until: Option<MatcherId>,
+    ) -> sequence::Roles {
         let mut roles = sequence::Roles::default();
         if !self.is_suppressed(rule) {
             for (i, &m) in steps.iter().enumerate() {

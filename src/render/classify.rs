@@ -79,7 +79,8 @@ impl Patterns {
         for chunk in self.texts.chunks(PATTERNS_A_SET) {
             let mut builder = RegexSetBuilder::new(chunk);
             let set = builder.dot_matches_new_line(true).size_limit(SET_BYTES).build();
-            self.sets.push(set.map_err(|e| format!("the rules' target patterns together: {e}; use fewer or simpler ones"))?);
+            self.sets
+                .push(set.map_err(|e| format!("the rules' target patterns together: {e}; use fewer or simpler ones"))?);
         }
         self.texts = Vec::new();
         Ok(())
@@ -352,7 +353,8 @@ impl Compiled {
         }
         for (id, entry) in &rules.allowlist {
             let agent = entry.agent.as_deref().map(regex).transpose().map_err(|e| format!("agent_pattern: {e}"))?;
-            let targets = (!entry.targets.is_empty()).then(|| out.target_atom(&Test::Target(entry.targets.clone()), &mut atoms));
+            let targets =
+                (!entry.targets.is_empty()).then(|| out.target_atom(&Test::Target(entry.targets.clone()), &mut atoms));
             let times = entry.times.as_ref().map(|t| Times::new(t, zone)).transpose()?;
             out.allow.push(Allow { id: *id, entry: entry.clone(), agent, targets, times });
         }
@@ -395,7 +397,9 @@ impl Compiled {
         let atom = *atoms.targets.entry(test.clone()).or_insert(next);
         if atom == next {
             match test {
-                Test::Target(patterns) | Test::NotTarget(patterns) => patterns.iter().for_each(|p| self.add_pattern(p, atom)),
+                Test::Target(patterns) | Test::NotTarget(patterns) => {
+                    patterns.iter().for_each(|p| self.add_pattern(p, atom))
+                }
                 Test::TargetRegex(text) => {
                     for patterns in [&mut self.paths, &mut self.hosts, &mut self.host_ports, &mut self.texts] {
                         patterns.add(text, atom);

@@ -28,7 +28,9 @@ impl Copies {
             return false;
         }
         let at = match self.seen.last() {
-            Some(last) if last.timestamp >= head.timestamp => self.seen.partition_point(|s| s.timestamp <= head.timestamp),
+            Some(last) if last.timestamp >= head.timestamp => {
+                self.seen.partition_point(|s| s.timestamp <= head.timestamp)
+            }
             _ => self.seen.len(),
         };
         let same = self.seen[..at].iter().rev().take_while(|s| s.timestamp == head.timestamp);

@@ -222,7 +222,8 @@ impl Detect {
         let watermark = self.shared.totals.borrow().watermark.unwrap_or(i64::MIN);
         let ctx = Context { rules: &self.rules, classes: &self.classes, settings: &self.settings, watermark, epoch };
         let hasher = self.shared.hasher.borrow();
-        let (alerts, sessions, changed, scratch) = (&mut self.alerts, &mut self.sessions, &mut self.changed, &mut self.scratch);
+        let (alerts, sessions, changed, scratch) =
+            (&mut self.alerts, &mut self.sessions, &mut self.changed, &mut self.scratch);
         let offline = self.offline;
         let mut copies = 0;
         self.shared.groups.borrow_mut().apply(&ctx, hits, |touched| {
@@ -250,7 +251,8 @@ impl Detect {
         if let Some(watermark) = now
             && now > before
         {
-            let ctx = Context { rules: &self.rules, classes: &self.classes, settings: &self.settings, watermark, epoch };
+            let ctx =
+                Context { rules: &self.rules, classes: &self.classes, settings: &self.settings, watermark, epoch };
             let hasher = self.shared.hasher.borrow();
             let (alerts, sessions, scratch) = (&mut self.alerts, &mut self.sessions, &mut self.scratch);
             let oldest = watermark.saturating_sub(self.settings.session_retention);

@@ -77,7 +77,8 @@ pub fn export<'scope>(
                 ];
                 let Some(e) = closed.into_iter().flatten().min() else { break };
                 let mut exports = exports.borrow_mut();
-                let batch = Exported { epoch: e, alerts: latest(alert_epochs.take(e)), sessions: session_epochs.take(e) };
+                let batch =
+                    Exported { epoch: e, alerts: latest(alert_epochs.take(e)), sessions: session_epochs.take(e) };
                 if !batch.alerts.is_empty() || !batch.sessions.is_empty() {
                     exports.batches.push_back(batch);
                 }

@@ -50,6 +50,16 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Calls `f` with the value of a `by` field: as [`Fields::with`], but a tenant that is absent is the empty one.
+pub fn with_group_field<R>(fields: &mut Fields<'_>, field: &Field, f: impl FnOnce(Option<&Value>) -> R) -> R {
+    match field {
+        Field::Path(path) if path.len() == 1 && path[0] == "tenant_id" => {
+            f(Some(&Value::String(fields.event.tenant_id.clone().into_owned())))
+        }
+        _ => fields.with(field, f),
+    }
+}
+
 /// A value by path; null counts as absent. Names step into objects only.
 pub fn lookup<'a>(document: &'a Value, path: &[String]) -> Option<&'a Value> {
     path.iter().try_fold(document, |value, name| value.get(name)).filter(|v| !v.is_null())

@@ -216,8 +216,14 @@ mod tests {
         let raw = r#"{"event_id":"e1","agent_id":"a","session_id":"s\u0041","timestamp":"2024-05-06T10:00:00Z","event_type":"shell_command","action":{"target":"ls"},"result":{"allowed":false},"tenant_id":"t"}"#;
         let bytes = payload(raw, 77);
         let p = Payload(&bytes);
-        assert_eq!((p.tenant_id(), p.agent_id(), p.session_id(), p.event_id(), p.target()), ("t", "a", "sA", Some("e1"), "ls"));
-        assert_eq!((p.event_type(), p.allowed(), p.value(0), p.value(1), p.value(2)), (EventType::ShellCommand, false, 7, 9, 0));
+        assert_eq!(
+            (p.tenant_id(), p.agent_id(), p.session_id(), p.event_id(), p.target()),
+            ("t", "a", "sA", Some("e1"), "ls")
+        );
+        assert_eq!(
+            (p.event_type(), p.allowed(), p.value(0), p.value(1), p.value(2)),
+            (EventType::ShellCommand, false, 7, 9, 0)
+        );
         assert_eq!(p.position(), Position { source: 1, partition: 2, offset: 77 });
         assert_eq!(p.raw(), raw.as_bytes());
     }
@@ -225,9 +231,15 @@ mod tests {
     #[test]
     fn positions_come_before_ids_and_raw_records_break_ties() {
         let event = |id: &str, target: &str| {
-            format!(r#"{{{id}"agent_id":"a","session_id":"s","timestamp":"2024-05-06T10:00:00Z","event_type":"shell_command","action":{{"target":"{target}"}},"result":{{"allowed":true}}}}"#)
+            format!(
+                r#"{{{id}"agent_id":"a","session_id":"s","timestamp":"2024-05-06T10:00:00Z","event_type":"shell_command","action":{{"target":"{target}"}},"result":{{"allowed":true}}}}"#
+            )
         };
-        let (none, x, y) = (payload(&event("", "z"), 9), payload(&event(r#""event_id":"a","#, "x"), 1), payload(&event(r#""event_id":"a","#, "y"), 0));
+        let (none, x, y) = (
+            payload(&event("", "z"), 9),
+            payload(&event(r#""event_id":"a","#, "x"), 1),
+            payload(&event(r#""event_id":"a","#, "y"), 0),
+        );
         assert_eq!(Payload(&none).compare(Payload(&x)), Ordering::Less);
         assert_eq!(Payload(&x).compare(Payload(&y)), Ordering::Less);
         assert_eq!(Payload(&y).compare(Payload(&y)), Ordering::Equal);

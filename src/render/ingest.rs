@@ -16,8 +16,8 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
-use super::class::Class;
 use super::class::travels;
+use super::class::{Class, MAX_BYS};
 use super::classify::Classifier;
 use super::control::{Command, Counters, Mark, Notice};
 use super::field::Fields;
@@ -54,6 +54,7 @@ struct Ingest {
     waiting_dead: Option<DeadRecord>,
     current: Option<(RecordBatch, usize)>,
     sources_left: usize,
+    unlisted: usize,
     partitions: HashMap<PartitionId, PartitionState>,
     positions: BTreeMap<u64, Vec<(PartitionId, u64)>>,
     commits: Commits,
@@ -180,6 +181,7 @@ impl Ingest {
             waiting_dead: None,
             current: None,
             sources_left: parts.sources,
+            unlisted: parts.sources,
             partitions: HashMap::new(),
             positions: BTreeMap::new(),
             commits: parts.commits,
@@ -216,6 +218,11 @@ impl Ingest {
             Command::Rules(set) => {
                 self.rules = self.registry.load(&set);
                 self.roles.clear();
+                if self.rules.bys.len() > MAX_BYS {
+                    tracing::error!(
+                        "the rules loaded so far have over {MAX_BYS} different `by` lists: rules with a further one are not evaluated; restart the cluster to forget old ones"
+                    );
+                }
                 if let Some(Err(reason)) = self.classifier.as_mut().map(|c| c.load(&self.rules)) {
                     self.failed = Some(reason);
                 }
@@ -291,6 +298,7 @@ impl Ingest {
                 let reference = Reference::largest();
                 self.partitions.entry(partition).or_insert(PartitionState { reference, largest: None, idle: false });
             }
+            Message::Listed(_) => self.unlisted = self.unlisted.saturating_sub(1),
             Message::Batch(records) => self.current = Some((records, 0)),
             Message::CaughtUp(partition) | Message::Finished(partition) => {
                 if let Some(p) = self.partitions.get_mut(&partition) {
@@ -460,7 +468,7 @@ impl Ingest {
         if self.sources_left == 0 && self.current.is_none() && self.waiting_dead.is_none() {
             return Mark::Finished(self.latest_event);
         }
-        if self.partitions.is_empty() {
+        if self.unlisted > 0 {
             return Mark::Unknown;
         }
         let mut smallest = None;

@@ -4,7 +4,7 @@
 use clawdstrike_rules::plan::Field;
 use xxhash_rust::xxh3::{xxh3_64_with_secret, xxh3_128_with_secret};
 
-use super::field::{Fields, scalar_bytes};
+use super::field::{Fields, scalar_bytes, with_group_field};
 use super::rules::{ById, SESSION};
 
 /// Length of the secret in bytes.
@@ -46,13 +46,20 @@ impl Hasher {
     }
 
     /// The key of a group; `None` if the event takes no part: a field is absent, a list or an object.
-    pub fn group(&self, by: ById, tenant: &str, fields: &mut Fields<'_>, list: &[Field], scratch: &mut Vec<u8>) -> Option<u128> {
+    pub fn group(
+        &self,
+        by: ById,
+        tenant: &str,
+        fields: &mut Fields<'_>,
+        list: &[Field],
+        scratch: &mut Vec<u8>,
+    ) -> Option<u128> {
         scratch.clear();
         scratch.extend_from_slice(&by.to_le_bytes());
         scratch.extend_from_slice(&(tenant.len() as u32).to_le_bytes());
         scratch.extend_from_slice(tenant.as_bytes());
         for field in list {
-            fields.with(field, |value| scalar_bytes(value, scratch))?;
+            with_group_field(fields, field, |value| scalar_bytes(value, scratch))?;
         }
         Some(self.wide(scratch))
     }

@@ -230,7 +230,11 @@ impl Registry {
             Condition::Pattern(c) => {
                 let matchers: Vec<_> = c.matchers.iter().map(&mut matcher).collect();
                 let spec = pattern::Spec { window: c.window, matchers: matchers.len() as u32, at_least: c.at_least };
-                let openers = if c.at_least as usize == c.matchers.len() { vec![matchers[rarest(&c.matchers)]] } else { matchers.clone() };
+                let openers = if c.at_least as usize == c.matchers.len() {
+                    vec![matchers[rarest(&c.matchers)]]
+                } else {
+                    matchers.clone()
+                };
                 Kind::Pattern { spec, matchers, openers }
             }
             Condition::Absence(c) => {

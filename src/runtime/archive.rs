@@ -3,6 +3,8 @@
 //! come is kept in the store, in the transaction that writes the events.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clawdstrike_telemetry::{ClockRule, Event, Reference, decode};
@@ -40,7 +42,12 @@ impl Archive {
     ///
     /// # Errors
     /// A source's configuration is wrong; the text says how.
-    pub async fn start(config: &Config, store: ArchiveSender, handle: Handle) -> Result<Archive, String> {
+    pub async fn start(
+        config: &Config,
+        store: ArchiveSender,
+        handle: Handle,
+        archived: Arc<AtomicU64>,
+    ) -> Result<Archive, String> {
         let known = loop {
             match store.positions().await {
                 Ok(known) => break known,
@@ -65,7 +72,14 @@ impl Archive {
         let clock = ClockRule { max_lateness: config.limits.max_lateness.0, max_skew: config.limits.max_skew.0 };
         let runtime = tokio::runtime::Handle::current();
         let task = tokio::task::spawn_blocking(move || {
-            let mut stage = Stage { sources, clock, references: HashMap::new(), rows: Vec::new(), positions: BTreeMap::new() };
+            let mut stage = Stage {
+                sources,
+                clock,
+                references: HashMap::new(),
+                archived,
+                rows: Vec::new(),
+                positions: BTreeMap::new(),
+            };
             stage.run(&from, &store, &handle, &runtime);
         });
         Ok(Archive { readers, task })
@@ -95,12 +109,19 @@ struct Stage {
     sources: Sources,
     clock: ClockRule,
     references: HashMap<PartitionId, Reference>,
+    archived: Arc<AtomicU64>,
     rows: Vec<EventRow>,
     positions: BTreeMap<PartitionId, u64>,
 }
 
 impl Stage {
-    fn run(&mut self, from: &Receiver<Message>, store: &ArchiveSender, handle: &Handle, runtime: &tokio::runtime::Handle) {
+    fn run(
+        &mut self,
+        from: &Receiver<Message>,
+        store: &ArchiveSender,
+        handle: &Handle,
+        runtime: &tokio::runtime::Handle,
+    ) {
         let mut under_way = std::collections::VecDeque::new();
         loop {
             match from.recv_timeout(WAIT) {
@@ -121,16 +142,20 @@ impl Stage {
                 let rest = rows.split_off(rows.len().min(ROWS));
                 // Positions belong to the last rows: until those are written, all are read again.
                 let with = if rest.is_empty() { std::mem::take(&mut positions) } else { Vec::new() };
+                let count = rows.len() as u64;
                 match runtime.block_on(store.send(std::mem::replace(&mut rows, rest), with)) {
-                    Ok(receipt) => under_way.push_back(receipt),
+                    Ok(receipt) => under_way.push_back((count, receipt)),
                     Err(_) => return,
                 }
-                while under_way.len() > UNDER_WAY
-                    && let Some(receipt) = under_way.pop_front()
+                // With nothing more to read there is time to wait for all of them.
+                let allowed = if from.is_empty() { 0 } else { UNDER_WAY };
+                while under_way.len() > allowed
+                    && let Some((count, receipt)) = under_way.pop_front()
                 {
-                    if runtime.block_on(receipt).is_err() {
-                        return;
-                    }
+                    match runtime.block_on(receipt) {
+                        Ok(_) => self.archived.fetch_add(count, Ordering::Relaxed),
+                        Err(_) => return,
+                    };
                 }
             }
         }
@@ -182,7 +207,9 @@ fn row(event: &Event<'_>, time: i64, position: &str) -> EventRow {
 /// agent, session, event_id and record, each behind its length (8 bytes, big-endian).
 fn key(event: &Event<'_>, id: &str) -> String {
     let mut hash = Sha256::new();
-    for part in [event.tenant_id.as_bytes(), event.agent_id.as_bytes(), event.session_id.as_bytes(), id.as_bytes(), event.raw] {
+    for part in
+        [event.tenant_id.as_bytes(), event.agent_id.as_bytes(), event.session_id.as_bytes(), id.as_bytes(), event.raw]
+    {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
@@ -191,7 +218,8 @@ fn key(event: &Event<'_>, id: &str) -> String {
 
 /// Each event gets its session's score as it is now; none if the session has left the live view.
 async fn add_risk(rows: &mut [EventRow], handle: &Handle) {
-    let ids: BTreeSet<_> = rows.iter().map(|r| (r.tenant_id.clone(), r.agent_id.clone(), r.session_id.clone())).collect();
+    let ids: BTreeSet<_> =
+        rows.iter().map(|r| (r.tenant_id.clone(), r.agent_id.clone(), r.session_id.clone())).collect();
     if ids.is_empty() {
         return;
     }

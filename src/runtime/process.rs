@@ -4,7 +4,8 @@
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +19,6 @@ use super::archive::Archive;
 use super::driver::{self, Seat, Sequencer};
 use super::handle::{ActiveRules, Handle, REQUESTS, Stats, WATCH_LAG};
 use super::{dead_letters, rules, sinks};
-use crate::api;
 use crate::config::{Config, Store as StoreConfig};
 use crate::inbox::{Inbox, Inboxes, PartitionId, Waker};
 use crate::render::settings::Settings;
@@ -45,15 +45,23 @@ pub struct Process {
     pub mesh: Vec<String>,
     /// Stop when standard input ends: a supervisor that is gone leaves no orphans.
     pub supervised: bool,
+    /// Serves the API in process 0; the layer above knows how.
+    pub serve: Serve,
     /// Called in process 0 once it answers.
     pub ready: Box<dyn FnOnce(Handle, SocketAddr) + Send>,
 }
+
+/// Serves a handle until the second future resolves: gives the address, and the task that ends with the last connection.
+pub type Serve = Box<dyn FnOnce(Handle, Pin<Box<dyn Future<Output = ()> + Send>>) -> Serving + Send>;
+/// A server that starts.
+pub type Serving = Pin<Box<dyn Future<Output = Result<(SocketAddr, tokio::task::JoinHandle<()>), String>> + Send>>;
 
 /// What only process 0 has.
 struct Head {
     handle: Handle,
     writer: Option<StoreWriter>,
     response: Arc<Orchestrator>,
+    archived: Arc<AtomicU64>,
     sinks: tokio::task::JoinHandle<()>,
     background: Vec<tokio::task::JoinHandle<()>>,
     stop_api: watch::Sender<bool>,
@@ -65,10 +73,11 @@ struct Head {
 /// Why it can't start or go on, and what to do.
 pub fn run(process: Process) -> Result<(), String> {
     abort_on_panic();
-    let Process { config, index, mesh, supervised, ready } = process;
+    let Process { config, index, mesh, supervised, serve: serve_api, ready } = process;
     let mesh = mesh_of(&config, mesh, index)?;
-    std::fs::create_dir_all(&config.cluster.state)
-        .map_err(|e| format!("[cluster] state = \"{}\": {e}; name a folder that can be written", config.cluster.state.display()))?;
+    std::fs::create_dir_all(&config.cluster.state).map_err(|e| {
+        format!("[cluster] state = \"{}\": {e}; name a folder that can be written", config.cluster.state.display())
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -76,8 +85,9 @@ pub fn run(process: Process) -> Result<(), String> {
         .map_err(|e| format!("no threads for the runtime: {e}; raise the limit of processes"))?;
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signals(&runtime, stop.clone());
+    let joined = Arc::new(AtomicBool::new(false));
     if supervised {
-        stop_with_supervisor(stop.clone());
+        stop_with_supervisor(stop.clone(), joined.clone());
     }
     let first = if index == 0 { Some(first_rules(&config)?) } else { None };
     let cluster = &config.cluster;
@@ -86,6 +96,7 @@ pub fn run(process: Process) -> Result<(), String> {
     let (local, receivers): (Vec<Inbox>, Vec<_>) = (0..cluster.threads).map(|_| Inbox::new()).unzip();
     let (commits, to_commit) = bounded(COMMITS);
     let failure = Arc::new(OnceLock::new());
+    let failed = failure.clone();
     let settings = Settings::from_config(&config);
     let seats: Vec<Mutex<Option<Seat>>> = receivers
         .into_iter()
@@ -119,7 +130,13 @@ pub fn run(process: Process) -> Result<(), String> {
         communication: if config.cluster.processes == 1 {
             CommunicationConfig::Process(cluster.threads)
         } else {
-            CommunicationConfig::Cluster { threads: cluster.threads, process: index, addresses: mesh, report: false, zerocopy: false }
+            CommunicationConfig::Cluster {
+                threads: cluster.threads,
+                process: index,
+                addresses: mesh,
+                report: false,
+                zerocopy: false,
+            }
         },
         worker: timely::WorkerConfig::default(),
     };
@@ -132,9 +149,13 @@ pub fn run(process: Process) -> Result<(), String> {
         driver::run(worker, seat, sequencer)
     })
     .map_err(|e| format!("the mesh between processes can't be joined: {e}; check [cluster] addresses"))?;
+    joined.store(true, Ordering::Relaxed);
     let mut head = head;
-    if let Some(head) = &mut head {
-        runtime.block_on(serve(head, &config, ready))?;
+    if let Some(head) = &mut head
+        && let Err(reason) = runtime.block_on(serve(head, &config, serve_api, ready))
+    {
+        // Worker 0 ends the cluster with this reason.
+        failed.get_or_init(|| reason);
     }
     let mut result = Ok(());
     for worker in guards.join() {
@@ -163,7 +184,10 @@ fn abort_on_panic() {
 fn mesh_of(config: &Config, given: Vec<String>, index: usize) -> Result<Vec<String>, String> {
     let cluster = &config.cluster;
     if index >= cluster.processes {
-        return Err(format!("process {index} of {}: they are counted from 0; see [cluster] processes", cluster.processes));
+        return Err(format!(
+            "process {index} of {}: they are counted from 0; see [cluster] processes",
+            cluster.processes
+        ));
     }
     let mesh = if given.is_empty() { cluster.addresses.clone() } else { given };
     if cluster.processes > 1 && mesh.len() != cluster.processes {
@@ -192,12 +216,16 @@ fn stop_on_signals(runtime: &Runtime, stop: Arc<AtomicBool>) {
     }
 }
 
-fn stop_with_supervisor(stop: Arc<AtomicBool>) {
+/// A process that waits for its peers to join the mesh can't be asked to stop: it ends at once.
+fn stop_with_supervisor(stop: Arc<AtomicBool>, joined: Arc<AtomicBool>) {
     std::thread::spawn(move || {
         let mut byte = [0u8; 1];
         // The supervisor never writes: a read ends when it does.
         while std::io::stdin().read(&mut byte).is_ok_and(|n| n > 0) {}
         stop.store(true, Ordering::Relaxed);
+        if !joined.load(Ordering::Relaxed) {
+            std::process::exit(1);
+        }
         // Without process 0 there is no orderly stop: its peers end when it does, or here.
         std::thread::sleep(FLUSH * 2);
         std::process::exit(1);
@@ -246,8 +274,13 @@ async fn start_head(
     let response = Arc::new(Orchestrator::start(&config.response)?);
     let (changes, _) = broadcast::channel(WATCH_LAG);
     let (stats_in, stats) = watch::channel(Stats::default());
-    let to = sinks::Sinks { store: writer.as_ref().map(StoreWriter::versions), response: response.clone(), changes: changes.clone() };
-    let (outlet, sinks) = sinks::start(to, stats_in);
+    let to = sinks::Sinks {
+        store: writer.as_ref().map(StoreWriter::versions),
+        response: response.clone(),
+        changes: changes.clone(),
+    };
+    let archived = Arc::new(AtomicU64::new(0));
+    let (outlet, sinks) = sinks::start(to, stats_in, archived.clone(), degraded_parts(writer.as_ref(), &response));
     let (requests_in, requests) = mpsc::channel(REQUESTS);
     let set = Arc::new(compiled.set);
     let active = ActiveRules {
@@ -271,7 +304,19 @@ async fn start_head(
         stop,
     };
     let (stop_api, _) = watch::channel(false);
-    Ok((Head { handle, writer, response, sinks, background: Vec::new(), stop_api }, sequencer))
+    Ok((Head { handle, writer, response, archived, sinks, background: Vec::new(), stop_api }, sequencer))
+}
+
+fn degraded_parts(writer: Option<&StoreWriter>, response: &Arc<Orchestrator>) -> sinks::Degraded {
+    let store = writer.map(StoreWriter::status);
+    let response = Arc::downgrade(response);
+    Box::new(move || {
+        let mut parts = response.upgrade().map(|r| r.degraded()).unwrap_or_default();
+        if let Some(reason) = store.as_ref().and_then(|s| s.borrow().degraded.clone()) {
+            parts.insert("store".into(), reason);
+        }
+        parts
+    })
 }
 
 /// Epochs go on from the wall clock in milliseconds: at least 10 ms apart, they stay behind it, so that a later run begins
@@ -282,13 +327,17 @@ fn first_epoch() -> u64 {
 }
 
 /// Begins what needs a running dataflow.
-async fn serve(head: &mut Head, config: &Config, ready: Box<dyn FnOnce(Handle, SocketAddr) + Send>) -> Result<(), String> {
+async fn serve(
+    head: &mut Head,
+    config: &Config,
+    serve_api: Serve,
+    ready: Box<dyn FnOnce(Handle, SocketAddr) + Send>,
+) -> Result<(), String> {
     let mut stopping = head.stop_api.subscribe();
     let stopped = async move {
         drop(stopping.wait_for(|s| *s).await);
     };
-    let api = &config.api;
-    let (address, server) = api::serve(api.listen, head.handle.clone(), api.allow_anonymous, stopped).await?;
+    let (address, server) = serve_api(head.handle.clone(), Box::pin(stopped)).await?;
     head.background.push(server);
     if config.rules.watch {
         head.background.push(tokio::spawn(rules::watch(config.rules.path.clone(), head.handle.clone())));
@@ -297,9 +346,10 @@ async fn serve(head: &mut Head, config: &Config, ready: Box<dyn FnOnce(Handle, S
         && keeps_events(&config.store)
     {
         let (archive, config, handle) = (writer.archive(), config.clone(), head.handle.clone());
+        let archived = head.archived.clone();
         let mut stopping = head.stop_api.subscribe();
         head.background.push(tokio::spawn(async move {
-            match Archive::start(&config, archive, handle).await {
+            match Archive::start(&config, archive, handle, archived).await {
                 Ok(archive) => {
                     // An error means that process 0 is gone: stop as well.
                     drop(stopping.wait_for(|s| *s).await);
@@ -324,7 +374,7 @@ fn keeps_events(store: &StoreConfig) -> bool {
 }
 
 async fn stop_head(head: Head) {
-    let Head { handle, writer, response, sinks, background, stop_api } = head;
+    let Head { handle, writer, response, sinks, background, stop_api, .. } = head;
     drop(handle);
     // The dataflow has ended and closed its outlet.
     let _ended = tokio::time::timeout(FLUSH, sinks).await;
@@ -340,9 +390,12 @@ async fn stop_head(head: Head) {
         tracing::error!("{error}");
     }
     if let Ok(response) = Arc::try_unwrap(response) {
-        let left = response.drain(FLUSH).await;
-        if left > 0 {
-            tracing::error!(left, "responses were not carried out before the stop");
+        let oldest = response.drain(FLUSH).await;
+        if oldest < u64::MAX {
+            tracing::error!(
+                epoch = oldest,
+                "responses were not carried out before the stop; the records of this epoch and later ones are read again"
+            );
         }
     }
 }

@@ -66,11 +66,14 @@ pub async fn watch(path: PathBuf, handle: Handle) {
         }
         loaded = Some(now.clone());
         match handle.load_rules(now).await {
-            Ok(active) => tracing::info!(rules = active.set.rules.len(), epoch = active.epoch, "rules loaded from the changed folder"),
-            Err(error) => tracing::error!(
-                "{error}\n{}",
-                handle.rules().last_error.as_deref().unwrap_or("no rule is named")
+            Ok(active) => tracing::info!(
+                rules = active.set.rules.len(),
+                epoch = active.epoch,
+                "rules loaded from the changed folder"
             ),
+            Err(error) => {
+                tracing::error!("{error}\n{}", handle.rules().last_error.as_deref().unwrap_or("no rule is named"))
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! From the dataflow's exports to those who take them: the store, the responses, the watchers. One task, one order: the
 //! store and watchers are handed an epoch at once, responses are queued; what is acknowledged is the least of both.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,8 +28,12 @@ pub struct SinkOutlet {
     to: mpsc::Sender<Told>,
     acked: Arc<AtomicU64>,
     stats: watch::Sender<Stats>,
-    closed: u64,
+    archived: Arc<AtomicU64>,
+    degraded: Degraded,
 }
+
+/// Tells which parts don't work as they should, and why.
+pub type Degraded = Box<dyn Fn() -> BTreeMap<String, String> + Send>;
 
 /// Who takes what leaves.
 pub struct Sinks {
@@ -41,11 +46,17 @@ pub struct Sinks {
 }
 
 /// Starts the task on the current tokio runtime.
-pub fn start(sinks: Sinks, stats: watch::Sender<Stats>) -> (SinkOutlet, tokio::task::JoinHandle<()>) {
+/// `archived` counts what the archive stage has written.
+pub fn start(
+    sinks: Sinks,
+    stats: watch::Sender<Stats>,
+    archived: Arc<AtomicU64>,
+    degraded: Degraded,
+) -> (SinkOutlet, tokio::task::JoinHandle<()>) {
     let (to, from) = mpsc::channel(BATCHES);
     let acked = Arc::new(AtomicU64::new(0));
     let task = tokio::spawn(run(sinks, from, acked.clone()));
-    (SinkOutlet { to, acked, stats, closed: 0 }, task)
+    (SinkOutlet { to, acked, stats, archived, degraded }, task)
 }
 
 async fn run(sinks: Sinks, mut from: mpsc::Receiver<Told>, acked: Arc<AtomicU64>) {
@@ -123,11 +134,12 @@ impl Outlet for SinkOutlet {
 
     fn closed(&mut self, epoch: u64, totals: &Totals) {
         // If it is full a later epoch says more.
-        if self.to.try_send(Told::Closed(epoch)).is_ok() {
-            self.closed = epoch;
-        }
+        let _later_says_more = self.to.try_send(Told::Closed(epoch));
+        let degraded = (self.degraded)();
         self.stats.send_modify(|stats| {
             stats.epoch = epoch;
+            stats.archived = self.archived.load(Ordering::Relaxed);
+            stats.degraded = degraded;
             stats.watermark = totals.watermark;
             stats.events = totals.workers.values().map(|c| c.events).sum();
             stats.retimed = totals.workers.values().map(|c| c.retimed).sum();

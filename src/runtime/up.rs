@@ -89,7 +89,8 @@ pub fn run(up: &Up) -> Result<(), String> {
 }
 
 fn start(up: &Up) -> Result<Vec<Running>, String> {
-    let mesh = if up.config.cluster.addresses.is_empty() { free_addresses(up.config.cluster.processes)? } else { Vec::new() };
+    let mesh =
+        if up.config.cluster.addresses.is_empty() { free_addresses(up.config.cluster.processes)? } else { Vec::new() };
     let mut generation = Vec::new();
     for process in 0..up.config.cluster.processes {
         let mut args = vec!["worker".to_owned(), "--config".to_owned(), up.path.display().to_string()];

@@ -31,6 +31,8 @@ const MAX_STREAMS: usize = 64;
 /// How often a followed source is looked at when nothing tells of changes, and a silent stream is thought of again.
 const POLL: Duration = Duration::from_millis(200);
 
+const NO_CLOCK: &str = "files have no trusted clock: a record ahead of its time can re-time those after it";
+
 /// What one look at an input gave.
 enum Chunk {
     Batch(RecordBatch),
@@ -66,11 +68,7 @@ impl Task {
             true => Inputs::Followed(path),
             false => Inputs::Once(path),
         };
-        Task {
-            name: name.into(),
-            inputs,
-            start,
-        }
+        Task { name: name.into(), inputs, start }
     }
 
     /// A list of files, from their beginnings.
@@ -84,36 +82,28 @@ impl Task {
         if paths.len() > MAX_FILES {
             return Err(too_many(name));
         }
-        Ok(Task {
-            name: name.into(),
-            inputs: Inputs::Listed(paths.to_vec()),
-            start: StartAt::Committed,
-        })
+        Ok(Task { name: name.into(), inputs: Inputs::Listed(paths.to_vec()), start: StartAt::Committed })
     }
 
     /// Reads until the end, or the reader's stop.
     pub(super) fn run(self, feed: &Feed) -> Result<(), Halt> {
-        let Task {
-            name,
-            inputs,
-            start,
-        } = self;
+        let Task { name, inputs, start } = self;
+        if !matches!(inputs, Inputs::Listed(_)) {
+            info!(source = name, "{NO_CLOCK}");
+        }
         match inputs {
             Inputs::Listed(paths) => read_once(feed, &name, &paths, &start, false),
-            Inputs::Followed(path) if !is_stream(&path) => {
-                follow::Follower::new(feed, &name, &path, start).run()
-            }
+            Inputs::Followed(path) if !is_stream(&path) => follow::Follower::new(feed, &name, &path, start).run(),
             Inputs::Followed(path) => read_once(feed, &name, &[path], &start, true),
-            Inputs::Once(path) => list_once(&name, &path)
-                .and_then(|paths| read_once(feed, &name, &paths, &start, false)),
+            Inputs::Once(path) => {
+                list_once(&name, &path).and_then(|paths| read_once(feed, &name, &paths, &start, false))
+            }
         }
     }
 }
 
 fn too_many(name: &str) -> String {
-    format!(
-        "source \"{name}\" has more than {MAX_FILES} files: move those that are done elsewhere, or join small ones"
-    )
+    format!("source \"{name}\" has more than {MAX_FILES} files: move those that are done elsewhere, or join small ones")
 }
 
 /// Whether the path stands for standard input.
@@ -133,17 +123,19 @@ fn list_once(name: &str, path: &Path) -> Result<Vec<PathBuf>, Halt> {
         return Ok(vec![path.into()]);
     }
     let names = folder::list(path).map_err(|e| Halt::Failed(unreadable(name, path, &e)))?;
-    if names.len() > MAX_FILES {
+    let paths = names.iter().map(|n| path.join(n));
+    let paths: Vec<PathBuf> = paths.filter(|p| p.is_file()).collect();
+    if paths.len() > MAX_FILES {
         return Err(Halt::Failed(too_many(name)));
     }
-    if names.is_empty() {
+    if paths.is_empty() {
         info!(
             source = name,
             folder = %path.display(),
             "no *.jsonl file: there is nothing to read"
         );
     }
-    Ok(names.iter().map(|n| path.join(n)).collect())
+    Ok(paths)
 }
 
 fn unreadable(name: &str, path: &Path, error: &io::Error) -> String {
@@ -199,13 +191,7 @@ impl Input {
 
 /// Reads each input to its end. With `live` a silent stream counts as caught up; without, what is computed must not
 /// depend on how fast its writer is.
-fn read_once(
-    feed: &Feed,
-    name: &str,
-    paths: &[PathBuf],
-    start: &StartAt,
-    live: bool,
-) -> Result<(), Halt> {
+fn read_once(feed: &Feed, name: &str, paths: &[PathBuf], start: &StartAt, live: bool) -> Result<(), Halt> {
     let (wake, woken) = bounded(1);
     let mut inputs = open_all(feed, name, paths, start, &wake)?;
     let mut caught_up = HashSet::new();
@@ -216,9 +202,7 @@ fn read_once(
                 break;
             };
             let id = input.partition();
-            let chunk = input
-                .read()
-                .map_err(|e| Halt::Failed(unreadable(name, path, &e)))?;
+            let chunk = input.read().map_err(|e| Halt::Failed(unreadable(name, path, &e)))?;
             match chunk {
                 Chunk::Batch(batch) => {
                     caught_up.remove(&id);
@@ -263,9 +247,8 @@ fn open_all<'a>(
 ) -> Result<Opened<'a>, Halt> {
     let streams = paths.iter().filter(|p| is_stream(p)).count();
     if streams > MAX_STREAMS {
-        let text = format!(
-            "source \"{name}\" has {streams} pipes, and {MAX_STREAMS} at most can be read at once: use files"
-        );
+        let text =
+            format!("source \"{name}\" has {streams} pipes, and {MAX_STREAMS} at most can be read at once: use files");
         return Err(Halt::Failed(text));
     }
     let mut inputs = VecDeque::new();
@@ -287,6 +270,7 @@ fn open_all<'a>(
     for (_, input) in &inputs {
         feed.send(input.partition(), Message::Assigned(input.partition()))?;
     }
+    feed.send_all(|| Message::Listed(feed.index))?;
     Ok(inputs)
 }
 

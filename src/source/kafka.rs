@@ -67,6 +67,7 @@ impl ConsumerContext for Context {}
 /// Commits offsets; see [`super::Reader::commit`].
 pub(super) struct Offsets {
     index: u16,
+    name: String,
     topics: Arc<[String]>,
     consumer: Arc<Consumer>,
     waiting: Arc<AtomicUsize>,
@@ -74,32 +75,30 @@ pub(super) struct Offsets {
 
 impl Offsets {
     pub(super) fn commit(&self, positions: &[(PartitionId, u64)]) -> Result<(), String> {
+        let failed = |text: String| format!("source \"{}\": {text}", self.name);
         let mut offsets = TopicPartitionList::new();
         for (id, next) in positions.iter().filter(|(id, _)| id.source == self.index) {
             let (place, partition) = split(id.partition);
             let Some(topic) = self.topics.get(place) else {
                 continue;
             };
-            let next = i64::try_from(*next).map_err(|e| format!("offset {next}: {e}"))?;
-            offsets
-                .add_partition_offset(topic, partition, Offset::Offset(next))
-                .map_err(|e| format!("topic \"{topic}\", offset {next}: {e}"))?;
+            let refused = |e: String| failed(format!("topic \"{topic}\", offset {next}: {e}"));
+            let next = i64::try_from(*next).map_err(|e| refused(e.to_string()))?;
+            offsets.add_partition_offset(topic, partition, Offset::Offset(next)).map_err(|e| refused(e.to_string()))?;
         }
         if offsets.count() == 0 {
             return Ok(());
         }
         if self.waiting.load(Ordering::Relaxed) >= MAX_COMMITS {
-            return Err(format!(
-                "the broker has not answered {MAX_COMMITS} commits: is it up? the next commit makes up for this one"
-            ));
+            return Err(failed(format!(
+                "{MAX_COMMITS} commits have no answer yet: is the broker up? the next commit makes up for this one"
+            )));
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        self.consumer
-            .commit(&offsets, CommitMode::Async)
-            .map_err(|e| {
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
-                format!("offsets can't be committed: {e}")
-            })
+        self.consumer.commit(&offsets, CommitMode::Async).map_err(|e| {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            failed(format!("offsets can't be committed: {e}"))
+        })
     }
 }
 
@@ -112,8 +111,7 @@ fn split(partition: u32) -> (usize, i32) {
 /// The number of a topic's partition; `None` beyond what the numbers hold.
 fn join(place: usize, partition: i32) -> Option<u32> {
     let own = u32::try_from(partition).ok()?;
-    (own < 1 << PARTITION_BITS && place < MAX_TOPICS)
-        .then(|| (place as u32) << PARTITION_BITS | own)
+    (own < 1 << PARTITION_BITS && place < MAX_TOPICS).then_some((place as u32) << PARTITION_BITS | own)
 }
 
 /// A client before it reads.
@@ -136,9 +134,7 @@ impl Client {
     pub(super) fn new(index: u16, config: &Source, start: StartAt) -> Result<Client, String> {
         let resolved = settings::resolve(config)?;
         let waiting = Arc::new(AtomicUsize::new(0));
-        let context = Context {
-            name: resolved.name.clone(),
-        };
+        let context = Context { name: resolved.name.clone() };
         Ok(Client {
             index,
             consumer: Arc::new(resolved.create(context)?),
@@ -153,6 +149,7 @@ impl Client {
     pub(super) fn offsets(&self) -> Offsets {
         Offsets {
             index: self.index,
+            name: self.name.clone(),
             topics: self.topics.clone(),
             consumer: self.consumer.clone(),
             waiting: self.waiting.clone(),
@@ -164,8 +161,8 @@ impl Client {
         let failed = |text| Halt::Failed(format!("source \"{}\": {text}", self.name));
         let queue = Queue::new(self.consumer.clone())
             .ok_or_else(|| failed("the kafka client has no queue for records".into()))?;
-        let found = discovery::spawn(&self, feed)
-            .map_err(|e| failed(format!("no thread to look for partitions: {e}")))?;
+        let found =
+            discovery::spawn(&self, feed).map_err(|e| failed(format!("no thread to look for partitions: {e}")))?;
         let mut reading = Reading::new(feed, &self);
         let result = reading.run(&queue, &found);
         reading.await_commits(&queue);

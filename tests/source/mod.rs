@@ -1,8 +1,5 @@
 //! Workers for the tests of sources: they take what a reader sends and remember it.
-#![allow(
-    dead_code,
-    reason = "each test binary uses its own part of this module"
-)]
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -64,37 +61,24 @@ impl Seen {
 
     pub(crate) fn all_caught_up(&self) -> bool {
         !self.assigned.is_empty()
-            && self
-                .assigned
-                .iter()
-                .all(|(_, id)| self.caught_up.contains(id) || self.finished.contains(id))
+            && self.assigned.iter().all(|(_, id)| self.caught_up.contains(id) || self.finished.contains(id))
     }
 
     fn take(&mut self, worker: usize, message: Message) {
         match message {
             Message::Assigned(id) => {
-                assert!(
-                    !self.partitions().contains(&id),
-                    "{id:?} was assigned twice"
-                );
+                assert!(!self.partitions().contains(&id), "{id:?} was assigned twice");
                 self.assigned.push((worker, id));
             }
             Message::Batch(batch) => {
                 let id = batch.partition;
-                assert!(
-                    self.assigned.contains(&(worker, id)),
-                    "{id:?} was not assigned to worker {worker}"
-                );
+                assert!(self.assigned.contains(&(worker, id)), "{id:?} was not assigned to worker {worker}");
                 assert!(!self.finished.contains(&id), "{id:?} goes on after its end");
                 self.caught_up.remove(&id);
                 self.batches.push((id, batch.bytes.len()));
                 let mut after = self.next.get(&id).copied().unwrap_or(0);
                 for record in &batch.records {
-                    assert!(
-                        record.offset >= after,
-                        "{id:?} goes back to {}",
-                        record.offset
-                    );
+                    assert!(record.offset >= after, "{id:?} goes back to {}", record.offset);
                     after = record.offset + 1;
                     let (start, len) = (record.start as usize, record.len as usize);
                     self.records.entry(id).or_default().push(Got {
@@ -113,6 +97,7 @@ impl Seen {
             Message::Finished(id) => {
                 self.finished.insert(id);
             }
+            Message::Listed(_) => {}
             Message::Ended(_) => self.ended.push(worker),
             Message::Failed(text) => self.failed.push(text),
         }
@@ -130,16 +115,8 @@ impl Workers {
     /// `local` workers, the first of which is number `first` of `peers`.
     pub(crate) fn new(first: usize, local: usize, peers: usize) -> Workers {
         let (local, receivers) = (0..local).map(|_| Inbox::new()).unzip();
-        let inboxes = Inboxes {
-            first,
-            peers,
-            local,
-        };
-        Workers {
-            inboxes,
-            receivers,
-            seen: Seen::default(),
-        }
+        let inboxes = Inboxes { first, peers, local };
+        Workers { inboxes, receivers, seen: Seen::default() }
     }
 
     /// Takes messages until `enough`; panics with `what` at the deadline, or if the source fails.

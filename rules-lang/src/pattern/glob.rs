@@ -21,16 +21,10 @@ pub(super) fn labels(glob: &str) -> Result<String, Error> {
 }
 
 fn inner(glob: &str, literal_separator: bool, any: Option<&str>) -> Result<String, Error> {
-    let glob = GlobBuilder::new(glob)
-        .literal_separator(literal_separator)
-        .backslash_escape(true)
-        .build()?;
+    let glob = GlobBuilder::new(glob).literal_separator(literal_separator).backslash_escape(true).build()?;
     let bytes = glob.regex();
     let bytes = bytes.strip_prefix("(?-u)").unwrap_or(bytes);
-    let bytes = bytes
-        .strip_prefix('^')
-        .and_then(|b| b.strip_suffix('$'))
-        .unwrap_or(bytes);
+    let bytes = bytes.strip_prefix('^').and_then(|b| b.strip_suffix('$')).unwrap_or(bytes);
     Ok(characters(bytes, any))
 }
 
@@ -75,9 +69,7 @@ mod tests {
     use regex::Regex;
 
     fn hits(regex: Result<String, Error>, text: &str) -> bool {
-        Regex::new(&regex.expect("a good glob"))
-            .expect("a good regex")
-            .is_match(text)
+        Regex::new(&regex.expect("a good glob")).expect("a good regex").is_match(text)
     }
 
     #[test]

@@ -10,10 +10,7 @@ use crate::plan::{HostPart, HostPattern};
 /// Reads a glob for hosts. `*.` in front is one or more whole labels, `*` alone or before a port any host.
 pub(super) fn pattern(glob: &str) -> Result<HostPattern, Error> {
     if let Some(address) = address(glob) {
-        return Ok(HostPattern {
-            regex: format!("(?s)^{}$", regex::escape(&address)),
-            on: HostPart::Host,
-        });
+        return Ok(HostPattern { regex: format!("(?s)^{}$", regex::escape(&address)), on: HostPart::Host });
     }
     let glob = glob.to_lowercase();
     let port = port_at(&glob);
@@ -23,15 +20,8 @@ pub(super) fn pattern(glob: &str) -> Result<HostPattern, Error> {
         Some(rest) => format!("(?:[^.]+\\.)+{}", labels(&format!("{rest}{port_glob}"))?),
         None => labels(&glob)?,
     };
-    let on = if port.is_some() {
-        HostPart::HostPort
-    } else {
-        HostPart::Host
-    };
-    Ok(HostPattern {
-        regex: format!("(?s)^{inner}$"),
-        on,
-    })
+    let on = if port.is_some() { HostPart::HostPort } else { HostPart::Host };
+    Ok(HostPattern { regex: format!("(?s)^{inner}$"), on })
 }
 
 /// The normalised text of an IPv6 address, if the pattern is one: bare, in brackets, or in escaped brackets.
@@ -53,9 +43,7 @@ pub(super) fn port_at(glob: &str) -> Option<usize> {
         let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
         digits || port == "*" || is_one_group(port)
     };
-    glob.match_indices(':')
-        .map(|(at, _)| at)
-        .find(|at| is_port(&glob[at + 1..]))
+    glob.match_indices(':').map(|(at, _)| at).find(|at| is_port(&glob[at + 1..]))
 }
 
 /// Whether the text is `{...}` and its first brace closes at its end.
@@ -113,16 +101,10 @@ mod tests {
     fn hits(glob: &str, host: &str, port: Option<u16>) -> bool {
         let pattern = pattern(glob).expect("a good glob");
         let regex = Regex::new(&pattern.regex).expect("a good regex");
-        let bracketed = if host.contains(':') {
-            format!("[{host}]")
-        } else {
-            host.to_owned()
-        };
+        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         match pattern.on {
             HostPart::Host => regex.is_match(host),
-            HostPart::HostPort => {
-                port.is_some_and(|port| regex.is_match(&format!("{bracketed}:{port}")))
-            }
+            HostPart::HostPort => port.is_some_and(|port| regex.is_match(&format!("{bracketed}:{port}"))),
             HostPart::Either => false,
         }
     }
@@ -131,13 +113,7 @@ mod tests {
     fn a_leading_star_is_whole_labels() {
         assert!(hits("*.openai.com", "api.openai.com", Some(443)));
         assert!(hits("*.OpenAI.com", "a.b.openai.com", None));
-        for host in [
-            "openai.com",
-            "evil-openai.com",
-            "api.openai.com.evil.io",
-            "apixopenai.com",
-            ".openai.com",
-        ] {
+        for host in ["openai.com", "evil-openai.com", "api.openai.com.evil.io", "apixopenai.com", ".openai.com"] {
             assert!(!hits("*.openai.com", host, Some(443)), "{host}");
         }
     }

@@ -41,27 +41,16 @@ impl Targets {
 }
 
 /// Reads a `target_pattern`: alternatives, each a glob or a regex.
-pub(crate) fn alternatives(
-    cx: &mut Context<'_>,
-    text: &str,
-    at: Span,
-    targets: Targets,
-) -> Option<Vec<TargetPattern>> {
+pub(crate) fn alternatives(cx: &mut Context<'_>, text: &str, at: Span, targets: Targets) -> Option<Vec<TargetPattern>> {
     if !fits(cx, text, at) {
         return None;
     }
     let parts = match split::alternatives(text) {
         Ok(parts) => parts,
         Err(open) => {
-            cx.error(
-                at,
-                "E071",
-                format!("\"{open}\" is never closed, and a \"|\" follows it"),
-            )
-            .label("which alternatives are these?")
-            .hint(format!(
-                "close it, or write `\\{open}` for the character itself"
-            ));
+            cx.error(at, "E071", format!("\"{open}\" is never closed, and a \"|\" follows it"))
+                .label("which alternatives are these?")
+                .hint(format!("close it, or write `\\{open}` for the character itself"));
             return None;
         }
     };
@@ -83,8 +72,12 @@ pub(crate) fn alternatives(
                 PatternForm::Regex => anchored(cx, part, place),
                 PatternForm::Glob => {
                     if let Some(sign) = split::looks_like_regex(part) {
-                        cx.warn(place, "W001", format!("{} is read as a glob, though {} belongs to regexes", quoted(part), quoted(sign)))
-                            .hint("use target_regex for a regex, or target_glob to say that a glob is meant");
+                        cx.warn(
+                            place,
+                            "W001",
+                            format!("{} is read as a glob, though {} belongs to regexes", quoted(part), quoted(sign)),
+                        )
+                        .hint("use target_regex for a regex, or target_glob to say that a glob is meant");
                     }
                     glob(cx, part, place, targets)
                 }
@@ -95,15 +88,9 @@ pub(crate) fn alternatives(
 }
 
 /// Reads a glob.
-pub(crate) fn glob(
-    cx: &mut Context<'_>,
-    text: &str,
-    at: Span,
-    targets: Targets,
-) -> Option<TargetPattern> {
+pub(crate) fn glob(cx: &mut Context<'_>, text: &str, at: Span, targets: Targets) -> Option<TargetPattern> {
     if text.is_empty() {
-        cx.error(at, "E070", "this pattern is empty")
-            .hint("give it a text; `*` or `**` is anything");
+        cx.error(at, "E070", "this pattern is empty").hint("give it a text; `*` or `**` is anything");
         return None;
     }
     if !fits(cx, text, at) {
@@ -121,13 +108,7 @@ pub(crate) fn glob(
     // The readings differ in what a `*` is, not in shape, so one stands for all three.
     check_glob(cx, text, &path, at)?;
     doubt(cx, text, at, targets);
-    Some(TargetPattern {
-        text: text.to_owned(),
-        form: PatternForm::Glob,
-        path: Some(path),
-        host,
-        other: Some(other),
-    })
+    Some(TargetPattern { text: text.to_owned(), form: PatternForm::Glob, path: Some(path), host, other: Some(other) })
 }
 
 /// Warns of a glob that can't match any target of its kind, because targets are normalised and patterns aren't.
@@ -135,40 +116,24 @@ fn doubt(cx: &mut Context<'_>, text: &str, at: Span, targets: Targets) {
     if targets != Targets::Paths
         && let Some((reason, hint)) = host::doubt(text)
     {
-        cx.warn(at, "W005", format!("pattern {}: {reason}", quoted(text)))
-            .hint(hint);
+        cx.warn(at, "W005", format!("pattern {}: {reason}", quoted(text))).hint(hint);
     }
     let (reason, hint) = match targets {
-        Targets::Hosts if text.contains('/') => (
-            "hosts have no \"/\": scheme and path of a URL go",
-            "write the host, or host:port",
-        ),
-        Targets::Hosts if host::ends_with_dot(text) => {
-            ("trailing dots of a host go", "drop the dot at the end")
+        Targets::Hosts if text.contains('/') => {
+            ("hosts have no \"/\": scheme and path of a URL go", "write the host, or host:port")
         }
-        Targets::Hosts if !text.is_ascii() => (
-            "hosts are compared in ASCII (xn--...)",
-            "write the host's ASCII form",
-        ),
-        Targets::Paths if text.starts_with('~') => {
-            ("a leading \"~\" of a path becomes \"/~\"", "write `/~/...`")
+        Targets::Hosts if host::ends_with_dot(text) => ("trailing dots of a host go", "drop the dot at the end"),
+        Targets::Hosts if !text.is_ascii() => ("hosts are compared in ASCII (xn--...)", "write the host's ASCII form"),
+        Targets::Paths if text.starts_with('~') => ("a leading \"~\" of a path becomes \"/~\"", "write `/~/...`"),
+        Targets::Paths if ["//", "/./", "/../"].iter().any(|part| text.contains(part)) => {
+            ("paths are compared with \"//\", \".\" and \"..\" resolved", "write the path without them")
         }
-        Targets::Paths if ["//", "/./", "/../"].iter().any(|part| text.contains(part)) => (
-            "paths are compared with \"//\", \".\" and \"..\" resolved",
-            "write the path without them",
-        ),
-        Targets::Paths if text.len() > 1 && text.ends_with('/') => (
-            "paths are compared without a trailing \"/\"",
-            "drop it, or write `/**`",
-        ),
+        Targets::Paths if text.len() > 1 && text.ends_with('/') => {
+            ("paths are compared without a trailing \"/\"", "drop it, or write `/**`")
+        }
         _ => return,
     };
-    cx.warn(
-        at,
-        "W010",
-        format!("pattern {} can't match: {reason}", quoted(text)),
-    )
-    .hint(hint);
+    cx.warn(at, "W010", format!("pattern {} can't match: {reason}", quoted(text))).hint(hint);
 }
 
 /// Reads a glob over plain text (`agent_pattern`) to an anchored regex.
@@ -188,8 +153,7 @@ pub(crate) fn text_glob(cx: &mut Context<'_>, text: &str, at: Span) -> Option<St
 /// Reads an explicit regex, which searches. `fold` compares without regard to case.
 pub(crate) fn search(cx: &mut Context<'_>, text: &str, at: Span, fold: bool) -> Option<String> {
     if text.is_empty() {
-        cx.error(at, "E063", "an empty regex is found in every text")
-            .hint("use `exists: true` if any value will do");
+        cx.error(at, "E063", "an empty regex is found in every text").hint("use `exists: true` if any value will do");
         return None;
     }
     if !fits(cx, text, at) {
@@ -202,10 +166,7 @@ pub(crate) fn search(cx: &mut Context<'_>, text: &str, at: Span, fold: bool) -> 
 fn anchored(cx: &mut Context<'_>, text: &str, at: Span) -> Option<TargetPattern> {
     let regex = format!("(?s)^(?:{text})$");
     check_regex(cx, text, &regex, at)?;
-    let host = HostPattern {
-        regex: regex.clone(),
-        on: HostPart::Either,
-    };
+    let host = HostPattern { regex: regex.clone(), on: HostPart::Either };
     Some(TargetPattern {
         text: text.to_owned(),
         form: PatternForm::Regex,
@@ -218,27 +179,15 @@ fn anchored(cx: &mut Context<'_>, text: &str, at: Span) -> Option<TargetPattern>
 fn fits(cx: &mut Context<'_>, text: &str, at: Span) -> bool {
     let chars = text.chars().count();
     if chars > MAX_PATTERN_CHARS {
-        cx.error(
-            at,
-            "E074",
-            format!("a pattern may have {MAX_PATTERN_CHARS} characters, this one has {chars}"),
-        )
-        .hint("use a list of patterns");
+        cx.error(at, "E074", format!("a pattern may have {MAX_PATTERN_CHARS} characters, this one has {chars}"))
+            .hint("use a list of patterns");
     }
     chars <= MAX_PATTERN_CHARS
 }
 
 fn bad_glob(cx: &mut Context<'_>, text: &str, at: Span, error: &globset::Error) {
-    cx.error(
-        at,
-        "E071",
-        format!(
-            "{} is no glob: {}",
-            quoted(text),
-            error.kind().to_string().to_lowercase()
-        ),
-    )
-    .hint("write `\\[`, `\\{` or `\\\\` for the characters themselves");
+    cx.error(at, "E071", format!("{} is no glob: {}", quoted(text), error.kind().to_string().to_lowercase()))
+        .hint("write `\\[`, `\\{` or `\\\\` for the characters themselves");
 }
 
 /// A glob's regex: it can be nested too deep, but not too large, because a glob repeats nothing but single characters
@@ -250,12 +199,8 @@ fn check_glob(cx: &mut Context<'_>, text: &str, regex: &str, at: Span) -> Option
             regex_syntax::Error::Translate(error) => error.kind().to_string(),
             _ => "it has no regex".to_owned(),
         };
-        cx.error(
-            at,
-            "E071",
-            format!("{} is no glob: {}", quoted(text), reason.to_lowercase()),
-        )
-        .hint("write it with fewer braces");
+        cx.error(at, "E071", format!("{} is no glob: {}", quoted(text), reason.to_lowercase()))
+            .hint("write it with fewer braces");
         return None;
     }
     Some(())
@@ -267,14 +212,11 @@ fn check_regex(cx: &mut Context<'_>, text: &str, used: &str, at: Span) -> Option
         return Some(());
     }
     let parsed = regex_syntax::parse(text).map_err(|error| error.to_string());
-    let built =
-        parsed.and_then(
-            |_| match RegexBuilder::new(used).size_limit(REGEX_SIZE_LIMIT).build() {
-                Err(regex::Error::CompiledTooBig(_)) => Ok(false),
-                Err(error) => Err(error.to_string()),
-                Ok(_) => Ok(true),
-            },
-        );
+    let built = parsed.and_then(|_| match RegexBuilder::new(used).size_limit(REGEX_SIZE_LIMIT).build() {
+        Err(regex::Error::CompiledTooBig(_)) => Ok(false),
+        Err(error) => Err(error.to_string()),
+        Ok(_) => Ok(true),
+    });
     match built {
         Ok(true) => {
             cx.compiled.insert(used.to_owned());
@@ -285,12 +227,7 @@ fn check_regex(cx: &mut Context<'_>, text: &str, used: &str, at: Span) -> Option
                 .hint("use smaller repetitions: `{1,1000}` repeats what stands before it a thousand times");
         }
         Err(reason) => {
-            let reason = reason
-                .lines()
-                .last()
-                .unwrap_or_default()
-                .trim_start_matches("error: ")
-                .to_lowercase();
+            let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_lowercase();
             cx.error(at, "E072", format!("{} is no regex: {reason}", quoted(text)))
                 .hint("the syntax is that of Rust's crate `regex`: linear time, no look-around, no back-references");
         }

@@ -55,9 +55,7 @@ fn class_end(text: &str) -> Option<usize> {
             ']' => return Some(at + 1),
             '\\' => at += text[at + 1..].chars().next().map_or(0, char::len_utf8),
             // `[:alpha:]` within a class.
-            '[' if text[at..].starts_with("[:") => {
-                at += text[at..].find(":]").map_or(0, |end| end + 1)
-            }
+            '[' if text[at..].starts_with("[:") => at += text[at..].find(":]").map_or(0, |end| end + 1),
             _ => {}
         }
         at += c.len_utf8();
@@ -67,15 +65,8 @@ fn class_end(text: &str) -> Option<usize> {
 
 /// How an alternative is read.
 pub(super) fn form(alternative: &str) -> PatternForm {
-    let regex = [".*", "^", "("]
-        .iter()
-        .any(|start| alternative.starts_with(start))
-        || alternative.ends_with('$');
-    if regex {
-        PatternForm::Regex
-    } else {
-        PatternForm::Glob
-    }
+    let regex = [".*", "^", "("].iter().any(|start| alternative.starts_with(start)) || alternative.ends_with('$');
+    if regex { PatternForm::Regex } else { PatternForm::Glob }
 }
 
 /// What makes a glob look like a regex, if anything does.
@@ -90,8 +81,7 @@ pub(super) fn looks_like_regex(glob: &str) -> Option<&'static str> {
 
 /// Whether a `+` stands where a regex would repeat something.
 fn plus(glob: &str) -> bool {
-    glob.match_indices('+')
-        .any(|(at, _)| at > 0 && !glob[..at].ends_with('\\'))
+    glob.match_indices('+').any(|(at, _)| at > 0 && !glob[..at].ends_with('\\'))
 }
 
 #[cfg(test)]
@@ -103,15 +93,9 @@ mod tests {
         assert_eq!(alternatives("a|b"), Ok(vec!["a", "b"]));
         assert_eq!(alternatives("(a|b)/c|d"), Ok(vec!["(a|b)/c", "d"]));
         assert_eq!(alternatives("((a|b)|c)|d"), Ok(vec!["((a|b)|c)", "d"]));
-        assert_eq!(
-            alternatives("[a|b]|[]|]|[!]|]"),
-            Ok(vec!["[a|b]", "[]|]", "[!]|]"])
-        );
+        assert_eq!(alternatives("[a|b]|[]|]|[!]|]"), Ok(vec!["[a|b]", "[]|]", "[!]|]"]));
         assert_eq!(alternatives(r"a\|b|c\\|d"), Ok(vec![r"a\|b", r"c\\", "d"]));
-        assert_eq!(
-            alternatives("^[[:alpha:]|x]$|y"),
-            Ok(vec!["^[[:alpha:]|x]$", "y"])
-        );
+        assert_eq!(alternatives("^[[:alpha:]|x]$|y"), Ok(vec!["^[[:alpha:]|x]$", "y"]));
         assert_eq!(alternatives("{a|b}"), Ok(vec!["{a", "b}"]));
         assert_eq!(alternatives("|a||"), Ok(vec!["", "a", "", ""]));
         assert_eq!(alternatives("a)|b"), Ok(vec!["a)", "b"]));

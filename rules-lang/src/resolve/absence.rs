@@ -11,9 +11,5 @@ pub(super) fn resolve(cx: &mut Context<'_>, mut keys: Keys<'_>) -> Option<Absenc
     keys.finish(cx, "an absence", &["type", "window", "trigger", "absent"]);
     let trigger = trigger.and_then(|node| matcher::alone(cx, node, "\"trigger\""));
     let absent = absent.and_then(|node| matcher::alone(cx, node, "\"absent\""));
-    Some(Absence {
-        window: window?,
-        trigger: trigger?,
-        absent: absent?,
-    })
+    Some(Absence { window: window?, trigger: trigger?, absent: absent? })
 }

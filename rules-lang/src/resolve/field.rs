@@ -23,20 +23,8 @@ const EVENT_FIELDS: [(&str, &[&str]); 11] = [
 ];
 /// The parts of a path whose names are free.
 const OPEN_FIELDS: [&str; 3] = ["context", "extra", "seal"];
-const OPERATORS: [&str; 12] = [
-    "eq",
-    "in",
-    "regex",
-    "contains",
-    "starts_with",
-    "ends_with",
-    "gt",
-    "gte",
-    "lt",
-    "lte",
-    "exists",
-    "not",
-];
+const OPERATORS: [&str; 12] =
+    ["eq", "in", "regex", "contains", "starts_with", "ends_with", "gt", "gte", "lt", "lte", "exists", "not"];
 /// The deepest path: events are at most 64 levels deep.
 const MAX_PARTS: usize = 64;
 /// The longest list of alternatives.
@@ -53,11 +41,7 @@ fn is_first_part(part: &str) -> bool {
 
 /// Every first part, for hints.
 pub(crate) fn first_parts() -> Vec<&'static str> {
-    EVENT_FIELDS
-        .iter()
-        .map(|(name, _)| *name)
-        .chain(["extra"])
-        .collect()
+    EVENT_FIELDS.iter().map(|(name, _)| *name).chain(["extra"]).collect()
 }
 
 /// Reads a field as `by`, `field` and `distinct` name it: `target` is the normalised target.
@@ -78,27 +62,19 @@ fn checked(cx: &mut Context<'_>, text: &str, at: Span, besides: Option<&str>) ->
     let parts: Vec<&str> = text.split('.').collect();
     if parts.iter().any(|part| part.is_empty()) || parts.len() > MAX_PARTS {
         cx.error(at, "E051", format!("{} is no path", quoted(text)))
-            .hint(format!(
-                "write names with one dot between them, at most {MAX_PARTS}"
-            ));
+            .hint(format!("write names with one dot between them, at most {MAX_PARTS}"));
         return None;
     }
     let (first, rest) = (parts[0], &parts[1..]);
     if !is_first_part(first) {
         let hint = match first {
-            "target" => "use target_glob for the normalised target, action.target for the raw one"
-                .to_owned(),
+            "target" => "use target_glob for the normalised target, action.target for the raw one".to_owned(),
             _ => match suggest::nearest(first, first_parts().into_iter().chain(besides)) {
                 Some(name) => format!("did you mean \"{name}\"?"),
                 None => format!("a field that only some records have is written `extra.{first}`"),
             },
         };
-        cx.error(
-            at,
-            "E050",
-            format!("{} is no field of an event", quoted(first)),
-        )
-        .hint(hint);
+        cx.error(at, "E050", format!("{} is no field of an event", quoted(first))).hint(hint);
         return None;
     }
     if first == "extra" {
@@ -111,35 +87,25 @@ fn checked(cx: &mut Context<'_>, text: &str, at: Span, besides: Option<&str>) ->
 fn extra(cx: &mut Context<'_>, text: &str, rest: &[&str], at: Span) -> Option<Field> {
     match rest.first() {
         None => {
-            cx.error(at, "E051", "\"extra\" alone names no field")
-                .hint("write `extra.<name>`");
+            cx.error(at, "E051", "\"extra\" alone names no field").hint("write `extra.<name>`");
             None
         }
         Some(name) if EVENT_FIELDS.iter().any(|(field, _)| field == name) => {
             cx.error(
                 at,
                 "E050",
-                format!(
-                    "{} is never there: {} is a field of every event",
-                    quoted(text),
-                    quoted(name)
-                ),
+                format!("{} is never there: {} is a field of every event", quoted(text), quoted(name)),
             )
             .hint(format!("write `{}`", rest.join(".")));
             None
         }
-        Some(_) => Some(Field::Path(
-            rest.iter().map(|&part| part.to_owned()).collect(),
-        )),
+        Some(_) => Some(Field::Path(rest.iter().map(|&part| part.to_owned()).collect())),
     }
 }
 
 /// Warns of a path that no event of our own SDK holds.
 fn doubt(cx: &mut Context<'_>, text: &str, first: &str, rest: &[&str], at: Span) {
-    let names = EVENT_FIELDS
-        .iter()
-        .find(|(name, _)| *name == first)
-        .map_or(&[][..], |(_, names)| names);
+    let names = EVENT_FIELDS.iter().find(|(name, _)| *name == first).map_or(&[][..], |(_, names)| names);
     let hint = match rest {
         [] if names.is_empty() => return,
         [] => format!("it is an object; name a part of it: {}", names.join(", ")),
@@ -150,15 +116,7 @@ fn doubt(cx: &mut Context<'_>, text: &str, first: &str, rest: &[&str], at: Span)
         [name, ..] if names.contains(name) => format!("\"{first}.{name}\" has no parts"),
         [name, ..] => suggest::hint(name, names),
     };
-    cx.warn(
-        at,
-        "W004",
-        format!(
-            "{} is in no event as this engine defines them",
-            quoted(text)
-        ),
-    )
-    .hint(hint);
+    cx.warn(at, "W004", format!("{} is in no event as this engine defines them", quoted(text))).hint(hint);
 }
 
 /// Reads what stands behind a path: a scalar, a list, or operators.
@@ -181,29 +139,17 @@ impl Values {
         }
     }
 
-    fn operators(
-        &self,
-        cx: &mut Context<'_>,
-        node: &Node,
-        entries: &[(Key, Node)],
-    ) -> Option<FieldTest> {
+    fn operators(&self, cx: &mut Context<'_>, node: &Node, entries: &[(Key, Node)]) -> Option<FieldTest> {
         if entries.is_empty() {
             cx.error(node.span, "E061", "there is no operator in this mapping")
                 .hint(format!("one of: {}", OPERATORS.join(", ")));
             return None;
         }
-        let tests: Vec<_> = entries
-            .iter()
-            .filter_map(|(key, value)| self.operator(cx, key, value))
-            .collect();
+        let tests: Vec<_> = entries.iter().filter_map(|(key, value)| self.operator(cx, key, value)).collect();
         if tests.len() < entries.len() {
             return None;
         }
-        Some(if tests.len() == 1 {
-            tests.into_iter().next()?
-        } else {
-            FieldTest::All(sorted(tests))
-        })
+        Some(if tests.len() == 1 { tests.into_iter().next()? } else { FieldTest::All(sorted(tests)) })
     }
 
     fn operator(&self, cx: &mut Context<'_>, key: &Key, node: &Node) -> Option<FieldTest> {
@@ -236,10 +182,7 @@ impl Values {
 
     fn one_of(&self, cx: &mut Context<'_>, node: &Node) -> Option<FieldTest> {
         let items = cx.list(node, "a list of values", MAX_ALTERNATIVES)?;
-        let scalars: Vec<_> = items
-            .iter()
-            .filter_map(|item| self.scalar(cx, item))
-            .collect();
+        let scalars: Vec<_> = items.iter().filter_map(|item| self.scalar(cx, item)).collect();
         (scalars.len() == items.len()).then(|| FieldTest::In(sorted(scalars)))
     }
 
@@ -255,8 +198,12 @@ impl Values {
             }
             Value::List(_) | Value::Map(_) => {
                 let kind = node.value.kind();
-                cx.error(node.span, "E062", format!("a value is compared with a text, number or boolean, not with {kind}"))
-                    .hint("write a list of scalars for \"one of\", or name a part of the field by its path");
+                cx.error(
+                    node.span,
+                    "E062",
+                    format!("a value is compared with a text, number or boolean, not with {kind}"),
+                )
+                .hint("write a list of scalars for \"one of\", or name a part of the field by its path");
                 None
             }
         }
@@ -273,23 +220,15 @@ impl Values {
     fn part(&self, cx: &mut Context<'_>, key: &Key, node: &Node) -> Option<String> {
         let text = self.operand(cx, key, node)?;
         if text.is_empty() {
-            cx.error(
-                node.span,
-                "E063",
-                format!("\"{}\" with an empty text holds for every text", key.name),
-            )
-            .hint("use `exists: true` if any value will do");
+            cx.error(node.span, "E063", format!("\"{}\" with an empty text holds for every text", key.name))
+                .hint("use `exists: true` if any value will do");
             return None;
         }
         Some(self.folded(text))
     }
 
     fn folded(&self, text: &str) -> String {
-        if self.fold {
-            text.to_lowercase()
-        } else {
-            text.to_owned()
-        }
+        if self.fold { text.to_lowercase() } else { text.to_owned() }
     }
 }
 
@@ -304,25 +243,13 @@ fn operand_error<T>(cx: &mut Context<'_>, key: &Key, node: &Node, expected: &str
     let (found, name) = (node.value.kind(), &key.name);
     match node.value {
         Value::Null => cx
-            .error(
-                node.span,
-                "E060",
-                format!("\"{name}\" can't be compared with null"),
-            )
+            .error(node.span, "E060", format!("\"{name}\" can't be compared with null"))
             .hint("null is absent: write `{exists: false}`"),
         Value::Number(_) | Value::Bool(_) if expected == "a text" => cx
-            .error(
-                node.span,
-                "E062",
-                format!("\"{name}\" takes {expected}, found {found}"),
-            )
+            .error(node.span, "E062", format!("\"{name}\" takes {expected}, found {found}"))
             .hint("put it in quotes; it then holds for texts only"),
         _ => cx
-            .error(
-                node.span,
-                "E062",
-                format!("\"{name}\" takes {expected}, found {found}"),
-            )
+            .error(node.span, "E062", format!("\"{name}\" takes {expected}, found {found}"))
             .hint(format!("write `{name}: ` and {expected}")),
     };
     None

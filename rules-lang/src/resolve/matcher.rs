@@ -8,15 +8,8 @@ use crate::plan::{EventTypes, Matcher, TargetPattern, Test};
 use crate::suggest;
 use crate::yaml::{Key, Node, Value};
 
-const MATCHER_KEYS: [&str; 7] = [
-    "event_type",
-    "target_pattern",
-    "target_in",
-    "target_not_in",
-    "target_glob",
-    "target_regex",
-    "target_indicator",
-];
+const MATCHER_KEYS: [&str; 7] =
+    ["event_type", "target_pattern", "target_in", "target_not_in", "target_glob", "target_regex", "target_indicator"];
 
 /// Keys that belong elsewhere, and where.
 const MISPLACED: [(&str, &str); 5] = [
@@ -24,10 +17,7 @@ const MISPLACED: [(&str, &str); 5] = [
     ("count", "only sequence steps and thresholds count events"),
     ("unique_targets", "only thresholds count targets"),
     ("distinct", "only thresholds count values"),
-    (
-        "without",
-        "only sequence steps, from the second on, take \"without\"",
-    ),
+    ("without", "only sequence steps, from the second on, take \"without\""),
 ];
 
 /// Reads a matcher that stands alone, as `what`.
@@ -37,33 +27,19 @@ pub(crate) fn alone(cx: &mut Context<'_>, node: &Node, what: &str) -> Option<Mat
 }
 
 /// Reads what is left of a mapping as a matcher; `own` are the keys that the mapping takes besides.
-pub(crate) fn inline(
-    cx: &mut Context<'_>,
-    keys: &mut Keys<'_>,
-    what: &str,
-    own: &[&str],
-) -> Option<Matcher> {
+pub(crate) fn inline(cx: &mut Context<'_>, keys: &mut Keys<'_>, what: &str, own: &[&str]) -> Option<Matcher> {
     let rest = keys.rest();
     if rest.is_empty() {
-        cx.warn(
-            keys.span,
-            "W003",
-            format!("{what} names no property, so every event satisfies it"),
-        )
-        .hint("write `event_type: any` if that is meant");
+        cx.warn(keys.span, "W003", format!("{what} names no property, so every event satisfies it"))
+            .hint("write `event_type: any` if that is meant");
     }
-    let (types, others): (Vec<_>, Vec<_>) = rest
-        .into_iter()
-        .partition(|(key, _)| key.name == "event_type");
+    let (types, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(key, _)| key.name == "event_type");
     let event_types = match types.first() {
         Some((_, value)) => event_types(cx, value, "event_type"),
         None => Some(EventTypes::ANY),
     };
     let targets = event_types.map_or(Targets::Mixed, Targets::of);
-    let mut tests: Vec<_> = others
-        .iter()
-        .filter_map(|(key, value)| test(cx, key, value, targets, what, own))
-        .collect();
+    let mut tests: Vec<_> = others.iter().filter_map(|(key, value)| test(cx, key, value, targets, what, own)).collect();
     let complete = tests.len() == others.len();
     tests.sort();
     tests.dedup();
@@ -71,21 +47,9 @@ pub(crate) fn inline(
     complete.then_some(Matcher { event_types, tests })
 }
 
-fn test(
-    cx: &mut Context<'_>,
-    key: &Key,
-    value: &Node,
-    targets: Targets,
-    what: &str,
-    own: &[&str],
-) -> Option<Test> {
+fn test(cx: &mut Context<'_>, key: &Key, value: &Node, targets: Targets, what: &str, own: &[&str]) -> Option<Test> {
     if let Some((name, hint)) = MISPLACED.iter().find(|(name, _)| *name == key.name) {
-        cx.error(
-            key.span,
-            "E044",
-            format!("\"{name}\" may not stand in {what}"),
-        )
-        .hint(*hint);
+        cx.error(key.span, "E044", format!("\"{name}\" may not stand in {what}")).hint(*hint);
         return None;
     }
     Some(match key.name.as_str() {
@@ -100,12 +64,8 @@ fn test(
             Test::TargetRegex(pattern::search(cx, text, value.span, false)?)
         }
         "target_indicator" => {
-            cx.error(
-                key.span,
-                "E024",
-                "\"target_indicator\" is not supported yet",
-            )
-            .hint("list the targets with target_in until indicator feeds are");
+            cx.error(key.span, "E024", "\"target_indicator\" is not supported yet")
+                .hint("list the targets with target_in until indicator feeds are");
             return None;
         }
         name if field::looks_like_path(name) => {
@@ -117,17 +77,11 @@ fn test(
                 .iter()
                 .copied()
                 .chain(MATCHER_KEYS)
-                .chain(
-                    field::first_parts()
-                        .into_iter()
-                        .filter(|part| *part != "event_type"),
-                )
+                .chain(field::first_parts().into_iter().filter(|part| *part != "event_type"))
                 .collect();
             if key.name == "target" {
                 cx.error(key.span, "E011", format!("{what} has no key \"target\""))
-                    .hint(
-                        "use target_glob for the normalised target, action.target for the raw one",
-                    );
+                    .hint("use target_glob for the normalised target, action.target for the raw one");
             } else {
                 unknown_key(cx, key, what, &known);
             }
@@ -139,12 +93,8 @@ fn test(
 fn pattern_text<'n>(cx: &mut Context<'_>, node: &'n Node, key: &Key) -> Option<&'n str> {
     not_null(cx, node, key)?;
     if matches!(node.value, Value::List(_)) {
-        cx.error(
-            node.span,
-            "E010",
-            format!("\"{}\" must be a text, found a list", key.name),
-        )
-        .hint("target_in takes a list of globs; target_pattern separates alternatives by \"|\"");
+        cx.error(node.span, "E010", format!("\"{}\" must be a text, found a list", key.name))
+            .hint("target_in takes a list of globs; target_pattern separates alternatives by \"|\"");
         return None;
     }
     cx.text(node, &format!("\"{}\"", key.name))
@@ -152,40 +102,24 @@ fn pattern_text<'n>(cx: &mut Context<'_>, node: &'n Node, key: &Key) -> Option<&
 
 fn not_null(cx: &mut Context<'_>, node: &Node, key: &Key) -> Option<()> {
     if matches!(node.value, Value::Null) {
-        cx.error(
-            node.span,
-            "E060",
-            format!("\"{}\" can't be compared with null", key.name),
-        )
-        .hint("give it a pattern");
+        cx.error(node.span, "E060", format!("\"{}\" can't be compared with null", key.name)).hint("give it a pattern");
         return None;
     }
     Some(())
 }
 
 /// A list of globs, or one.
-fn globs(
-    cx: &mut Context<'_>,
-    node: &Node,
-    key: &Key,
-    targets: Targets,
-) -> Option<Vec<TargetPattern>> {
+fn globs(cx: &mut Context<'_>, node: &Node, key: &Key, targets: Targets) -> Option<Vec<TargetPattern>> {
     not_null(cx, node, key)?;
     let texts = cx.texts(node, &format!("\"{}\"", key.name), field::MAX_ALTERNATIVES)?;
-    let patterns: Vec<_> = texts
-        .iter()
-        .filter_map(|(text, at)| pattern::glob(cx, text, *at, targets))
-        .collect();
+    let patterns: Vec<_> = texts.iter().filter_map(|(text, at)| pattern::glob(cx, text, *at, targets)).collect();
     (patterns.len() == texts.len()).then_some(patterns)
 }
 
 /// Reads one event type, a list of them, or `any`.
 pub(crate) fn event_types(cx: &mut Context<'_>, node: &Node, what: &str) -> Option<EventTypes> {
     let names = cx.texts(node, &format!("\"{what}\""), EventTypes::NAMES.len() + 1)?;
-    let bits: Vec<_> = names
-        .iter()
-        .filter_map(|(name, at)| event_type(cx, name, *at))
-        .collect();
+    let bits: Vec<_> = names.iter().filter_map(|(name, at)| event_type(cx, name, *at)).collect();
     (bits.len() == names.len()).then(|| EventTypes(bits.iter().fold(0, |all, bit| all | bit)))
 }
 
@@ -197,7 +131,6 @@ fn event_type(cx: &mut Context<'_>, name: &str, at: Span) -> Option<u8> {
         return Some(1 << index);
     }
     let known: Vec<&str> = EventTypes::NAMES.into_iter().chain(["any"]).collect();
-    cx.error(at, "E025", format!("{} is no event type", quoted(name)))
-        .hint(suggest::hint(name, &known));
+    cx.error(at, "E025", format!("{} is no event type", quoted(name))).hint(suggest::hint(name, &known));
     None
 }

@@ -25,10 +25,5 @@ pub(super) fn resolve(cx: &mut Context<'_>, mut keys: Keys<'_>) -> Option<NewVal
             .hint("nothing older than the window is remembered, so the rule could never match");
         return None;
     }
-    Some(NewValue {
-        window,
-        matcher: matcher?,
-        field: field?,
-        learn,
-    })
+    Some(NewValue { window, matcher: matcher?, field: field?, learn })
 }

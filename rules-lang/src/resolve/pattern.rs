@@ -21,49 +21,29 @@ pub(super) fn resolve(cx: &mut Context<'_>, mut keys: Keys<'_>) -> Option<Patter
         }
         (None, Some((_, node))) => any(cx, node)?,
         (Some(_), Some((key, _))) => {
-            cx.error(
-                key.span,
-                "E048",
-                "a pattern has \"all_of\" or \"any_of\", not both",
-            )
-            .hint("write two conditions: both must hold then");
+            cx.error(key.span, "E048", "a pattern has \"all_of\" or \"any_of\", not both")
+                .hint("write two conditions: both must hold then");
             return None;
         }
         (None, None) => {
-            cx.error(
-                span,
-                "E012",
-                "a pattern has no \"all_of\" and no \"any_of\"",
-            )
-            .hint("add `all_of: [{event_type: file_access}, {event_type: shell_command}]`");
+            cx.error(span, "E012", "a pattern has no \"all_of\" and no \"any_of\"")
+                .hint("add `all_of: [{event_type: file_access}, {event_type: shell_command}]`");
             return None;
         }
     };
-    Some(Pattern {
-        window: window?,
-        matchers,
-        at_least,
-    })
+    Some(Pattern { window: window?, matchers, at_least })
 }
 
 fn matchers(cx: &mut Context<'_>, node: &Node, what: &str) -> Option<Vec<Matcher>> {
     let items = cx.list(node, what, MAX_MATCHERS)?;
-    let matchers: Vec<_> = items
-        .iter()
-        .filter_map(|item| matcher::alone(cx, item, "a pattern's matcher"))
-        .collect();
+    let matchers: Vec<_> = items.iter().filter_map(|item| matcher::alone(cx, item, "a pattern's matcher")).collect();
     (matchers.len() == items.len()).then_some(matchers)
 }
 
 fn any(cx: &mut Context<'_>, node: &Node) -> Option<(Vec<Matcher>, u32)> {
     let mut keys = cx.keys(node, "\"any_of\"")?;
     let least = keys.require(cx, "at_least", "\"any_of\"", "2");
-    let list = keys.require(
-        cx,
-        "matchers",
-        "\"any_of\"",
-        "[{event_type: file_write}, {event_type: mcp_tool}]",
-    );
+    let list = keys.require(cx, "matchers", "\"any_of\"", "[{event_type: file_write}, {event_type: mcp_tool}]");
     keys.finish(cx, "\"any_of\"", &["at_least", "matchers"]);
     let matchers = list.and_then(|node| matchers(cx, node, "\"matchers\""));
     let least = least?;
@@ -76,10 +56,7 @@ fn any(cx: &mut Context<'_>, node: &Node) -> Option<(Vec<Matcher>, u32)> {
         cx.error(
             least.span,
             "E047",
-            format!(
-                "\"at_least\" must be a whole number from 1 to {}, the number of matchers",
-                matchers.len()
-            ),
+            format!("\"at_least\" must be a whole number from 1 to {}, the number of matchers", matchers.len()),
         )
         .hint("1 is any of them, their number is all of them");
         return None;

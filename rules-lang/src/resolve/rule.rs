@@ -65,54 +65,31 @@ pub(super) fn resolve(cx: &mut Context<'_>, node: &Node) -> Option<Resolved> {
     let plan = plan(cx, &mut keys, id.unwrap_or_default());
     keys.finish(cx, "a rule", &RULE_KEYS);
     let at = id_node.map_or(node.span, |node| node.span);
-    Some(Resolved {
-        id: id?.to_owned(),
-        at,
-        enabled: enabled.unwrap_or(true),
-        plan,
-    })
+    Some(Resolved { id: id?.to_owned(), at, enabled: enabled.unwrap_or(true), plan })
 }
 
 fn id<'n>(cx: &mut Context<'_>, node: &'n Node) -> Option<&'n str> {
     let id = cx.word(node, "\"id\"")?;
     if id.chars().count() > MAX_ID_CHARS || id.chars().any(|c| c.is_control()) || id.trim() != id {
         cx.error(node.span, "E021", format!("{} is no rule id", quoted(id)))
-            .hint(format!(
-                "use 1 to {MAX_ID_CHARS} characters, no control characters, no blank at the ends"
-            ));
+            .hint(format!("use 1 to {MAX_ID_CHARS} characters, no control characters, no blank at the ends"));
         return None;
     }
     Some(id)
 }
 
 fn plan(cx: &mut Context<'_>, keys: &mut Keys<'_>, id: &str) -> Option<Rule> {
-    let origin = Origin {
-        file: cx.file().to_owned(),
-        line: keys.span.line,
-    };
-    let name = keys
-        .require(cx, "name", "a rule", "\"What it finds\"")
-        .and_then(|node| cx.word(node, "\"name\""));
-    let severity = keys
-        .require(cx, "severity", "a rule", "high")
-        .and_then(|node| severity(cx, node));
-    let conditions = keys.require(
-        cx,
-        "conditions",
-        "a rule",
-        "[{type: threshold, window: 1m, event_type: any, count: \"> 100\"}]",
-    );
+    let origin = Origin { file: cx.file().to_owned(), line: keys.span.line };
+    let name = keys.require(cx, "name", "a rule", "\"What it finds\"").and_then(|node| cx.word(node, "\"name\""));
+    let severity = keys.require(cx, "severity", "a rule", "high").and_then(|node| severity(cx, node));
+    let conditions =
+        keys.require(cx, "conditions", "a rule", "[{type: threshold, window: 1m, event_type: any, count: \"> 100\"}]");
     let conditions = conditions.and_then(|node| self::conditions(cx, node));
-    let description = optional(keys.take("description"), "", |node| {
-        cx.text(node, "\"description\"")
-    });
+    let description = optional(keys.take("description"), "", |node| cx.text(node, "\"description\""));
     let by = optional(keys.take("by"), session(), |node| group(cx, node));
-    let actions = optional(keys.take("actions"), Vec::new(), |node| {
-        action::list(cx, node)
-    });
-    let suppress_for = keys
-        .take("suppress_for")
-        .map(|node| window::duration(cx, node, "\"suppress_for\"", (0, 7 * DAY)));
+    let actions = optional(keys.take("actions"), Vec::new(), |node| action::list(cx, node));
+    let suppress_for =
+        keys.take("suppress_for").map(|node| window::duration(cx, node, "\"suppress_for\"", (0, 7 * DAY)));
     let attack = keys.take("attack");
     let attack = optional(attack, Vec::new(), |node| attack_ids(cx, node));
     let [tags, references, false_positives] = ["tags", "references", "false_positives"]
@@ -120,11 +97,7 @@ fn plan(cx: &mut Context<'_>, keys: &mut Keys<'_>, id: &str) -> Option<Rule> {
     let shadow = flag(cx, keys, "shadow", false);
     let backfill_actions = flag(cx, keys, "backfill_actions", false);
     let conditions = conditions?;
-    let longest = conditions
-        .iter()
-        .map(Condition::window)
-        .max()
-        .unwrap_or_default();
+    let longest = conditions.iter().map(Condition::window).max().unwrap_or_default();
     let mut rule = Rule {
         id: id.to_owned(),
         name: name?.to_owned(),
@@ -148,18 +121,12 @@ fn plan(cx: &mut Context<'_>, keys: &mut Keys<'_>, id: &str) -> Option<Rule> {
 }
 
 /// What an optional key says, its default if it isn't there, `None` if it is wrong.
-fn optional<'n, T>(
-    node: Option<&'n Node>,
-    default: T,
-    read: impl FnOnce(&'n Node) -> Option<T>,
-) -> Option<T> {
+fn optional<'n, T>(node: Option<&'n Node>, default: T, read: impl FnOnce(&'n Node) -> Option<T>) -> Option<T> {
     node.map_or(Some(default), read)
 }
 
 fn flag(cx: &mut Context<'_>, keys: &mut Keys<'_>, name: &str, default: bool) -> Option<bool> {
-    optional(keys.take(name), default, |node| {
-        cx.flag(node, &format!("\"{name}\""))
-    })
+    optional(keys.take(name), default, |node| cx.flag(node, &format!("\"{name}\"")))
 }
 
 fn texts(cx: &mut Context<'_>, node: &Node, name: &str) -> Option<Vec<String>> {
@@ -178,28 +145,17 @@ fn attack_ids(cx: &mut Context<'_>, node: &Node) -> Option<Vec<String>> {
     };
     for (id, at) in &places {
         if !is_attack_id(id) {
-            cx.warn(
-                *at,
-                "W007",
-                format!(
-                    "{} isn't written like an ATT&CK, ATLAS or OWASP Agentic id",
-                    quoted(id)
-                ),
-            )
-            .hint("such as T1552.001, TA0006, AML.T0051.000 or ASI01");
+            cx.warn(*at, "W007", format!("{} isn't written like an ATT&CK, ATLAS or OWASP Agentic id", quoted(id)))
+                .hint("such as T1552.001, TA0006, AML.T0051.000 or ASI01");
         }
     }
     Some(places.into_iter().map(|(id, _)| id.to_owned()).collect())
 }
 
 fn is_attack_id(id: &str) -> bool {
-    let digits =
-        |text: &str, len: usize| text.len() == len && text.bytes().all(|b| b.is_ascii_digit());
+    let digits = |text: &str, len: usize| text.len() == len && text.bytes().all(|b| b.is_ascii_digit());
     let id = id.strip_prefix("AML.").unwrap_or(id);
-    if let Some(number) = id
-        .strip_prefix("ASI")
-        .or_else(|| id.strip_prefix('M').filter(|_| id.len() > 4))
-    {
+    if let Some(number) = id.strip_prefix("ASI").or_else(|| id.strip_prefix('M').filter(|_| id.len() > 4)) {
         return digits(number, number.len()) && !number.is_empty();
     }
     if let Some(number) = id.strip_prefix("TA") {
@@ -220,19 +176,12 @@ fn severity(cx: &mut Context<'_>, node: &Node) -> Option<Severity> {
         return Some(*severity);
     }
     let names = SEVERITIES.map(|(name, _)| name);
-    cx.error(
-        node.span,
-        "E022",
-        format!("{} is no severity", quoted(text)),
-    )
-    .hint(suggest::hint(text, &names));
+    cx.error(node.span, "E022", format!("{} is no severity", quoted(text))).hint(suggest::hint(text, &names));
     None
 }
 
 fn session() -> Vec<Field> {
-    ["agent_id", "session_id"]
-        .map(|name| Field::Path(vec![name.to_owned()]))
-        .to_vec()
+    ["agent_id", "session_id"].map(|name| Field::Path(vec![name.to_owned()])).to_vec()
 }
 
 fn group(cx: &mut Context<'_>, node: &Node) -> Option<Vec<Field>> {
@@ -246,12 +195,7 @@ fn group(cx: &mut Context<'_>, node: &Node) -> Option<Vec<Field>> {
     for item in items {
         let field = field::named(cx, item, "a field of \"by\"")?;
         if fields.contains(&field) {
-            cx.error(
-                item.span,
-                "E053",
-                "this field stands in \"by\" a second time",
-            )
-            .hint("keep one of them");
+            cx.error(item.span, "E053", "this field stands in \"by\" a second time").hint("keep one of them");
             return None;
         }
         fields.push(field);
@@ -261,10 +205,7 @@ fn group(cx: &mut Context<'_>, node: &Node) -> Option<Vec<Field>> {
 
 fn conditions(cx: &mut Context<'_>, node: &Node) -> Option<Vec<Condition>> {
     let items = cx.list(node, "\"conditions\"", MAX_CONDITIONS)?;
-    let conditions: Vec<_> = items
-        .iter()
-        .filter_map(|item| condition(cx, item))
-        .collect();
+    let conditions: Vec<_> = items.iter().filter_map(|item| condition(cx, item)).collect();
     (conditions.len() == items.len()).then_some(conditions)
 }
 
@@ -284,12 +225,8 @@ fn condition(cx: &mut Context<'_>, node: &Node) -> Option<Condition> {
             None
         }
         _ => {
-            cx.error(
-                kind.span,
-                "E023",
-                format!("{} is no condition", quoted(name)),
-            )
-            .hint(suggest::hint(name, &CONDITIONS));
+            cx.error(kind.span, "E023", format!("{} is no condition", quoted(name)))
+                .hint(suggest::hint(name, &CONDITIONS));
             None
         }
     }
@@ -303,10 +240,7 @@ fn version(rule: &Rule) -> String {
         object.remove("origin");
     }
     let text = sorted(json).to_string();
-    Sha256::digest(text.as_bytes())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The same JSON with sorted keys, whatever order `serde_json` was built to keep.
@@ -314,10 +248,7 @@ fn sorted(json: Json) -> Json {
     match json {
         Json::Array(items) => items.into_iter().map(sorted).collect(),
         Json::Object(entries) => {
-            let mut entries: Vec<_> = entries
-                .into_iter()
-                .map(|(key, value)| (key, sorted(value)))
-                .collect();
+            let mut entries: Vec<_> = entries.into_iter().map(|(key, value)| (key, sorted(value))).collect();
             entries.sort_by(|(a, _), (b, _)| a.cmp(b));
             Json::Object(entries.into_iter().collect())
         }

@@ -12,12 +12,8 @@ pub(super) fn resolve(cx: &mut Context<'_>, mut keys: Keys<'_>) -> Option<Thresh
     let nodes = [keys.take("count"), keys.take("unique_targets")];
     let distinct_node = keys.take("distinct");
     if nodes.iter().all(Option::is_none) && distinct_node.is_none() {
-        cx.error(
-            keys.span,
-            "E045",
-            "a threshold needs \"count\", \"unique_targets\" or \"distinct\"",
-        )
-        .hint("add `count: \"> 100\"`");
+        cx.error(keys.span, "E045", "a threshold needs \"count\", \"unique_targets\" or \"distinct\"")
+            .hint("add `count: \"> 100\"`");
         return None;
     }
     let compare = |cx: &mut Context<'_>, node: Option<&Node>, what| match node {
@@ -47,8 +43,5 @@ fn distinct(cx: &mut Context<'_>, node: &Node) -> Option<Distinct> {
     keys.finish(cx, "\"distinct\"", &["field", "op"]);
     let field = field.and_then(|node| field::named(cx, node, "\"field\""));
     let at_least = op.and_then(|node| comparison::at_least(cx, node, "\"op\""));
-    Some(Distinct {
-        field: field?,
-        at_least: at_least?,
-    })
+    Some(Distinct { field: field?, at_least: at_least? })
 }

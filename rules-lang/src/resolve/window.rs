@@ -15,17 +15,11 @@ pub(crate) fn window(cx: &mut Context<'_>, keys: &mut Keys<'_>, what: &str) -> O
 }
 
 /// Reads a duration within bounds, both allowed, in microseconds.
-pub(crate) fn duration(
-    cx: &mut Context<'_>,
-    node: &Node,
-    what: &str,
-    (least, most): (i64, i64),
-) -> Option<i64> {
+pub(crate) fn duration(cx: &mut Context<'_>, node: &Node, what: &str, (least, most): (i64, i64)) -> Option<i64> {
     let text = match &node.value {
         Value::Text(text) => text,
         Value::Number(number) => {
-            cx.error(node.span, "E030", format!("{what} has no unit"))
-                .hint(format!("write `{number}s`, or m, h, d"));
+            cx.error(node.span, "E030", format!("{what} has no unit")).hint(format!("write `{number}s`, or m, h, d"));
             return None;
         }
         _ => {
@@ -33,31 +27,19 @@ pub(crate) fn duration(
             return None;
         }
     };
-    let well_formed = text
-        .strip_suffix(['s', 'm', 'h', 'd'])
-        .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let well_formed =
+        text.strip_suffix(['s', 'm', 'h', 'd']).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
     if !well_formed {
-        cx.error(
-            node.span,
-            "E030",
-            format!("{what} {} is no duration", quoted(text)),
-        )
-        .hint("write a whole number and s, m, h or d: 30s, 5m, 1h, 7d");
+        cx.error(node.span, "E030", format!("{what} {} is no duration", quoted(text)))
+            .hint("write a whole number and s, m, h or d: 30s, 5m, 1h, 7d");
         return None;
     }
     match duration::parse(text) {
         Some(micros) if (least..=most).contains(&micros) => Some(micros),
         _ => {
             let (least, most) = (duration::format(least), duration::format(most));
-            cx.error(
-                node.span,
-                "E031",
-                format!(
-                    "{what} must be from {least} to {most}, found {}",
-                    quoted(text)
-                ),
-            )
-            .hint("state is kept for as long as a window, so it has a bound");
+            cx.error(node.span, "E031", format!("{what} must be from {least} to {most}, found {}", quoted(text)))
+                .hint("state is kept for as long as a window, so it has a bound");
             None
         }
     }

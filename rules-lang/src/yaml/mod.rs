@@ -63,42 +63,21 @@ impl Value {
 /// The documents of a file. What is wrong is reported to `cx`; after a syntax error the file has none.
 pub(crate) fn documents(cx: &mut Context<'_>, text: &str) -> Vec<Node> {
     if text.len() > MAX_FILE_BYTES {
-        cx.error(
-            START,
-            "E002",
-            format!(
-                "a rule file may have {MAX_FILE_BYTES} bytes, this one has {}",
-                text.len()
-            ),
-        )
-        .hint("split it into several files");
+        cx.error(START, "E002", format!("a rule file may have {MAX_FILE_BYTES} bytes, this one has {}", text.len()))
+            .hint("split it into several files");
         return Vec::new();
     }
-    let mut builder = Builder {
-        cx,
-        open: Vec::new(),
-        anchors: HashMap::new(),
-        nodes: 0,
-        documents: Vec::new(),
-    };
+    let mut builder = Builder { cx, open: Vec::new(), anchors: HashMap::new(), nodes: 0, documents: Vec::new() };
     let mut parser = Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
     while let Some(event) = parser.next_event() {
         let outcome = match event {
             Ok((event, marks)) => builder.take(event, span(marks)),
             Err(error) => {
                 let marker = error.marker();
-                let at = Span {
-                    line: marker.line() as u32,
-                    column: marker.col() as u32 + 1,
-                    len: 1,
-                };
+                let at = Span { line: marker.line() as u32, column: marker.col() as u32 + 1, len: 1 };
                 builder
                     .cx
-                    .error(
-                        at,
-                        "E001",
-                        format!("this is no YAML: {}", error.info().to_lowercase()),
-                    )
+                    .error(at, "E001", format!("this is no YAML: {}", error.info().to_lowercase()))
                     .hint("check indentation, quotes and brackets here and on the lines above");
                 Err(Stop)
             }
@@ -110,11 +89,7 @@ pub(crate) fn documents(cx: &mut Context<'_>, text: &str) -> Vec<Node> {
     builder.documents
 }
 
-const START: Span = Span {
-    line: 1,
-    column: 1,
-    len: 0,
-};
+const START: Span = Span { line: 1, column: 1, len: 0 };
 
 /// The file can't be read any further; the reason is reported.
 struct Stop;
@@ -128,34 +103,19 @@ struct Builder<'c, 'f> {
 }
 
 /// Reads a mapping's key; `None` if it stands there a second time, which is reported.
-fn entry_key(
-    cx: &mut Context<'_>,
-    seen: &mut HashMap<String, u32>,
-    node: &Node,
-) -> Result<Option<Key>, Stop> {
+fn entry_key(cx: &mut Context<'_>, seen: &mut HashMap<String, u32>, node: &Node) -> Result<Option<Key>, Stop> {
     let Some(name) = key_name(&node.value) else {
-        cx.error(
-            node.span,
-            "E010",
-            format!("a key must be a text, found {}", node.value.kind()),
-        )
-        .hint("put the key in quotes");
+        cx.error(node.span, "E010", format!("a key must be a text, found {}", node.value.kind()))
+            .hint("put the key in quotes");
         return Err(Stop);
     };
     if let Some(first) = seen.insert(name.clone(), node.span.line) {
-        cx.error(
-            node.span,
-            "E003",
-            format!("key {} stands here a second time", quoted(&name)),
-        )
-        .label(format!("first used on line {first}"))
-        .hint("keep one of the two; YAML 1.2 allows a key only once in a mapping");
+        cx.error(node.span, "E003", format!("key {} stands here a second time", quoted(&name)))
+            .label(format!("first used on line {first}"))
+            .hint("keep one of the two; YAML 1.2 allows a key only once in a mapping");
         return Ok(None);
     }
-    Ok(Some(Key {
-        span: node.span,
-        name,
-    }))
+    Ok(Some(Key { span: node.span, name }))
 }
 
 /// A list or mapping whose end hasn't come.
@@ -195,11 +155,7 @@ impl Builder<'_, '_> {
             }
             Event::MappingStart(anchor, tag) => {
                 self.container_tag(tag.as_deref(), "map", span);
-                let content = Content::Map {
-                    entries: Vec::new(),
-                    seen: HashMap::new(),
-                    key: None,
-                };
+                let content = Content::Map { entries: Vec::new(), seen: HashMap::new(), key: None };
                 self.begin(span, anchor, content)
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(),
@@ -213,7 +169,11 @@ impl Builder<'_, '_> {
             return Ok(());
         }
         self.cx
-            .error(span, "E002", format!("a rule file may have {MAX_NODES} values, aliases counted as often as they are used"))
+            .error(
+                span,
+                "E002",
+                format!("a rule file may have {MAX_NODES} values, aliases counted as often as they are used"),
+            )
             .hint("split the file, or write out what the aliases repeat");
         Err(Stop)
     }
@@ -221,21 +181,12 @@ impl Builder<'_, '_> {
     fn begin(&mut self, span: Span, anchor: usize, content: Content) -> Result<(), Stop> {
         if self.open.len() >= MAX_DEPTH {
             self.cx
-                .error(
-                    span,
-                    "E002",
-                    format!("a rule file may be {MAX_DEPTH} levels deep"),
-                )
+                .error(span, "E002", format!("a rule file may be {MAX_DEPTH} levels deep"))
                 .hint("no part of a rule needs more than some ten levels");
             return Err(Stop);
         }
         self.count(1, span)?;
-        self.open.push(Open {
-            span,
-            anchor,
-            nodes_before: self.nodes - 1,
-            content,
-        });
+        self.open.push(Open { span, anchor, nodes_before: self.nodes - 1, content });
         Ok(())
     }
 
@@ -248,24 +199,13 @@ impl Builder<'_, '_> {
             Content::Map { entries, .. } => Value::Map(entries),
         };
         let nodes = self.nodes - open.nodes_before;
-        self.place(
-            Node {
-                span: open.span,
-                value,
-            },
-            open.anchor,
-            nodes,
-        )
+        self.place(Node { span: open.span, value }, open.anchor, nodes)
     }
 
     fn alias(&mut self, anchor: usize, span: Span) -> Result<(), Stop> {
         let Some((_, nodes)) = self.anchors.get(&anchor) else {
             self.cx
-                .error(
-                    span,
-                    "E001",
-                    "this alias stands inside what it names".to_owned(),
-                )
+                .error(span, "E001", "this alias stands inside what it names".to_owned())
                 .hint("a value can't contain itself");
             return Err(Stop);
         };
@@ -274,11 +214,7 @@ impl Builder<'_, '_> {
         let node = self.anchors[&anchor].0.clone();
         if self.open.len() + depth(&node) > MAX_DEPTH {
             self.cx
-                .error(
-                    span,
-                    "E002",
-                    format!("a rule file may be {MAX_DEPTH} levels deep, aliases expanded"),
-                )
+                .error(span, "E002", format!("a rule file may be {MAX_DEPTH} levels deep, aliases expanded"))
                 .hint("no part of a rule needs more than some ten levels");
             return Err(Stop);
         }
@@ -324,11 +260,7 @@ impl Builder<'_, '_> {
             Some(tag) if is_core(tag, "str") || (tag.handle.is_empty() && tag.suffix == "!") => {
                 Value::Text(text.to_owned())
             }
-            Some(tag)
-                if ["null", "bool", "int", "float"]
-                    .iter()
-                    .any(|name| is_core(tag, name)) =>
-            {
+            Some(tag) if ["null", "bool", "int", "float"].iter().any(|name| is_core(tag, name)) => {
                 self.plain(text, span)
             }
             Some(tag) => {
@@ -341,11 +273,7 @@ impl Builder<'_, '_> {
     fn plain(&mut self, text: &str, span: Span) -> Value {
         scalar::resolve(text).unwrap_or_else(|scalar::NotFinite| {
             self.cx
-                .error(
-                    span,
-                    "E004",
-                    format!("{} is no finite number", quoted(text)),
-                )
+                .error(span, "E004", format!("{} is no finite number", quoted(text)))
                 .hint("events hold finite doubles only; put it in quotes if a text is meant");
             Value::Number(0.0)
         })
@@ -359,11 +287,7 @@ impl Builder<'_, '_> {
 
     fn unknown_tag(&mut self, tag: &Tag, span: Span) {
         self.cx
-            .error(
-                span,
-                "E005",
-                format!("tag {} means nothing here", quoted(&tag.to_string())),
-            )
+            .error(span, "E005", format!("tag {} means nothing here", quoted(&tag.to_string())))
             .hint("leave it out; known are !!str, !!int, !!float, !!bool, !!null, !!seq and !!map");
     }
 }
@@ -385,27 +309,13 @@ fn key_name(value: &Value) -> Option<String> {
 fn depth(node: &Node) -> usize {
     match &node.value {
         Value::List(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-        Value::Map(entries) => {
-            1 + entries
-                .iter()
-                .map(|(_, value)| depth(value))
-                .max()
-                .unwrap_or(0)
-        }
+        Value::Map(entries) => 1 + entries.iter().map(|(_, value)| depth(value)).max().unwrap_or(0),
         _ => 0,
     }
 }
 
 fn span(marks: Marks) -> Span {
     let (start, end) = (marks.start, marks.end);
-    let len = if start.line() == end.line() {
-        end.col().saturating_sub(start.col())
-    } else {
-        0
-    };
-    Span {
-        line: start.line() as u32,
-        column: start.col() as u32 + 1,
-        len: len as u32,
-    }
+    let len = if start.line() == end.line() { end.col().saturating_sub(start.col()) } else { 0 };
+    Span { line: start.line() as u32, column: start.col() as u32 + 1, len: len as u32 }
 }

@@ -77,22 +77,9 @@ mod tests {
         assert_eq!(number("-1.5e3"), Some(-1500.0));
         assert_eq!(number(".5"), Some(0.5));
         assert_eq!(number("5."), Some(5.0));
-        for text in [
-            "yes",
-            "no",
-            "on",
-            "off",
-            "17:00",
-            "1_000",
-            "0b11",
-            "e3",
-            ".",
-            "+",
-            "1e",
-            "2024-05-07",
-            "0o8",
-            "10.0.0.1",
-        ] {
+        for text in
+            ["yes", "no", "on", "off", "17:00", "1_000", "0b11", "e3", ".", "+", "1e", "2024-05-07", "0o8", "10.0.0.1"]
+        {
             assert!(matches!(resolve(text), Ok(Value::Text(_))), "{text}");
         }
         assert!(matches!(resolve("~"), Ok(Value::Null)));

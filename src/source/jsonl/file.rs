@@ -26,14 +26,7 @@ pub(super) struct FileReader {
 impl FileReader {
     /// A reader from `position` on, which must be the start of a line.
     pub(super) fn new(partition: PartitionId, path: &Path, position: u64) -> FileReader {
-        FileReader {
-            partition,
-            path: path.into(),
-            file: None,
-            keep_open: false,
-            position,
-            giant: None,
-        }
+        FileReader { partition, path: path.into(), file: None, keep_open: false, position, giant: None }
     }
 
     /// Reads from this open file, whatever its name stands for later.
@@ -100,23 +93,13 @@ impl FileReader {
         let records = giant.record(&head, self.position);
         self.giant = None;
         self.position = next;
-        Ok(Chunk::Batch(RecordBatch {
-            partition: self.partition,
-            bytes: head,
-            records,
-            next_offset: next,
-        }))
+        Ok(Chunk::Batch(RecordBatch { partition: self.partition, bytes: head, records, next_offset: next }))
     }
 
     fn batch(&mut self, mut bytes: Vec<u8>, used: usize, records: Vec<RecordRef>) -> RecordBatch {
         bytes.truncate(used);
         self.position += used as u64;
-        RecordBatch {
-            partition: self.partition,
-            bytes,
-            records,
-            next_offset: self.position,
-        }
+        RecordBatch { partition: self.partition, bytes, records, next_offset: self.position }
     }
 }
 

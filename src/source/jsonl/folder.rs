@@ -29,12 +29,7 @@ const EXTENSION: &str = "jsonl";
 /// What a look at the folder found.
 pub(super) enum Change {
     /// A file to read from its beginning, or from where an earlier run got to.
-    Found {
-        number: u32,
-        path: PathBuf,
-        file: File,
-        len: u64,
-    },
+    Found { number: u32, path: PathBuf, file: File, len: u64 },
     /// There may be more to read.
     Touched(u32),
     /// The name stands for another file now, or for none: nothing comes any more but what the open file still has.
@@ -53,11 +48,7 @@ struct Seen {
 
 impl Seen {
     fn new(metadata: &Metadata) -> Seen {
-        Seen {
-            len: metadata.len(),
-            modified: metadata.modified().ok(),
-            inode: inode(metadata),
-        }
+        Seen { len: metadata.len(), modified: metadata.modified().ok(), inode: inode(metadata) }
     }
 }
 
@@ -222,11 +213,7 @@ impl Folder {
             }
             self.numbers.remove(&number);
             tracked.number = None;
-            changes.push(if moved {
-                Change::Left(number)
-            } else {
-                Change::Truncated(number)
-            });
+            changes.push(if moved { Change::Left(number) } else { Change::Truncated(number) });
         }
         let Some(head) = head else {
             return Ok(());
@@ -239,12 +226,7 @@ impl Folder {
         let number = number(&name, tracked, &self.numbers);
         tracked.number = Some(number);
         self.numbers.insert(number, name);
-        changes.push(Change::Found {
-            number,
-            path: path.into(),
-            file,
-            len: seen.len,
-        });
+        changes.push(Change::Found { number, path: path.into(), file, len: seen.len });
         Ok(())
     }
 
@@ -315,5 +297,34 @@ fn number(name: &OsStr, tracked: &Tracked, taken: &HashMap<u32, OsString>) -> u3
             return number;
         }
         seed += 1 << 32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tracked(head: &str, generation: u32) -> Tracked {
+        Tracked { seen: None, head: head.into(), number: None, generation }
+    }
+
+    #[test]
+    fn numbers_are_those_of_earlier_runs() {
+        let none = HashMap::new();
+        let of = |name: &str, head, generation| number(OsStr::new(name), &tracked(head, generation), &none);
+        let numbers = [0, 1].map(|generation| of("a.jsonl", "{1}\n", generation));
+        assert_eq!(numbers, [3_643_325_510, 3_895_720_576]);
+        assert_ne!(of("a.jsonl", "{1}\n", 0), of("b.jsonl", "{1}\n", 0));
+        assert_ne!(of("a.jsonl", "{1}\n", 0), of("a.jsonl", "{2}\n", 0));
+    }
+
+    #[test]
+    fn a_number_that_is_taken_is_not_given_again() {
+        let name = OsStr::new("a.jsonl");
+        let mut taken = HashMap::new();
+        for _ in 0..3 {
+            let number = number(name, &tracked("{1}\n", 0), &taken);
+            assert!(taken.insert(number, name.into()).is_none());
+        }
     }
 }

@@ -68,11 +68,15 @@ impl<'a> Follower<'a> {
         let mut changed = true;
         let mut next_look = Instant::now();
         let mut next_poll = next_look;
+        let mut listed = false;
         loop {
             let now = Instant::now();
             if (changed && now >= next_look) || now >= next_poll {
                 self.watch();
                 self.scan()?;
+                if !std::mem::replace(&mut listed, true) {
+                    self.feed.send_all(|| Message::Listed(self.feed.index))?;
+                }
                 changed = false;
                 let apart = (now.elapsed() * SCAN_SHARE).max(SCAN_APART);
                 next_look = Instant::now() + apart;
@@ -107,9 +111,7 @@ impl<'a> Follower<'a> {
         let on_event = move |event: notify::Result<notify::Event>| {
             let concerns = |p: &PathBuf| Folder::concerns(only.as_deref(), p);
             // Errors (lost events) are a reason to look, and reading is none.
-            if event.is_ok_and(|e| {
-                matches!(e.kind, EventKind::Access(_)) || !e.paths.iter().any(concerns)
-            }) {
+            if event.is_ok_and(|e| matches!(e.kind, EventKind::Access(_)) || !e.paths.iter().any(concerns)) {
                 return;
             }
             tell(&wake);
@@ -129,18 +131,10 @@ impl<'a> Follower<'a> {
     }
 
     fn scan(&mut self) -> Result<(), Halt> {
-        let changes = self
-            .folder
-            .scan()
-            .map_err(|_| Halt::Failed(too_many(self.name)))?;
+        let changes = self.folder.scan().map_err(|_| Halt::Failed(too_many(self.name)))?;
         for change in changes {
             match change {
-                Change::Found {
-                    number,
-                    path,
-                    file,
-                    len,
-                } => self.found(number, &path, file, len)?,
+                Change::Found { number, path, file, len } => self.found(number, &path, file, len)?,
                 Change::Touched(number) => {
                     if let Some(followed) = self.files.get_mut(&number) {
                         followed.unread = true;
@@ -171,12 +165,7 @@ impl<'a> Follower<'a> {
             reader.hold(file);
         }
         self.feed.send(id, Message::Assigned(id))?;
-        let followed = Followed {
-            reader,
-            unread: true,
-            caught_up: false,
-            left: None,
-        };
+        let followed = Followed { reader, unread: true, caught_up: false, left: None };
         self.files.insert(number, followed);
         Ok(())
     }
@@ -224,8 +213,7 @@ impl<'a> Follower<'a> {
                 Ok(Chunk::Nothing | Chunk::Pending) => return Ok(()),
                 Err(e) => {
                     let path = followed.reader.path.clone();
-                    self.folder
-                        .complain(&path, format!("its last line is lost: {e}"));
+                    self.folder.complain(&path, format!("its last line is lost: {e}"));
                     return Ok(());
                 }
             }
@@ -239,12 +227,7 @@ impl<'a> Follower<'a> {
         let Some(followed) = self.files.remove(&number) else {
             return Ok(());
         };
-        let FileReader {
-            partition,
-            path,
-            position,
-            ..
-        } = followed.reader;
+        let FileReader { partition, path, position, .. } = followed.reader;
         warn!(
             source = self.name,
             path = %path.display(),
@@ -278,8 +261,7 @@ impl<'a> Follower<'a> {
                 }
                 Err(e) => {
                     let path = followed.reader.path.clone();
-                    self.folder
-                        .complain(&path, format!("can't be read: {e}; trying again"));
+                    self.folder.complain(&path, format!("can't be read: {e}; trying again"));
                 }
             }
             if self.feed.stopped() {

@@ -49,10 +49,7 @@ pub(super) struct Giant {
 impl Giant {
     /// A line whose first bytes are these.
     pub(super) fn new(bytes: &[u8], offset: u64) -> Giant {
-        Giant {
-            scanned: offset + bytes.len() as u64,
-            blank: is_blank(bytes),
-        }
+        Giant { scanned: offset + bytes.len() as u64, blank: is_blank(bytes) }
     }
 
     /// Looks at more of it; the position after its line end, if that is there.
@@ -66,12 +63,7 @@ impl Giant {
 
     /// The record that stands for it: its first bytes, unless it is blank.
     pub(super) fn record(&self, head: &[u8], offset: u64) -> Vec<RecordRef> {
-        let record = RecordRef {
-            start: 0,
-            len: head.len() as u32,
-            offset,
-            append: None,
-        };
+        let record = RecordRef { start: 0, len: head.len() as u32, offset, append: None };
         if self.blank { Vec::new() } else { vec![record] }
     }
 }
@@ -90,18 +82,12 @@ mod tests {
     #[test]
     fn leaves_an_unfinished_line_unless_it_is_the_last() {
         assert_eq!(lines(b"{1}\n{2", false), (vec![(100, &b"{1}"[..])], 4));
-        assert_eq!(
-            lines(b"{1}\n{2", true),
-            (vec![(100, &b"{1}"[..]), (104, b"{2")], 6)
-        );
+        assert_eq!(lines(b"{1}\n{2", true), (vec![(100, &b"{1}"[..]), (104, b"{2")], 6));
     }
 
     #[test]
     fn skips_blank_lines_and_takes_carriage_returns_off() {
-        assert_eq!(
-            lines(b"\n \t\r\n{1}\r\n\r\n", true),
-            (vec![(105, &b"{1}"[..])], 12)
-        );
+        assert_eq!(lines(b"\n \t\r\n{1}\r\n\r\n", true), (vec![(105, &b"{1}"[..])], 12));
     }
 
     #[test]

@@ -38,12 +38,7 @@ impl StreamReader {
     ///
     /// # Errors
     /// There is no thread to read it.
-    pub(super) fn open(
-        partition: PartitionId,
-        path: &Path,
-        offset: u64,
-        wake: Sender<()>,
-    ) -> io::Result<StreamReader> {
+    pub(super) fn open(partition: PartitionId, path: &Path, offset: u64, wake: Sender<()>) -> io::Result<StreamReader> {
         let (sender, pieces) = bounded(PIECES);
         let path = path.to_path_buf();
         // Opening a pipe waits for its writer, so that too is done there.
@@ -59,9 +54,7 @@ impl StreamReader {
                 }
             }
         };
-        std::thread::Builder::new()
-            .name("source-stream".into())
-            .spawn(body)?;
+        std::thread::Builder::new().name("source-stream".into()).spawn(body)?;
         Ok(StreamReader {
             partition,
             pieces,
@@ -131,12 +124,7 @@ impl StreamReader {
         let mut bytes = std::mem::replace(&mut self.rest, tail);
         bytes.truncate(used);
         self.offset += used as u64;
-        Chunk::Batch(RecordBatch {
-            partition: self.partition,
-            bytes,
-            records,
-            next_offset: self.offset,
-        })
+        Chunk::Batch(RecordBatch { partition: self.partition, bytes, records, next_offset: self.offset })
     }
 
     fn end_giant(&mut self, next: u64, tail: Vec<u8>) -> Chunk {

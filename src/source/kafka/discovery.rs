@@ -33,16 +33,14 @@ pub(super) fn spawn(client: &Client, feed: &Feed) -> io::Result<Receiver<Found>>
     let mut topics: Vec<Topic> = client.topics.iter().map(|t| Topic::new(t)).collect();
     let (source, every) = (client.name.clone(), client.metadata_every);
     let (consumer, stop): (Arc<Consumer>, _) = (client.consumer.clone(), feed.stop.clone());
-    std::thread::Builder::new()
-        .name(format!("kafka-{source}"))
-        .spawn(move || {
-            while look(&source, &consumer, &mut topics, &sender, &stop) {
-                select! {
-                    recv(stop) -> _ => return,
-                    default(every) => {}
-                }
+    std::thread::Builder::new().name(format!("kafka-{source}")).spawn(move || {
+        while look(&source, &consumer, &mut topics, &sender, &stop) {
+            select! {
+                recv(stop) -> _ => return,
+                default(every) => {}
             }
-        })?;
+        }
+    })?;
     Ok(found)
 }
 
@@ -55,11 +53,7 @@ struct Topic {
 
 impl Topic {
     fn new(name: &str) -> Topic {
-        Topic {
-            name: name.into(),
-            known: HashSet::new(),
-            said: None,
-        }
+        Topic { name: name.into(), known: HashSet::new(), said: None }
     }
 }
 
@@ -85,19 +79,13 @@ fn look(
                 continue;
             }
         };
-        let mut new: Vec<i32> = partitions
-            .into_iter()
-            .filter(|p| topic.known.insert(*p))
-            .collect();
+        let mut new: Vec<i32> = partitions.into_iter().filter(|p| topic.known.insert(*p)).collect();
         if new.is_empty() {
             continue;
         }
         new.sort_unstable();
         info!(source, topic = topic.name, partitions = ?new, "found");
-        let found = Found {
-            place,
-            partitions: new,
-        };
+        let found = Found { place, partitions: new };
         select! {
             send(sender, found) -> sent => if sent.is_err() { return false },
             recv(stop) -> _ => return false,

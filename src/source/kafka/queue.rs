@@ -66,10 +66,7 @@ impl Queue {
     pub(super) fn new(consumer: Arc<Consumer>) -> Option<Queue> {
         // SAFETY: the pointer is that of a client that `consumer` keeps alive.
         let queue = unsafe { native::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
-        Some(Queue {
-            queue: NonNull::new(queue)?,
-            _consumer: consumer,
-        })
+        Some(Queue { queue: NonNull::new(queue)?, _consumer: consumer })
     }
 
     /// Waits for an event and gives it to `take`; `None` if none came in time.
@@ -125,8 +122,7 @@ impl Owned {
         // SAFETY: the event is ours; a message that it gives lives as long as the event, and so do its topic's name and
         // its payload, which has `len` bytes unless it is null.
         unsafe {
-            let Some(message) = native::rd_kafka_event_message_next(self.0.as_ptr()).as_ref()
-            else {
+            let Some(message) = native::rd_kafka_event_message_next(self.0.as_ptr()).as_ref() else {
                 return Event::Other;
             };
             if message.rkt.is_null() {
@@ -138,8 +134,7 @@ impl Owned {
             };
             let mut kind = native::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
             let millis = native::rd_kafka_message_timestamp(message, &mut kind);
-            let appended =
-                kind == native::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME;
+            let appended = kind == native::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME;
             Event::Record(Record {
                 topic: bytes(native::rd_kafka_topic_name(message.rkt)),
                 partition: message.partition,
@@ -160,10 +155,7 @@ impl Owned {
         // SAFETY: the event is ours, and its text lives as long as it.
         let (fatal, text) = unsafe {
             let text = bytes(native::rd_kafka_event_error_string(self.0.as_ptr()));
-            (
-                native::rd_kafka_event_error_is_fatal(self.0.as_ptr()) != 0,
-                String::from_utf8_lossy(text).into_owned(),
-            )
+            (native::rd_kafka_event_error_is_fatal(self.0.as_ptr()) != 0, String::from_utf8_lossy(text).into_owned())
         };
         Event::Error { code, fatal, text }
     }
@@ -179,11 +171,7 @@ impl Owned {
             let (partition, offset) = (place.partition, place.offset);
             let topic = bytes(place.topic).to_vec();
             native::rd_kafka_topic_partition_destroy(copy);
-            Event::End {
-                topic,
-                partition,
-                offset,
-            }
+            Event::End { topic, partition, offset }
         }
     }
 
@@ -193,17 +181,12 @@ impl Owned {
         let mut level: c_int = 0;
         // SAFETY: the event is ours, and the texts live as long as it.
         unsafe {
-            let said =
-                native::rd_kafka_event_log(self.0.as_ptr(), &mut facility, &mut text, &mut level);
+            let said = native::rd_kafka_event_log(self.0.as_ptr(), &mut facility, &mut text, &mut level);
             if said != 0 {
                 return Event::Other;
             }
             let owned = |text| String::from_utf8_lossy(bytes(text)).into_owned();
-            Event::Log {
-                level: level_of(level),
-                facility: owned(facility),
-                text: owned(text),
-            }
+            Event::Log { level: level_of(level), facility: owned(facility), text: owned(text) }
         }
     }
 }

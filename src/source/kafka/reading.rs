@@ -2,7 +2,7 @@
 //!
 //! Knows nothing of settings or metadata.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,7 @@ use tracing::{debug, info, warn};
 use super::discovery::Found;
 use super::queue::{Event, Queue, Record};
 use super::{Client, join};
-use crate::source::{
-    BATCH_BYTES, Feed, Halt, MAX_RECORD, Message, PartitionId, RecordBatch, RecordRef,
-};
+use crate::source::{BATCH_BYTES, Feed, Halt, MAX_RECORD, Message, PartitionId, RecordBatch, RecordRef};
 
 /// Events that are taken before what has been gathered is handed over.
 const TAKE: usize = 4096;
@@ -38,11 +36,17 @@ struct Partition {
     records: Vec<RecordRef>,
     /// After the last record that was taken.
     next_offset: u64,
-    /// Where it was to begin, until its first record comes.
+    /// Where it was to begin.
     start: Option<u64>,
+    /// Its first record has come.
+    begun: bool,
     /// The last batch was full, so the next will be.
     busy: bool,
 }
+
+/// Said once for a topic.
+const NO_CLOCK: &str = "this topic has no trusted clock: a record ahead of its time can re-time those after it; \
+                        set its message.timestamp.type to LogAppendTime";
 
 /// A client that reads.
 pub(super) struct Reading<'a> {
@@ -53,9 +57,14 @@ pub(super) struct Reading<'a> {
     places: HashMap<(usize, i32), usize>,
     /// Topic and place of the record before: mostly the next one's too.
     last: (usize, i32, usize),
+    /// Topics, by place, that were found to have no clock of the broker's.
+    clockless: HashSet<usize>,
     /// When an error was told last, by its number.
     told: HashMap<i32, Instant>,
 }
+
+/// A topic that isn't found within this time doesn't hold the watermark back: it may never exist.
+const LISTED_WITHIN: Duration = Duration::from_secs(10);
 
 impl<'a> Reading<'a> {
     pub(super) fn new(feed: &'a Feed, client: &'a Client) -> Reading<'a> {
@@ -65,15 +74,24 @@ impl<'a> Reading<'a> {
             partitions: Vec::new(),
             places: HashMap::new(),
             last: (usize::MAX, 0, 0),
+            clockless: HashSet::new(),
             told: HashMap::new(),
         }
     }
 
     /// Reads until it is stopped or can't go on.
     pub(super) fn run(&mut self, queue: &Queue, found: &Receiver<Found>) -> Result<(), Halt> {
+        let mut unseen: HashSet<usize> = (0..self.client.topics.len()).collect();
+        let mut listed = false;
+        let began = Instant::now();
         loop {
             for new in found.try_iter() {
                 self.assign(&new)?;
+                unseen.remove(&new.place);
+            }
+            if !listed && (unseen.is_empty() || began.elapsed() >= LISTED_WITHIN) {
+                self.feed.send_all(|| Message::Listed(self.feed.index))?;
+                listed = true;
             }
             let mut wait = WAIT;
             for _ in 0..TAKE {
@@ -119,9 +137,7 @@ impl<'a> Reading<'a> {
         let mut list = TopicPartitionList::new();
         for &number in &found.partitions {
             let partition = join(found.place, number).ok_or_else(|| {
-                failed(format!(
-                    "topic \"{topic}\" has more partitions than can be numbered: leave it out"
-                ))
+                failed(format!("topic \"{topic}\" has more partitions than can be numbered: leave it out"))
             })?;
             let id = self.feed.id(partition);
             if !self.feed.owns(id) {
@@ -135,14 +151,14 @@ impl<'a> Reading<'a> {
             };
             list.add_partition_offset(topic, number, offset)
                 .map_err(|e| failed(format!("topic \"{topic}\" partition {number}: {e}")))?;
-            self.places
-                .insert((found.place, number), self.partitions.len());
+            self.places.insert((found.place, number), self.partitions.len());
             self.partitions.push(Partition {
                 id,
                 bytes: Vec::new(),
                 records: Vec::new(),
                 next_offset: start.unwrap_or(0),
                 start,
+                begun: false,
                 busy: false,
             });
             self.feed.send(id, Message::Assigned(id))?;
@@ -160,18 +176,10 @@ impl<'a> Reading<'a> {
     fn take(&mut self, event: Event<'_>) -> Result<(), Halt> {
         match event {
             Event::Record(record) => self.record(&record)?,
-            Event::End {
-                topic,
-                partition,
-                offset,
-            } => self.end(&topic, partition, offset)?,
+            Event::End { topic, partition, offset } => self.end(&topic, partition, offset)?,
             Event::Committed(result) => self.committed(result),
             Event::Error { code, fatal, text } => self.error(code, fatal, &text)?,
-            Event::Log {
-                level,
-                facility,
-                text,
-            } => {
+            Event::Log { level, facility, text } => {
                 let context = self.client.consumer.client().context().clone();
                 context.log(level, &facility, &text);
             }
@@ -184,9 +192,7 @@ impl<'a> Reading<'a> {
     fn place(&mut self, topic: &[u8], number: i32) -> Option<usize> {
         let topics = &self.client.topics;
         let (last_topic, last_number, last_place) = self.last;
-        let same = topics
-            .get(last_topic)
-            .is_some_and(|t| t.as_bytes() == topic);
+        let same = topics.get(last_topic).is_some_and(|t| t.as_bytes() == topic);
         if same && number == last_number {
             return Some(last_place);
         }
@@ -207,26 +213,16 @@ impl<'a> Reading<'a> {
             return Ok(());
         };
         let payload = &record.payload[..record.payload.len().min(MAX_RECORD)];
+        if !self.partitions[place].begun {
+            self.begin(place, offset, record);
+        }
         if self.partitions[place].bytes.len() + payload.len() > BATCH_BYTES {
             self.partitions[place].busy = true;
             self.hand_over(place)?;
         }
         let partition = &mut self.partitions[place];
-        if let Some(start) = partition.start.take()
-            && start != offset
-        {
-            warn!(
-                source = self.client.name,
-                partition = record.partition,
-                "begins at offset {offset}, not at {start}: the broker doesn't have what is between, or it is no records"
-            );
-        }
         if partition.bytes.capacity() == 0 {
-            let room = if partition.busy {
-                BATCH_BYTES
-            } else {
-                SMALL_BATCH
-            };
+            let room = if partition.busy { BATCH_BYTES } else { SMALL_BATCH };
             partition.bytes.reserve(room.max(payload.len()));
         }
         partition.records.push(RecordRef {
@@ -238,6 +234,26 @@ impl<'a> Reading<'a> {
         partition.bytes.extend_from_slice(payload);
         partition.next_offset = offset + 1;
         Ok(())
+    }
+
+    /// Looks at a partition's first record.
+    fn begin(&mut self, place: usize, offset: u64, record: &Record<'_>) {
+        let partition = &mut self.partitions[place];
+        partition.begun = true;
+        let (source, topic) = (&self.client.name, &self.client.topics[self.last.0]);
+        if let Some(start) = partition.start
+            && start != offset
+        {
+            warn!(
+                source,
+                topic,
+                partition = record.partition,
+                "begins at offset {offset}, not at {start}: the broker doesn't have what is between, or it is no records"
+            );
+        }
+        if record.append.is_none() && self.clockless.insert(self.last.0) {
+            warn!(source, topic, "{NO_CLOCK}");
+        }
     }
 
     /// The partition was read to its end. What lies before `offset` and was no record needs no reading any more.
@@ -272,17 +288,12 @@ impl<'a> Reading<'a> {
 
     fn committed(&self, result: Result<(), RDKafkaErrorCode>) {
         let source = &self.client.name;
-        let subtracted =
-            self.client
-                .waiting
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        // Each commit is answered once.
+        self.client.waiting.fetch_sub(1, Ordering::Relaxed);
         match result {
-            Ok(()) | Err(RDKafkaErrorCode::NoOffset) => debug!(source, ?subtracted, "committed"),
+            Ok(()) => debug!(source, "committed"),
             Err(e) => {
-                warn!(
-                    source,
-                    "offsets were not committed: {e}; the next commit makes up for it"
-                );
+                warn!(source, "offsets were not committed: {e}; the next commit makes up for it");
             }
         }
     }

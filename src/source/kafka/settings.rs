@@ -50,15 +50,7 @@ pub(super) struct Resolved {
 /// # Errors
 /// What is wrong with it, with the source's name and the way out.
 pub(super) fn resolve(config: &Source) -> Result<Resolved, String> {
-    let Source::Kafka {
-        name,
-        brokers,
-        topics,
-        group,
-        settings,
-        ..
-    } = config
-    else {
+    let Source::Kafka { name, brokers, topics, group, settings, .. } = config else {
         return Err(format!("source \"{}\" is not of type kafka", config.name()));
     };
     let wrong = |text: String| format!("source \"{name}\": {text}");
@@ -88,11 +80,8 @@ pub(super) fn resolve(config: &Source) -> Result<Resolved, String> {
         }
         let (plain, secret) = plain(value).map_err(|e| wrong(format!("setting \"{key}\": {e}")))?;
         if key == METADATA_EVERY {
-            let millis: u64 = plain.parse().map_err(|_| {
-                wrong(format!(
-                    "setting \"{key}\" is \"{plain}\": give milliseconds"
-                ))
-            })?;
+            let millis: u64 =
+                plain.parse().map_err(|_| wrong(format!("setting \"{key}\" is \"{plain}\": give milliseconds")))?;
             resolved.metadata_every = Duration::from_millis(millis.max(1));
         }
         if secret {
@@ -130,30 +119,23 @@ fn check_topics(topics: &[String]) -> Result<(), String> {
 /// A setting's value, and whether it came from elsewhere.
 fn plain(value: &str) -> Result<(String, bool), String> {
     if let Some(variable) = value.strip_prefix("env:") {
-        let secret = std::env::var(variable).map_err(|e| {
-            format!("environment variable \"{variable}\": {e}; set it where the engine starts")
-        })?;
+        let secret = std::env::var(variable)
+            .map_err(|e| format!("environment variable \"{variable}\": {e}; set it where the engine starts"))?;
         return Ok((secret, true));
     }
     let Some(path) = value.strip_prefix("file:") else {
         return Ok((value.into(), false));
     };
     let path = Path::new(path);
-    let secret = read_secret(path).map_err(|e| {
-        format!(
-            "file \"{}\": {e}; check the path and its rights",
-            path.display()
-        )
-    })?;
+    let secret =
+        read_secret(path).map_err(|e| format!("file \"{}\": {e}; check the path and its rights", path.display()))?;
     Ok((secret, true))
 }
 
 fn read_secret(path: &Path) -> Result<String, String> {
     let length = path.metadata().map_err(|e| e.to_string())?.len();
     if length > MAX_SECRET {
-        return Err(format!(
-            "{length} bytes, and a secret has at most {MAX_SECRET}"
-        ));
+        return Err(format!("{length} bytes, and a secret has at most {MAX_SECRET}"));
     }
     let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
     Ok(text.trim_end_matches(['\r', '\n']).into())

@@ -12,14 +12,8 @@ pub(crate) fn matches(absence: &Absence, span: &Span<'_>) -> Vec<Match> {
     let absent = span.present(&absence.absent);
     (0..span.events.len())
         .filter(|e| trigger[*e])
-        .filter(|e| {
-            !(e + 1..span.events.len()).any(|x| absent[x] && span.apart(*e, x) <= absence.window)
-        })
-        .map(|e| Match {
-            time: span.events[e].time + absence.window,
-            end: e,
-            evidence: BTreeMap::from([(e, 1)]),
-        })
+        .filter(|e| !(e + 1..span.events.len()).any(|x| absent[x] && span.apart(*e, x) <= absence.window))
+        .map(|e| Match { time: span.events[e].time + absence.window, end: e, evidence: BTreeMap::from([(e, 1)]) })
         .filter(|found| found.time < span.watermark)
         .collect()
 }

@@ -19,15 +19,9 @@ pub(crate) fn lists(list: &[AllowEntry], rule: &str, event: &Event, patterns: &P
 }
 
 fn matches(entry: &AllowEntry, event: &Event, patterns: &Patterns) -> bool {
-    let agent = entry
-        .agent
-        .as_ref()
-        .is_none_or(|regex| patterns.finds(regex, &event.agent));
+    let agent = entry.agent.as_ref().is_none_or(|regex| patterns.finds(regex, &event.agent));
     let target = entry.targets.is_empty() || patterns.target(&event.target, &entry.targets);
-    let times = entry
-        .times
-        .as_ref()
-        .is_none_or(|window| inside(window, event.time));
+    let times = entry.times.as_ref().is_none_or(|window| inside(window, event.time));
     agent
         && entry.event_types.contains(event.event_type as u8)
         && target
@@ -38,8 +32,7 @@ fn matches(entry: &AllowEntry, event: &Event, patterns: &Patterns) -> bool {
 /// Whether the time lies in the weekly window, by the zone's local clock.
 fn inside(window: &TimeWindow, time: i64) -> bool {
     let name = window.zone.as_deref().unwrap_or(DEFAULT_ZONE);
-    let zone = TimeZone::get(name)
-        .unwrap_or_else(|e| panic!("a plan's time zone \"{name}\" can't be read: {e}"));
+    let zone = TimeZone::get(name).unwrap_or_else(|e| panic!("a plan's time zone \"{name}\" can't be read: {e}"));
     let Ok(timestamp) = Timestamp::from_microsecond(time) else {
         // The last day of the year 9999 isn't in the zone data's range.
         return false;

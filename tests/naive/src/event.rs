@@ -13,23 +13,14 @@ pub(crate) enum Identity {
     /// A record without event_id; there is one source only.
     Position { partition: usize, offset: usize },
     /// A record with one.
-    Id {
-        tenant: String,
-        agent: String,
-        session: String,
-        event: String,
-        raw: Vec<u8>,
-    },
+    Id { tenant: String, agent: String, session: String, event: String, raw: Vec<u8> },
 }
 
 /// A normalised target, as patterns see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Path(String),
-    Host {
-        host: String,
-        with_port: Option<String>,
-    },
+    Host { host: String, with_port: Option<String> },
     Text(String),
 }
 
@@ -40,10 +31,9 @@ impl Target {
         match target {
             telemetry::target::Target::Path(_) => Target::Path(text),
             telemetry::target::Target::Text(_) => Target::Text(text),
-            telemetry::target::Target::Host { host, port } => Target::Host {
-                host: host.into_owned(),
-                with_port: port.map(|_| text),
-            },
+            telemetry::target::Target::Host { host, port } => {
+                Target::Host { host: host.into_owned(), with_port: port.map(|_| text) }
+            }
         }
     }
 
@@ -122,9 +112,7 @@ impl Event {
     pub(crate) fn group(&self, by: &[Field]) -> Option<Vec<Scalar>> {
         by.iter()
             .map(|field| match field {
-                Field::Path(path) if path == &["tenant_id"] => {
-                    Some(Scalar::Text(self.tenant.clone()))
-                }
+                Field::Path(path) if path == &["tenant_id"] => Some(Scalar::Text(self.tenant.clone())),
                 field => self.scalar(field),
             })
             .collect()
@@ -154,25 +142,18 @@ pub(crate) fn to_json(scalar: &Scalar) -> Value {
 
 /// How many distinct normalised targets these events have.
 pub(crate) fn distinct_targets<'a>(events: impl Iterator<Item = &'a Event>) -> u64 {
-    events
-        .map(|event| event.target.text())
-        .collect::<BTreeSet<_>>()
-        .len() as u64
+    events.map(|event| event.target.text()).collect::<BTreeSet<_>>().len() as u64
 }
 
 /// The record with the contract's defaults filled in and the severity in lower case.
 fn document(raw: &[u8]) -> Value {
-    let mut record: Value =
-        serde_json::from_slice(raw).expect("a record that was decoded is valid JSON");
+    let mut record: Value = serde_json::from_slice(raw).expect("a record that was decoded is valid JSON");
     default_to(&mut record["context"], || Value::Object(Map::new()));
     let result = &mut record["result"];
     for name in ["guard", "severity", "message"] {
         default_to(&mut result[name], || Value::from(""));
     }
-    let severity = result["severity"]
-        .as_str()
-        .unwrap_or_default()
-        .to_lowercase();
+    let severity = result["severity"].as_str().unwrap_or_default().to_lowercase();
     result["severity"] = Value::from(severity);
     record
 }

@@ -21,13 +21,7 @@ pub(crate) struct Read {
 
 /// Reads the files one after the other.
 pub(crate) fn read(files: &[Vec<u8>], options: &Options) -> Read {
-    let mut read = Read {
-        events: Vec::new(),
-        copies: 0,
-        dead: BTreeMap::new(),
-        retimed: 0,
-        watermark: i64::MIN,
-    };
+    let mut read = Read { events: Vec::new(), copies: 0, dead: BTreeMap::new(), retimed: 0, watermark: i64::MIN };
     // Event time of the latest kept event of each identity and content.
     let mut kept: BTreeMap<Identity, i64> = BTreeMap::new();
     for (partition, file) in files.iter().enumerate() {
@@ -102,11 +96,7 @@ impl Stamp {
         let reference = largest.unwrap_or(options.now);
         let usable = reference - options.max_lateness..=reference + options.max_skew;
         let retimed = !usable.contains(&timestamp);
-        Stamp {
-            reference,
-            time: if retimed { reference } else { timestamp },
-            retimed,
-        }
+        Stamp { reference, time: if retimed { reference } else { timestamp }, retimed }
     }
 }
 

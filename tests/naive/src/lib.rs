@@ -134,11 +134,8 @@ pub struct Session {
 pub fn evaluate(set: &RuleSet, files: &[Vec<u8>], options: &Options) -> Outcome {
     let read = ingest::read(files, options);
     let patterns = matcher::Patterns::default();
-    let mut alerts: Vec<_> = set
-        .rules
-        .iter()
-        .flat_map(|rule| rule::alerts(rule, &set.allowlist, &read, &patterns, options))
-        .collect();
+    let mut alerts: Vec<_> =
+        set.rules.iter().flat_map(|rule| rule::alerts(rule, &set.allowlist, &read, &patterns, options)).collect();
     alerts.sort_by(|a, b| a.order().cmp(&b.order()));
     Outcome {
         alerts: alerts.into_iter().map(|keyed| keyed.alert).collect(),

@@ -35,8 +35,7 @@ impl Patterns {
 
     /// Whether all of the matcher's keys hold.
     pub(crate) fn satisfies(&self, event: &Event, matcher: &Matcher) -> bool {
-        matcher.event_types.contains(event.event_type as u8)
-            && matcher.tests.iter().all(|test| self.holds(event, test))
+        matcher.event_types.contains(event.event_type as u8) && matcher.tests.iter().all(|test| self.holds(event, test))
     }
 
     fn holds(&self, event: &Event, test: &Test) -> bool {
@@ -45,8 +44,7 @@ impl Patterns {
             Test::NotTarget(patterns) => !self.target(&event.target, patterns),
             Test::TargetRegex(regex) => match &event.target {
                 Target::Host { host, with_port } => {
-                    self.finds(regex, host)
-                        || with_port.as_ref().is_some_and(|t| self.finds(regex, t))
+                    self.finds(regex, host) || with_port.as_ref().is_some_and(|t| self.finds(regex, t))
                 }
                 Target::Path(text) | Target::Text(text) => self.finds(regex, text),
             },
@@ -63,10 +61,7 @@ impl Patterns {
                 let on_host = reading.on != HostPart::HostPort;
                 let on_port = reading.on != HostPart::Host;
                 on_host && self.finds(&reading.regex, host)
-                    || on_port
-                        && with_port
-                            .as_ref()
-                            .is_some_and(|text| self.finds(&reading.regex, text))
+                    || on_port && with_port.as_ref().is_some_and(|text| self.finds(&reading.regex, text))
             }),
         })
     }
@@ -103,9 +98,7 @@ impl Patterns {
             FieldTest::Lt(Number(than)) => number(&|n| n < *than),
             FieldTest::Lte(Number(than)) => number(&|n| n <= *than),
             // These three look at the whole value, not at one element.
-            FieldTest::All(_) | FieldTest::Not(_) | FieldTest::Exists(_) => {
-                self.field(Some(value), test)
-            }
+            FieldTest::All(_) | FieldTest::Not(_) | FieldTest::Exists(_) => self.field(Some(value), test),
         }
     }
 }

@@ -17,8 +17,7 @@ pub(crate) fn matches(new_value: &NewValue, span: &Span<'_>) -> Vec<Match> {
             let Some(new) = value(*e) else { return false };
             let window = || span.window(*e, new_value.window);
             let seen = window().any(|x| x != *e && present[x] && value(x).as_ref() == Some(&new));
-            let learnt = new_value.learn == 0
-                || window().any(|x| filling[x] && span.apart(x, *e) >= new_value.learn);
+            let learnt = new_value.learn == 0 || window().any(|x| filling[x] && span.apart(x, *e) >= new_value.learn);
             !seen && learnt
         })
         .map(|e| span.ends_at(e, BTreeMap::from([(e, 1)])))

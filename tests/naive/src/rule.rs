@@ -44,10 +44,7 @@ pub(crate) fn alerts(
     let mut all = Vec::new();
     for (group, events) in groups {
         let span = Span {
-            allowlisted: events
-                .iter()
-                .map(|event| allowlist::lists(list, &rule.id, event, patterns))
-                .collect(),
+            allowlisted: events.iter().map(|event| allowlist::lists(list, &rule.id, event, patterns)).collect(),
             events,
             patterns,
             watermark: read.watermark,
@@ -76,11 +73,7 @@ fn condition_matches(condition: &Condition, span: &Span<'_>) -> Vec<Match> {
 /// The rule's matches in order: each condition's, where every other condition has one not after it and at most that
 /// other condition's window before it.
 fn rule_matches(rule: &Rule, span: &Span<'_>) -> Vec<Match> {
-    let by_condition: Vec<_> = rule
-        .conditions
-        .iter()
-        .map(|condition| condition_matches(condition, span))
-        .collect();
+    let by_condition: Vec<_> = rule.conditions.iter().map(|condition| condition_matches(condition, span)).collect();
     // Matches with the same time and ending event are one.
     let mut found: BTreeMap<(i64, usize), Match> = BTreeMap::new();
     for one in by_condition.iter().flatten() {
@@ -100,9 +93,7 @@ fn rule_matches(rule: &Rule, span: &Span<'_>) -> Vec<Match> {
 /// The latest of the matches that is not after `one` and at most `window` before it. Of `one`'s own condition that is
 /// `one` itself.
 fn latest<'a>(matches: &'a [Match], one: &Match, window: i64) -> Option<&'a Match> {
-    matches
-        .iter()
-        .rfind(|other| other.order() <= one.order() && one.time - other.time <= window)
+    matches.iter().rfind(|other| other.order() <= one.order() && one.time - other.time <= window)
 }
 
 fn union(one: &Match, parts: &[&Match]) -> Match {
@@ -111,11 +102,7 @@ fn union(one: &Match, parts: &[&Match]) -> Match {
         let least = evidence.entry(*event).or_insert(*step);
         *least = (*least).min(*step);
     }
-    Match {
-        time: one.time,
-        end: one.end,
-        evidence,
-    }
+    Match { time: one.time, end: one.end, evidence }
 }
 
 /// Suppression: a match at most `suppress_for` after the one before joins its alert, a later one opens a new alert.
@@ -132,29 +119,14 @@ fn chains(matches: Vec<Match>, suppress_for: i64) -> Vec<Vec<Match>> {
     chains
 }
 
-fn alert(
-    rule: &Rule,
-    (tenant, values): &Group,
-    chain: &[Match],
-    span: &Span<'_>,
-    options: &Options,
-) -> Alert {
+fn alert(rule: &Rule, (tenant, values): &Group, chain: &[Match], span: &Span<'_>, options: &Options) -> Alert {
     let first = &chain[0];
     let ending = span.events[first.end];
-    let evidence: Vec<_> = first
-        .evidence
-        .iter()
-        .map(|(event, step)| (span.events[*event].name(), *step))
-        .collect();
+    let evidence: Vec<_> = first.evidence.iter().map(|(event, step)| (span.events[*event].name(), *step)).collect();
     Alert {
         rule_id: rule.id.clone(),
         tenant_id: tenant.clone(),
-        group: rule
-            .by
-            .iter()
-            .map(field_name)
-            .zip(values.iter().map(to_json))
-            .collect(),
+        group: rule.by.iter().map(field_name).zip(values.iter().map(to_json)).collect(),
         agent_id: ending.agent.clone(),
         session_id: ending.session.clone(),
         first_seen: first.time,

@@ -38,11 +38,7 @@ fn places(sequence: &Sequence, span: &Span<'_>) -> Vec<Place> {
             places.push(Place {
                 step: number,
                 fits: span.filling(&step.matcher),
-                without: step
-                    .without
-                    .as_ref()
-                    .filter(|_| nth == 0)
-                    .map(|matcher| span.present(matcher)),
+                without: step.without.as_ref().filter(|_| nth == 0).map(|matcher| span.present(matcher)),
             });
         }
     }
@@ -62,9 +58,8 @@ fn latest_choice(
     }
     let open = open_places(places, window, e, span);
     let strictly_inside = |flags: &[bool], first: usize| (first + 1..e).any(|i| flags[i]);
-    let first = (0..=e).rev().find(|first| {
-        open[0][*first] && !until.is_some_and(|until| strictly_inside(until, *first))
-    })?;
+    let first =
+        (0..=e).rev().find(|first| open[0][*first] && !until.is_some_and(|until| strictly_inside(until, *first)))?;
     let mut choice = vec![first];
     for place in 1..places.len() {
         let before = choice[place - 1];
@@ -81,10 +76,8 @@ fn open_places(places: &[Place], window: i64, e: usize, span: &Span<'_>) -> Vec<
     open[last][e] = true;
     for place in (0..last).rev() {
         for x in span.window(e, window) {
-            open[place][x] = places[place].fits[x]
-                && followers(&places[place + 1], &open[place + 1], x, e)
-                    .next()
-                    .is_some();
+            open[place][x] =
+                places[place].fits[x] && followers(&places[place + 1], &open[place + 1], x, e).next().is_some();
         }
     }
     open
@@ -118,17 +111,12 @@ mod tests {
             .collect();
         let satisfied = |matcher: &Matcher, x: usize| span.present(matcher)[x];
         let between = |matcher: &Option<Matcher>, a: usize, b: usize| {
-            matcher
-                .as_ref()
-                .is_some_and(|m| (a + 1..b).any(|x| satisfied(m, x)))
+            matcher.as_ref().is_some_and(|m| (a + 1..b).any(|x| satisfied(m, x)))
         };
         let holds = |choice: &Vec<usize>| {
-            let fits = |(x, i): (&usize, &usize)| {
-                satisfied(&sequence.steps[*i].matcher, *x) && !span.allowlisted[*x]
-            };
+            let fits = |(x, i): (&usize, &usize)| satisfied(&sequence.steps[*i].matcher, *x) && !span.allowlisted[*x];
             let gap_is_free = |p: usize| {
-                steps[p] == steps[p - 1]
-                    || !between(&sequence.steps[steps[p]].without, choice[p - 1], choice[p])
+                steps[p] == steps[p - 1] || !between(&sequence.steps[steps[p]].without, choice[p - 1], choice[p])
             };
             choice.iter().zip(&steps).all(fits)
                 && (1..steps.len()).all(gap_is_free)
@@ -136,10 +124,7 @@ mod tests {
                 && span.apart(choice[0], e) <= sequence.window
                 && !between(&sequence.until, choice[0], e)
         };
-        choices(steps.len(), 0, e + 1)
-            .into_iter()
-            .filter(holds)
-            .max()
+        choices(steps.len(), 0, e + 1).into_iter().filter(holds).max()
     }
 
     /// All ascending choices of `count` numbers from `from..to`.
@@ -149,9 +134,7 @@ mod tests {
         }
         (from..to)
             .flat_map(|first| {
-                choices(count - 1, first + 1, to)
-                    .into_iter()
-                    .map(move |rest| [vec![first], rest].concat())
+                choices(count - 1, first + 1, to).into_iter().map(move |rest| [vec![first], rest].concat())
             })
             .collect()
     }
@@ -181,26 +164,13 @@ mod tests {
                 pick(&matcher),
                 pick(&["1", "2"]),
             );
-            let types = [
-                "file_access",
-                "file_access",
-                "shell_command",
-                "shell_command",
-                "mcp_tool",
-                "patch_apply",
-            ];
-            let records: Vec<_> = (0..9_i64)
-                .map(|i| (i * 500_000, format!("{i}"), pick(&types)))
-                .collect();
+            let types = ["file_access", "file_access", "shell_command", "shell_command", "mcp_tool", "patch_apply"];
+            let records: Vec<_> = (0..9_i64).map(|i| (i * 500_000, format!("{i}"), pick(&types))).collect();
             let set = compile(&rules);
             let read = ingest::read(&[lines(&records)], &crate::Options::default());
             let patterns = Patterns::default();
             let span = Span {
-                allowlisted: read
-                    .events
-                    .iter()
-                    .map(|event| event.name() == "3")
-                    .collect(),
+                allowlisted: read.events.iter().map(|event| event.name() == "3").collect(),
                 events: read.events.iter().collect(),
                 patterns: &patterns,
                 watermark: read.watermark,
@@ -212,11 +182,7 @@ mod tests {
                         continue;
                     };
                     let quick = fast.next().expect("a match for each event that ends one");
-                    assert_eq!(
-                        (quick.end, quick.evidence.into_keys().collect()),
-                        (e, slow),
-                        "seed {seed}: {rules}"
-                    );
+                    assert_eq!((quick.end, quick.evidence.into_keys().collect()), (e, slow), "seed {seed}: {rules}");
                     found += 1;
                 }
                 assert_eq!(fast.next(), None, "seed {seed}: {rules}");

@@ -22,12 +22,7 @@ pub(crate) fn sessions(events: &[Event], options: &Options) -> Vec<Session> {
 }
 
 fn order(session: &Session) -> (i64, &str, &str, &str) {
-    (
-        session.first_seen,
-        &session.agent_id,
-        &session.session_id,
-        &session.tenant_id,
-    )
+    (session.first_seen, &session.agent_id, &session.session_id, &session.tenant_id)
 }
 
 /// One life; it has at least one event.
@@ -35,9 +30,7 @@ fn session(life: &[&Event], resumed: bool) -> Session {
     let (first, last) = (life[0], life[life.len() - 1]);
     let mut by_type = BTreeMap::new();
     for event in life {
-        *by_type
-            .entry(event.event_type.name().to_owned())
-            .or_default() += 1;
+        *by_type.entry(event.event_type.name().to_owned()).or_default() += 1;
     }
     let mut session = Session {
         tenant_id: first.tenant.clone(),
@@ -61,8 +54,6 @@ fn session(life: &[&Event], resumed: bool) -> Session {
 fn risk_score(session: &Session) -> u64 {
     let minutes = (session.last_seen - session.first_seen) / (60 * SECOND);
     let scattered = session.unique_targets as f64 / session.events as f64 > 0.8;
-    let score = session.violations * 10
-        + if scattered { 20 } else { 0 }
-        + if minutes > 120 { 15 } else { 0 };
+    let score = session.violations * 10 + if scattered { 20 } else { 0 } + if minutes > 120 { 15 } else { 0 };
     score.min(100)
 }

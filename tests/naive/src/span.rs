@@ -37,10 +37,7 @@ impl Match {
 impl Span<'_> {
     /// Which events satisfy the matcher, allowlisted or not: those whose presence prevents something.
     pub(crate) fn present(&self, matcher: &Matcher) -> Vec<bool> {
-        self.events
-            .iter()
-            .map(|event| self.patterns.satisfies(event, matcher))
-            .collect()
+        self.events.iter().map(|event| self.patterns.satisfies(event, matcher)).collect()
     }
 
     /// Which events satisfy the matcher and aren't allowlisted: those that fill something.
@@ -64,10 +61,6 @@ impl Span<'_> {
 
     /// A match whose time is that of its ending event.
     pub(crate) fn ends_at(&self, end: usize, evidence: BTreeMap<usize, u32>) -> Match {
-        Match {
-            time: self.events[end].time,
-            end,
-            evidence,
-        }
+        Match { time: self.events[end].time, end, evidence }
     }
 }

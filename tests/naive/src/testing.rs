@@ -10,13 +10,8 @@ pub(crate) const BASE: i64 = 1_714_989_600_000_000;
 
 /// The set of one file of rules.
 pub(crate) fn compile(text: &str) -> RuleSet {
-    let file = SourceFile {
-        name: "rules.yaml".to_owned(),
-        text: text.to_owned(),
-    };
-    compile_files(&[file])
-        .unwrap_or_else(|errors| panic!("{errors}\n{text}"))
-        .set
+    let file = SourceFile { name: "rules.yaml".to_owned(), text: text.to_owned() };
+    compile_files(&[file]).unwrap_or_else(|errors| panic!("{errors}\n{text}")).set
 }
 
 /// A file of records of one session: microseconds after [`BASE`], event_id, event type.

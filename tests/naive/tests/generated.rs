@@ -13,13 +13,8 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
 fn compiled(text: &str) -> RuleSet {
-    let file = SourceFile {
-        name: "generated.yaml".to_owned(),
-        text: text.to_owned(),
-    };
-    compile(&[file])
-        .unwrap_or_else(|errors| panic!("{errors}\n{text}"))
-        .set
+    let file = SourceFile { name: "generated.yaml".to_owned(), text: text.to_owned() };
+    compile(&[file]).unwrap_or_else(|errors| panic!("{errors}\n{text}")).set
 }
 
 fn outcome(case: &Case) -> Outcome {
@@ -92,36 +87,22 @@ fn streams_hold_copies_dead_letters_and_events_without_id() {
         let evidence = outcome.alerts.iter().flat_map(|alert| &alert.evidence);
         nameless += evidence.filter(|(id, _)| id.contains(':')).count();
     }
-    assert!(
-        copies > 100 && nameless > 100 && resumed > 10,
-        "{copies} {nameless} {resumed}"
-    );
+    assert!(copies > 100 && nameless > 100 && resumed > 10, "{copies} {nameless} {resumed}");
     assert!(reasons.len() >= 10, "{reasons:?}");
 }
 
 #[test]
 fn records_are_untimely_only_if_asked() {
     let timely = Sizes::default();
-    let untimely = Sizes {
-        untimely: 100,
-        ..timely
-    };
-    let retimed = |sizes| -> u64 {
-        (0..100)
-            .map(|seed| outcome(&case(seed, Level::Subset, sizes)).retimed)
-            .sum()
-    };
+    let untimely = Sizes { untimely: 100, ..timely };
+    let retimed = |sizes| -> u64 { (0..100).map(|seed| outcome(&case(seed, Level::Subset, sizes)).retimed).sum() };
     assert_eq!(retimed(&timely), 0);
     assert!(retimed(&untimely) > 300);
 }
 
 #[test]
 fn streams_are_out_of_order_only_if_asked() {
-    let ordered = Sizes {
-        disorder: false,
-        files: 1,
-        ..Sizes::default()
-    };
+    let ordered = Sizes { disorder: false, files: 1, ..Sizes::default() };
     // Without lateness every record must be at least as new as all before it.
     let retimed = |sizes| -> u64 {
         (0..50)
@@ -141,16 +122,8 @@ fn smaller_sizes_give_a_prefix() {
     let few = rules(7, Level::Full, 2);
     let many = rules(7, Level::Full, 5);
     let rule = |text: &str, index| text.lines().nth(index).map(str::to_owned);
-    assert_eq!(
-        (rule(&few, 1), rule(&few, 2)),
-        (rule(&many, 1), rule(&many, 2))
-    );
-    let ordered = |records| Sizes {
-        records,
-        files: 1,
-        disorder: false,
-        ..Sizes::default()
-    };
+    assert_eq!((rule(&few, 1), rule(&few, 2)), (rule(&many, 1), rule(&many, 2)));
+    let ordered = |records| Sizes { records, files: 1, disorder: false, ..Sizes::default() };
     let short = case(7, Level::Full, &ordered(40)).files.remove(0);
     let long = case(7, Level::Full, &ordered(60)).files.remove(0);
     // Records of one time may stand in another order, so compare all but the last second.

@@ -25,20 +25,12 @@ fn the_worked_examples_come_out_as_expected() {
         }
     }
     assert!(seen > 0, "no case in {folder:?}");
-    assert!(
-        wrong.is_empty(),
-        "{} of {seen} cases:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of {seen} cases:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 fn differences(case: &Path) -> Option<String> {
     let read = |name: &str| fs::read_to_string(case.join(name));
-    let rules = SourceFile {
-        name: "rules.yaml".to_owned(),
-        text: read("rules.yaml").expect("rules.yaml"),
-    };
+    let rules = SourceFile { name: "rules.yaml".to_owned(), text: read("rules.yaml").expect("rules.yaml") };
     let set = match compile(&[rules]) {
         Ok(compiled) => compiled.set,
         Err(errors) => return Some(format!("{}: {errors}", case.display())),
@@ -51,11 +43,7 @@ fn differences(case: &Path) -> Option<String> {
     compare("alert", &expected, &alerts, &mut found);
     if let Ok(text) = read("expected_sessions.json") {
         let expected: Vec<Value> = parse(&text);
-        let sessions: Vec<Value> = outcome
-            .sessions
-            .iter()
-            .map(|life| only(session(life), &expected[0]))
-            .collect();
+        let sessions: Vec<Value> = outcome.sessions.iter().map(|life| only(session(life), &expected[0])).collect();
         compare("session", &expected, &sessions, &mut found);
     }
     (!found.is_empty()).then(|| format!("{}:\n{}", case.display(), found.join("\n")))
@@ -84,9 +72,7 @@ fn files(case: &Path) -> Vec<Vec<u8>> {
     if let Ok(one) = fs::read(case.join("events.jsonl")) {
         return vec![one];
     }
-    (1..)
-        .map_while(|n| fs::read(case.join(format!("events_{n}.jsonl"))).ok())
-        .collect()
+    (1..).map_while(|n| fs::read(case.join(format!("events_{n}.jsonl"))).ok()).collect()
 }
 
 fn options(args: &str) -> Options {

@@ -6,22 +6,10 @@ use super::Level;
 use super::dice::Dice;
 use super::records::TYPES;
 
-pub(super) const PATHS: [&str; 6] = [
-    "**/.ssh/**|**/.env",
-    "/etc/passwd|/etc/hosts",
-    "/etc/*",
-    ".*/[.]ssh/.*|/tmp/**",
-    "/tmp/{a,b}",
-    "**/*s*",
-];
-pub(super) const HOSTS: [&str; 6] = [
-    "*.openai.com|evil.io",
-    "*.openai.com:443",
-    "evil.io:*",
-    "127.0.0.1|api.github.com",
-    "*",
-    "^evil.*:(22|443)$",
-];
+pub(super) const PATHS: [&str; 6] =
+    ["**/.ssh/**|**/.env", "/etc/passwd|/etc/hosts", "/etc/*", ".*/[.]ssh/.*|/tmp/**", "/tmp/{a,b}", "**/*s*"];
+pub(super) const HOSTS: [&str; 6] =
+    ["*.openai.com|evil.io", "*.openai.com:443", "evil.io:*", "127.0.0.1|api.github.com", "*", "^evil.*:(22|443)$"];
 pub(super) const TEXTS: [&str; 4] = [".*whoami.*|ls", "*whoami*", "ls*", "(sudo )?whoami"];
 
 /// A matcher as a rule file writes it.
@@ -88,10 +76,7 @@ fn operators() -> Vec<(&'static str, Value)> {
         ("context.n", json!([true, "1", 2])),
         ("context.tags", json!("prod")),
         ("context.tags", json!({"contains": "ro"})),
-        (
-            "context.tags",
-            json!({"starts_with": "r", "ends_with": "v"}),
-        ),
+        ("context.tags", json!({"starts_with": "r", "ends_with": "v"})),
         ("context.tags", json!({"exists": true})),
         ("context.tags", json!({"exists": false})),
         ("context.tags", json!({"not": {"in": ["dev"]}})),

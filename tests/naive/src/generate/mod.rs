@@ -44,14 +44,7 @@ pub struct Sizes {
 impl Default for Sizes {
     /// A case on which most rules have something to say, and which takes milliseconds.
     fn default() -> Sizes {
-        Sizes {
-            rules: 6,
-            records: 150,
-            files: 2,
-            anonymous: true,
-            disorder: true,
-            untimely: 0,
-        }
+        Sizes { rules: 6, records: 150, files: 2, anonymous: true, disorder: true, untimely: 0 }
     }
 }
 
@@ -69,15 +62,8 @@ pub struct Case {
 /// One case.
 pub fn case(seed: u64, level: Level, sizes: &Sizes) -> Case {
     let max_lateness = Dice::of(seed, "options", 0).one(&[0, 1, 5, 30, 60]) * SECOND;
-    let options = Options {
-        max_lateness,
-        ..Options::default()
-    };
-    Case {
-        rules: rules(seed, level, sizes.rules),
-        files: stream::files(seed, sizes, &options),
-        options,
-    }
+    let options = Options { max_lateness, ..Options::default() };
+    Case { rules: rules(seed, level, sizes.rules), files: stream::files(seed, sizes, &options), options }
 }
 
 /// A rule file with the rules `R0`, `R1` and so on; YAML, one rule a line.

@@ -57,11 +57,7 @@ pub(super) struct Ids {
 impl Cast {
     pub(super) fn of(seed: u64) -> Cast {
         let mut dice = Dice::of(seed, "cast", 0);
-        Cast {
-            agents: 1 + dice.below(3),
-            sessions: 1 + dice.below(3),
-            tenants: dice.chance(40),
-        }
+        Cast { agents: 1 + dice.below(3), sessions: 1 + dice.below(3), tenants: dice.chance(40) }
     }
 
     pub(super) fn ids(&self, dice: &mut Dice) -> Ids {
@@ -75,13 +71,7 @@ impl Cast {
 }
 
 /// A valid record; without event_id if `anonymous` and chance say so.
-pub(super) fn record(
-    dice: &mut Dice,
-    index: usize,
-    ids: &Ids,
-    timestamp: i64,
-    anonymous: bool,
-) -> Value {
+pub(super) fn record(dice: &mut Dice, index: usize, ids: &Ids, timestamp: i64, anonymous: bool) -> Value {
     let event_type = dice.one(&TYPES);
     let targets: &[&str] = match event_type {
         "file_access" | "file_write" | "patch_apply" => &PATHS,
@@ -138,29 +128,10 @@ fn optional(dice: &mut Dice, record: &mut Value) {
 fn context(dice: &mut Dice) -> Value {
     let mut context = json!({});
     let values: [(&str, &[Value]); 5] = [
-        (
-            "n",
-            &[
-                json!(1),
-                json!(1.0),
-                json!(2),
-                json!("1"),
-                json!(true),
-                json!(3.5),
-                Value::Null,
-                json!([1, 2]),
-            ],
-        ),
+        ("n", &[json!(1), json!(1.0), json!(2), json!("1"), json!(true), json!(3.5), Value::Null, json!([1, 2])]),
         (
             "tags",
-            &[
-                json!(["prod", "red"]),
-                json!(["dev"]),
-                json!([]),
-                json!("prod"),
-                Value::Null,
-                json!([["prod"], 7]),
-            ],
+            &[json!(["prod", "red"]), json!(["dev"]), json!([]), json!("prod"), Value::Null, json!([["prod"], 7])],
         ),
         ("kind", &[json!("a"), json!("b"), json!("heartbeat")]),
         ("user", &[json!("u1"), json!("u2"), json!(["u1"])]),
@@ -208,11 +179,7 @@ pub(super) fn invalid(dice: &mut Dice, valid: &Value) -> Vec<u8> {
         9 => replaced("action", json!({"target": 7})),
         10 => text.replacen('{', "{\"agent_id\": \"ag1\", ", 1),
         11 => text.replacen('{', "{\"big\": 1e999, ", 1),
-        _ => text.replacen(
-            '{',
-            &format!("{{\"deep\": {}{}, ", "[".repeat(70), "]".repeat(70)),
-            1,
-        ),
+        _ => text.replacen('{', &format!("{{\"deep\": {}{}, ", "[".repeat(70), "]".repeat(70)), 1),
     }
     .into_bytes()
 }

@@ -54,12 +54,8 @@ fn rule(dice: &mut Dice, level: Level, index: usize) -> Value {
 }
 
 fn by(dice: &mut Dice, level: Level) -> Option<Value> {
-    let mut groups = vec![
-        json!(["agent_id"]),
-        json!(["agent_id", "session_id"]),
-        json!(["target"]),
-        json!(["tenant_id"]),
-    ];
+    let mut groups =
+        vec![json!(["agent_id"]), json!(["agent_id", "session_id"]), json!(["target"]), json!(["tenant_id"])];
     if level == Level::Full {
         groups.extend([
             json!(["context.n"]),
@@ -79,10 +75,7 @@ fn condition(dice: &mut Dice, level: Level, nth: usize, count: usize) -> Value {
     let kinds: &[MakeCondition] = match level {
         Level::Subset => &[sequence, sequence, threshold, threshold, pattern],
         Level::Full if nth > 0 => &[sequence, threshold, threshold, pattern, absence, new_value],
-        Level::Full => &[
-            sequence, sequence, sequence, threshold, threshold, pattern, pattern, absence,
-            new_value,
-        ],
+        Level::Full => &[sequence, sequence, sequence, threshold, threshold, pattern, pattern, absence, new_value],
     };
     let windows = if count > 1 { &WINDOWS[4..] } else { &WINDOWS };
     let level = if nth > 0 { Level::Subset } else { level };
@@ -99,10 +92,7 @@ fn sequence(dice: &mut Dice, level: Level) -> Value {
     for nth in 0..steps {
         let mut step = matcher(dice, level);
         if dice.chance(30) {
-            step.insert(
-                "count".into(),
-                dice.one(&[json!(">= 2"), json!(2), json!("> 1"), json!(">= 3")]),
-            );
+            step.insert("count".into(), dice.one(&[json!(">= 2"), json!(2), json!("> 1"), json!(">= 3")]));
         }
         if level == Level::Full && nth > 0 && dice.chance(30) {
             step.insert("without".into(), Value::Object(matcher(dice, level)));
@@ -119,13 +109,7 @@ fn sequence(dice: &mut Dice, level: Level) -> Value {
 fn threshold(dice: &mut Dice, level: Level) -> Value {
     let mut keys = matcher(dice, level);
     keys.insert("type".into(), json!("threshold"));
-    let counts = [
-        json!(">= 2"),
-        json!("> 2"),
-        json!(4),
-        json!(">= 5"),
-        json!(1),
-    ];
+    let counts = [json!(">= 2"), json!("> 2"), json!(4), json!(">= 5"), json!(1)];
     let few = [json!(">= 2"), json!("> 1"), json!("> 2")];
     let mut limits = Map::new();
     if dice.chance(60) {
@@ -135,17 +119,8 @@ fn threshold(dice: &mut Dice, level: Level) -> Value {
         limits.insert("unique_targets".into(), dice.one(&few));
     }
     if level == Level::Full && dice.chance(35) {
-        let field = dice.one(&[
-            "session_id",
-            "context.n",
-            "context.user",
-            "target",
-            "result.guard",
-        ]);
-        limits.insert(
-            "distinct".into(),
-            json!({"field": field, "op": dice.one(&few)}),
-        );
+        let field = dice.one(&["session_id", "context.n", "context.user", "target", "result.guard"]);
+        limits.insert("distinct".into(), json!({"field": field, "op": dice.one(&few)}));
     }
     if limits.is_empty() {
         limits.insert("count".into(), dice.one(&counts));
@@ -155,9 +130,7 @@ fn threshold(dice: &mut Dice, level: Level) -> Value {
 }
 
 fn pattern(dice: &mut Dice, level: Level) -> Value {
-    let matchers: Vec<_> = (0..2 + dice.below(2))
-        .map(|_| matcher(dice, level))
-        .collect();
+    let matchers: Vec<_> = (0..2 + dice.below(2)).map(|_| matcher(dice, level)).collect();
     if level == Level::Full && dice.chance(50) {
         let at_least = 1 + dice.below(matchers.len());
         return json!({"type": "pattern", "any_of": {"at_least": at_least, "matchers": matchers}});
@@ -172,13 +145,7 @@ fn absence(dice: &mut Dice, level: Level) -> Value {
 fn new_value(dice: &mut Dice, level: Level) -> Value {
     let mut keys = matcher(dice, level);
     keys.insert("type".into(), json!("new_value"));
-    let fields = [
-        "target",
-        "context.user",
-        "context.n",
-        "session_id",
-        "action.args.command",
-    ];
+    let fields = ["target", "context.user", "context.n", "session_id", "action.args.command"];
     keys.insert("field".into(), json!(dice.one(&fields)));
     let window = dice.below(WINDOWS.len());
     keys.insert("window".into(), json!(WINDOWS[window]));
@@ -222,10 +189,7 @@ fn widen(dice: &mut Dice, entry: &mut Value, seed: u64) {
     }
     if dice.chance(30) {
         let later = dice.one(&[60, 90, 120, 300]) * SECOND;
-        entry["expires"] = dice.one(&[
-            json!(time::format(start(seed) + later)),
-            json!("2024-05-11"),
-        ]);
+        entry["expires"] = dice.one(&[json!(time::format(start(seed) + later)), json!("2024-05-11")]);
     }
     if dice.chance(30)
         && let Some(fields) = entry.as_object_mut()

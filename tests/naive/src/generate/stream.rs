@@ -42,12 +42,7 @@ struct Layout<'a> {
 }
 
 pub(super) fn files(seed: u64, sizes: &Sizes, options: &Options) -> Vec<Vec<u8>> {
-    let layout = Layout {
-        seed,
-        sizes,
-        max_lateness: options.max_lateness,
-        cast: Cast::of(seed),
-    };
+    let layout = Layout { seed, sizes, max_lateness: options.max_lateness, cast: Cast::of(seed) };
     let mut lines = Vec::new();
     let mut grid = start(seed);
     let mut before: Option<(i64, Ids)> = None;
@@ -88,11 +83,7 @@ fn step(dice: &mut Dice) -> i64 {
 
 /// Sometimes a record misses the grid by the least that counts.
 fn jitter(dice: &mut Dice) -> i64 {
-    if dice.chance(8) {
-        dice.one(&[-1, 1])
-    } else {
-        0
-    }
+    if dice.chance(8) { dice.one(&[-1, 1]) } else { 0 }
 }
 
 impl Layout<'_> {
@@ -130,12 +121,7 @@ impl Layout<'_> {
     fn timely(&self, dice: &mut Dice, time: i64, bytes: Vec<u8>) -> Line {
         let late = self.sizes.disorder && dice.chance(50);
         Line {
-            arrival: time
-                + if late {
-                    dice.up_to(self.max_lateness)
-                } else {
-                    0
-                },
+            arrival: time + if late { dice.up_to(self.max_lateness) } else { 0 },
             tie: dice.below(1 << 20),
             file: dice.below(self.sizes.files),
             bytes,
@@ -145,10 +131,7 @@ impl Layout<'_> {
 
     /// A line that isn't a record.
     fn broken(&self, dice: &mut Dice, time: i64, bytes: Vec<u8>) -> Line {
-        Line {
-            kind: Kind::Broken,
-            ..self.timely(dice, time, bytes)
-        }
+        Line { kind: Kind::Broken, ..self.timely(dice, time, bytes) }
     }
 
     /// A record that is too late, has a copy that is, or is ahead of the wall clock; all in one file.

@@ -53,29 +53,18 @@ impl Record {
 
 /// The records as a file of lines.
 pub(crate) fn file(records: &[Record]) -> Vec<u8> {
-    records
-        .iter()
-        .map(|record| format!("{}\n", record.0))
-        .collect::<String>()
-        .into_bytes()
+    records.iter().map(|record| format!("{}\n", record.0)).collect::<String>().into_bytes()
 }
 
 /// A set of one rule `R` with this condition, and perhaps further keys of the rule (each begins with a comma).
 pub(crate) fn rule(condition: &str, more: &str) -> RuleSet {
-    set(&format!(
-        "rules: [{{id: R, name: n, severity: low, conditions: [{condition}]{more}}}]"
-    ))
+    set(&format!("rules: [{{id: R, name: n, severity: low, conditions: [{condition}]{more}}}]"))
 }
 
 /// A set from YAML.
 pub(crate) fn set(text: &str) -> RuleSet {
-    let file = SourceFile {
-        name: "rules.yaml".to_owned(),
-        text: text.to_owned(),
-    };
-    compile(&[file])
-        .unwrap_or_else(|errors| panic!("{errors}\n{text}"))
-        .set
+    let file = SourceFile { name: "rules.yaml".to_owned(), text: text.to_owned() };
+    compile(&[file]).unwrap_or_else(|errors| panic!("{errors}\n{text}")).set
 }
 
 /// The outcome with defaults.
@@ -92,11 +81,7 @@ pub(crate) fn alerts(set: &RuleSet, records: &[Record]) -> Vec<String> {
 /// `rule first-last xcount: evidence`, times in milliseconds after [`BASE`], evidence `id/step`.
 pub(crate) fn shown(alert: &Alert) -> String {
     let millis = |time: i64| (time - BASE) as f64 / 1000.0;
-    let evidence: Vec<_> = alert
-        .evidence
-        .iter()
-        .map(|(id, step)| format!("{id}/{step}"))
-        .collect();
+    let evidence: Vec<_> = alert.evidence.iter().map(|(id, step)| format!("{id}/{step}")).collect();
     format!(
         "{} {}-{} x{}: {}",
         alert.rule_id,
