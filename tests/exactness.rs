@@ -1,0 +1,357 @@
+//! Exactness (SPEC §4): whatever the rules, the events, their disorder, the batches, the epochs and the number of workers,
+//! the dataflow ends with what the naive evaluator says that sorts all events and scans.
+//!
+//! `EXACTNESS_CASES=N` runs N cases of each level instead of a few. A failure prints its case: all of it follows from
+//! the numbers in there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use clawdstrike_edr::alert::Alert;
+use clawdstrike_edr::config::{Duration, Limits};
+use clawdstrike_edr::inbox::{Inboxes, MAX_RECORD, Message, PartitionId, RecordBatch, RecordRef};
+use clawdstrike_edr::runtime::replay::{Outcome, Replay, run_fed};
+use clawdstrike_edr::session::SessionView;
+use clawdstrike_naive::generate::{Case, Level, Sizes, case};
+use clawdstrike_naive::{self as naive, Options, SECOND};
+use clawdstrike_rules::plan::RuleSet;
+use clawdstrike_rules::{SourceFile, compile};
+use clawdstrike_telemetry::{EventType, is_blank, time};
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::json;
+
+/// Cases of each level, if `EXACTNESS_CASES` doesn't say otherwise.
+const CASES: u32 = 300;
+
+/// How an input is run; what comes out may not depend on it.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    workers: usize,
+    /// Records that a worker takes into one epoch.
+    epoch_records: usize,
+    /// Records in a batch, at most.
+    batch: usize,
+    /// Of the cuts, and of the order in which partitions are read.
+    seed: u64,
+}
+
+fn ways() -> impl Strategy<Value = Way> {
+    let epochs = prop::sample::select(vec![1usize, 2, 7, 40, 32_768]);
+    let batches = prop::sample::select(vec![1usize, 3, 20, 1_000]);
+    (1usize..=3, epochs, batches, any::<u64>()).prop_map(|(workers, epoch_records, batch, seed)| Way {
+        workers,
+        epoch_records,
+        batch,
+        seed,
+    })
+}
+
+fn sizes() -> impl Strategy<Value = Sizes> {
+    let untimely = prop::sample::select(vec![0u32, 0, 0, 60]);
+    (1usize..=6, 1usize..=160, 1usize..=4, any::<bool>(), any::<bool>(), untimely).prop_map(
+        |(rules, records, files, anonymous, disorder, untimely)| Sizes {
+            rules,
+            records,
+            files,
+            anonymous,
+            disorder,
+            untimely,
+        },
+    )
+}
+
+/// A partition's batches, cut at random.
+fn batches(place: usize, file: &[u8], most: usize, rng: &mut StdRng) -> Vec<RecordBatch> {
+    let partition = PartitionId { source: 0, partition: place as u32 };
+    let mut all = Vec::new();
+    let mut room = 0;
+    let mut offset = 0;
+    for line in file.split_inclusive(|b| *b == b'\n') {
+        let record = line.strip_suffix(b"\n").unwrap_or(line);
+        let record = record.strip_suffix(b"\r").unwrap_or(record);
+        let next = offset + line.len();
+        if !is_blank(record) {
+            if room == 0 {
+                room = rng.random_range(1..=most);
+                all.push(RecordBatch { partition, bytes: Vec::new(), records: Vec::new(), next_offset: 0 });
+            }
+            room -= 1;
+            if let Some(batch) = all.last_mut() {
+                let record = &record[..record.len().min(MAX_RECORD)];
+                let start = batch.bytes.len() as u32;
+                batch.records.push(RecordRef { start, len: record.len() as u32, offset: offset as u64, append: None });
+                batch.bytes.extend_from_slice(record);
+                batch.next_offset = next as u64;
+            }
+        }
+        offset = next;
+    }
+    all
+}
+
+/// Sends files as a source does: partitions in any order, each in its own.
+fn feed(files: &[Vec<u8>], way: Way, inboxes: &Inboxes) {
+    let send = |partition: PartitionId, message| {
+        let inbox = inboxes.of(partition).expect("all workers are here");
+        // A worker that has ended early shows in the outcome.
+        let _ended = inbox.send(message);
+    };
+    let mut rng = StdRng::seed_from_u64(way.seed);
+    let mut left = Vec::new();
+    for (place, file) in files.iter().enumerate() {
+        let mut batches = batches(place, file, way.batch, &mut rng);
+        batches.reverse();
+        let partition = PartitionId { source: 0, partition: place as u32 };
+        send(partition, Message::Assigned(partition));
+        left.push((partition, batches));
+    }
+    // Sometimes in turn, sometimes one partition far ahead of the others.
+    let steady = rng.random_bool(0.5);
+    let mut at = 0;
+    while !left.is_empty() {
+        if steady || rng.random_bool(0.1) {
+            at = rng.random_range(0..left.len());
+        }
+        at %= left.len();
+        let (partition, batches) = &mut left[at];
+        match batches.pop() {
+            Some(batch) => send(*partition, Message::Batch(batch)),
+            None => {
+                send(*partition, Message::Finished(*partition));
+                left.swap_remove(at);
+            }
+        }
+    }
+    for inbox in &inboxes.local {
+        let _ended = inbox.send(Message::Ended(0));
+    }
+}
+
+fn compiled(text: &str) -> RuleSet {
+    let file = SourceFile { name: "generated.yaml".to_owned(), text: text.to_owned() };
+    compile(&[file]).unwrap_or_else(|errors| panic!("{errors}\n{text}")).set
+}
+
+fn engine(rules: &RuleSet, files: &[Vec<u8>], options: &Options, way: Way) -> Outcome {
+    let limits = Limits {
+        max_lateness: Duration(options.max_lateness),
+        max_skew: Duration(options.max_skew),
+        dedup_window: Duration(options.dedup_window.max(options.max_lateness)),
+        session_retention: Duration(options.session_retention),
+        evidence_limit: options.evidence_limit,
+        ..Limits::default()
+    };
+    let replay = Replay {
+        files: Vec::new(),
+        rules: rules.clone(),
+        workers: way.workers,
+        limits,
+        now: options.now,
+        changes: None,
+        progress: Arc::new(AtomicU64::new(0)),
+    };
+    run_fed(replay, way.epoch_records, |inboxes| feed(files, way, &inboxes)).expect("the replay runs to its end")
+}
+
+/// The engine's alert in the judge's words.
+fn alert(alert: &Alert) -> naive::Alert {
+    let id =
+        |id: &str| id.strip_prefix("file/").map_or_else(|| id.to_owned(), |position| position.replacen('/', ":", 1));
+    naive::Alert {
+        rule_id: alert.rule_id.clone(),
+        tenant_id: alert.tenant_id.clone(),
+        group: alert.group.clone(),
+        agent_id: alert.agent_id.clone(),
+        session_id: alert.session_id.clone(),
+        first_seen: alert.first_seen,
+        last_seen: alert.last_seen,
+        match_count: alert.match_count,
+        evidence: alert.evidence.iter().map(|e| (id(&e.id), e.step)).collect(),
+    }
+}
+
+fn session(life: &SessionView) -> naive::Session {
+    let by_type: BTreeMap<String, u64> = EventType::ALL
+        .iter()
+        .zip(life.by_type)
+        .filter(|(_, n)| *n > 0)
+        .map(|(t, n)| (t.name().to_owned(), n))
+        .collect();
+    naive::Session {
+        tenant_id: life.tenant_id.clone(),
+        agent_id: life.agent_id.clone(),
+        session_id: life.session_id.clone(),
+        resumed: life.resumed,
+        events: life.events,
+        violations: life.violations,
+        by_type,
+        unique_targets: life.unique_targets,
+        first_seen: life.first_seen,
+        last_seen: life.last_seen,
+        risk_score: life.risk_score as u64,
+    }
+}
+
+/// What one side has and the other hasn't, as text; empty if they agree.
+fn differences<T: PartialEq + std::fmt::Debug>(what: &str, judge: &[T], engine: &[T]) -> String {
+    let missing = judge.iter().filter(|one| !engine.contains(one)).map(|one| format!("missing {what}: {one:?}\n"));
+    let extra = engine.iter().filter(|one| !judge.contains(one)).map(|one| format!("unexpected {what}: {one:?}\n"));
+    let mut found: String = missing.chain(extra).collect();
+    if found.is_empty() && judge.len() != engine.len() {
+        found = format!("{} of {what} where {} are right\n", engine.len(), judge.len());
+    }
+    found
+}
+
+/// Runs both and says how they differ; empty if they agree.
+fn compare(case: &Case, timely: bool, way: Way) -> String {
+    let rules = compiled(&case.rules);
+    let judge = naive::evaluate(&rules, &case.files, &case.options);
+    let engine = engine(&rules, &case.files, &case.options, way);
+    let alerts: Vec<_> = engine.alerts.iter().map(alert).collect();
+    let sessions: Vec<_> = engine.sessions.iter().map(session).collect();
+    let mut found = differences("alert", &judge.alerts, &alerts);
+    found += &differences("session", &judge.sessions, &sessions);
+    found += &differences("count of events", &[judge.events + judge.copies], &[engine.events]);
+    found += &differences("dead letters", &[&judge.dead], &[&engine.dead_letters]);
+    if timely {
+        found += &differences("count of re-timed events", &[judge.retimed], &[engine.retimed]);
+    }
+    found
+}
+
+fn check(level: Level, seed: u64, sizes: Sizes, way: Way) -> Result<(), TestCaseError> {
+    let case = case(seed, level, &sizes);
+    let found = compare(&case, sizes.untimely == 0, way);
+    prop_assert!(found.is_empty(), "{level:?}, seed {seed}, {sizes:?}, {way:?}\n{found}\n{}", case.rules);
+    Ok(())
+}
+
+fn config() -> ProptestConfig {
+    let cases = std::env::var("EXACTNESS_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(CASES);
+    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 2_000, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn a_subset_of_the_language_ends_as_the_judge_says(seed: u64, sizes in sizes(), way in ways()) {
+        check(Level::Subset, seed, sizes, way)?;
+    }
+
+    #[test]
+    fn the_whole_language_ends_as_the_judge_says(seed: u64, sizes in sizes(), way in ways()) {
+        check(Level::Full, seed, sizes, way)?;
+    }
+}
+
+/// 2024-05-06T10:00:00Z
+const START: i64 = 1_714_989_600;
+
+/// Records of one file, each (seconds after [`START`], session, type).
+fn file(records: &[(i64, &str, &str)]) -> Vec<u8> {
+    let record = |(n, (at, session, event_type)): (usize, &(i64, &str, &str))| {
+        let timestamp = time::format((START + at) * SECOND);
+        let record = json!({
+            "event_id": format!("e{n}"), "agent_id": "a", "session_id": session, "timestamp": timestamp,
+            "event_type": event_type, "action": {"target": "x"}, "result": {"allowed": true}, "team": 7.0,
+        });
+        format!("{record}\n")
+    };
+    records.iter().enumerate().map(record).collect::<String>().into_bytes()
+}
+
+/// Compares with an epoch for each record, with few epochs, and with several workers; gives how many alerts are right.
+fn agree(rules: &str, max_lateness: i64, records: &[(i64, &str, &str)]) -> usize {
+    let options = Options { max_lateness: max_lateness * SECOND, ..Options::default() };
+    let case = Case { rules: rules.to_owned(), files: vec![file(records)], options };
+    for (workers, epoch_records) in [(1, 1), (3, 1), (1, 3), (2, 32_768)] {
+        let found = compare(&case, true, Way { workers, epoch_records, batch: 1, seed: 0 });
+        assert!(found.is_empty(), "{workers} workers, {epoch_records} records an epoch\n{found}");
+    }
+    naive::evaluate(&compiled(rules), &case.files, &case.options).alerts.len()
+}
+
+/// A rule file with one rule of these conditions, as YAML in flow style.
+fn rule(conditions: &str) -> String {
+    format!("rules:\n- {{id: R, name: r, severity: low, suppress_for: 0s, conditions: [{conditions}]}}\n")
+}
+
+const UNANSWERED: &str =
+    "{type: absence, window: 60s, trigger: {event_type: shell_command}, absent: {event_type: mcp_tool}}";
+
+#[test]
+fn an_absence_is_raised_though_its_group_was_to_be_looked_at_later() {
+    let rules =
+        rule("{type: absence, window: 7s, trigger: {event_type: shell_command}, absent: {event_type: mcp_tool}}");
+    assert_eq!(agree(&rules, 5, &[(10, "s", "file_access"), (10, "s", "shell_command"), (20, "t", "file_access")]), 1);
+}
+
+#[test]
+fn a_late_event_brings_back_no_trigger_that_was_answered() {
+    let records = [
+        (0, "s", "shell_command"),
+        (1, "s", "mcp_tool"),
+        (30, "s", "shell_command"),
+        (31, "t", "file_access"),
+        (48, "t", "file_access"),
+        (49, "s", "shell_command"),
+        (47, "s", "shell_command"),
+        (200, "t", "file_access"),
+    ];
+    assert_eq!(agree(&rule(UNANSWERED), 5, &records), 3);
+}
+
+#[test]
+fn a_late_event_raises_no_absence_again() {
+    let records = [
+        (0, "s", "shell_command"),
+        (70, "t", "file_access"),
+        (72, "s", "shell_command"),
+        (71, "s", "shell_command"),
+        (200, "t", "file_access"),
+    ];
+    let longer = format!("{UNANSWERED}, {{type: threshold, window: 1h, event_type: shell_command, count: \">= 1\"}}");
+    assert_eq!(agree(&rule(UNANSWERED), 5, &records), 3);
+    assert!(agree(&rule(&longer), 5, &records) > 0);
+}
+
+#[test]
+fn an_absence_that_becomes_known_later_is_evidence_of_what_matched_after_it() {
+    let conditions = "{type: absence, window: 10s, trigger: {event_type: shell_command}, absent: {event_type: mcp_tool}}, \
+                      {type: threshold, window: 1m, event_type: file_access, count: \">= 1\"}";
+    let records =
+        [(0, "s", "shell_command"), (5, "s", "shell_command"), (16, "s", "file_access"), (60, "t", "file_access")];
+    assert_eq!(agree(&rule(conditions), 5, &records), 1);
+}
+
+#[test]
+fn a_session_that_comes_back_is_resumed_though_its_group_still_has_events() {
+    const HOUR: i64 = 3_600;
+    let rules = rule("{type: threshold, window: 7d, event_type: file_access, count: \">= 9\"}");
+    let records = [
+        (0, "s", "file_access"),
+        (25 * HOUR, "t", "file_access"),
+        (26 * HOUR, "t", "file_access"),
+        (27 * HOUR, "s", "file_access"),
+    ];
+    assert_eq!(agree(&rules, 60, &records), 0);
+}
+
+#[test]
+fn groups_name_their_fields_as_the_rule_does() {
+    let rules = "rules:\n- {id: R, name: r, severity: low, by: [extra.team, action.target], conditions: \
+                 [{type: threshold, window: 1m, event_type: any, count: \">= 2\"}]}\n";
+    assert_eq!(agree(rules, 60, &[(0, "s", "file_access"), (1, "t", "mcp_tool")]), 1);
+}
+
+#[test]
+fn events_without_a_tenant_form_a_group_by_tenant() {
+    let rules = "rules:\n- {id: R, name: r, severity: low, by: [tenant_id], conditions: \
+                 [{type: threshold, window: 1m, event_type: any, count: \">= 2\"}]}\n";
+    assert_eq!(agree(rules, 60, &[(0, "s", "file_access"), (1, "t", "mcp_tool")]), 1);
+}
