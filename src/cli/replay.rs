@@ -18,7 +18,7 @@ use super::output::{Format, Out, Table, escape, field, risk_style, severity_styl
 use crate::alert::Alert;
 use crate::config::{Duration, Limits};
 use crate::rule_files;
-use crate::runtime::replay::{self, Outcome, Replay};
+use crate::runtime::replay::{self, OnChange, Outcome, Replay};
 use crate::session::SessionView;
 
 /// Run files through the engine's own dataflow, offline, and print the alerts.
@@ -100,8 +100,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
         workers: usize::from(args.workers),
         limits,
         now: args.now.unwrap_or_else(wall_clock),
-        changes: (args.emit == Emit::Changes)
-            .then(|| Box::new(|a: &Alert| print_change(a)) as Box<dyn FnMut(&Alert) + Send>),
+        changes: (args.emit == Emit::Changes).then(|| Box::new(|a: &Alert| print_change(a)) as OnChange),
         progress,
     });
     shown.finish();

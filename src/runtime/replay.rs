@@ -26,6 +26,9 @@ use crate::source;
 /// The name of the files' source: the first part of the id of evidence without an event_id.
 const SOURCE: &str = "file";
 
+/// Receives versions of alerts.
+pub type OnChange = Box<dyn FnMut(&Alert) + Send>;
+
 /// What to replay.
 pub struct Replay {
     /// Files of JSON lines, in this order; `-` is standard input.
@@ -39,7 +42,7 @@ pub struct Replay {
     /// The wall clock, microseconds since 1970.
     pub now: i64,
     /// Receives every version of every alert as it happens.
-    pub changes: Option<Box<dyn FnMut(&Alert) + Send>>,
+    pub changes: Option<OnChange>,
     /// Records read so far, for a progress display.
     pub progress: Arc<AtomicU64>,
 }
@@ -68,7 +71,7 @@ struct Collected {
 
 struct Collector {
     into: Arc<Mutex<Collected>>,
-    changes: Option<Box<dyn FnMut(&Alert) + Send>>,
+    changes: Option<OnChange>,
     progress: Arc<AtomicU64>,
 }
 
@@ -197,9 +200,11 @@ fn execute(
 }
 
 fn outcome(collected: Collected) -> Outcome {
-    let mut out = Outcome::default();
-    out.sessions = collected.sessions.into_values().collect();
-    out.alerts = collected.alerts.into_values().filter(|a| a.status != Status::Retracted).collect();
+    let mut out = Outcome {
+        sessions: collected.sessions.into_values().collect(),
+        alerts: collected.alerts.into_values().filter(|a| a.status != Status::Retracted).collect(),
+        ..Outcome::default()
+    };
     for alert in &mut out.alerts {
         // The session's score as it is at the end, whatever it was when the version was made.
         let of_alert = |s: &&SessionView| s.first_seen <= alert.first_seen && alert.first_seen <= s.last_seen;

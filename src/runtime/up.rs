@@ -64,10 +64,7 @@ pub fn run(up: &Up) -> Result<(), String> {
             simulator = Some(spawn("simulate", args)?);
         }
         let ended = watch(up, &mut generation);
-        let reason = match &ended {
-            None => None,
-            Some(at) => Some(why(&generation[*at])),
-        };
+        let reason = ended.map(|at| why(&generation[at]));
         stop_all(generation);
         let Some(reason) = reason else {
             if let Some(simulator) = simulator {
