@@ -210,8 +210,8 @@ fn a_sleeping_worker_is_woken_by_what_comes() {
     });
     let reader = files(&[path], &workers);
     workers.until("the end", |seen| seen.ended.len() == 1);
-    // Assigned, a batch, finished, ended.
-    eventually("four words", || woken.load(Ordering::SeqCst) == 4);
+    // Assigned, listed, a batch, finished, ended.
+    eventually("five words", || woken.load(Ordering::SeqCst) == 5);
     reader.stop();
 }
 

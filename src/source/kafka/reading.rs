@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use rdkafka::client::ClientContext as _;
 use rdkafka::consumer::Consumer as _;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{debug, info, warn};
 
@@ -62,6 +62,10 @@ pub(super) struct Reading<'a> {
     /// When an error was told last, by its number.
     told: HashMap<i32, Instant>,
 }
+
+/// How long the broker may take to say what the group has committed, and the pause before it is asked again.
+const COMMITTED_WITHIN: Duration = Duration::from_secs(10);
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// A topic that isn't found within this time doesn't hold the watermark back: it may never exist.
 const LISTED_WITHIN: Duration = Duration::from_secs(10);
@@ -166,11 +170,52 @@ impl<'a> Reading<'a> {
         if list.count() == 0 {
             return Ok(());
         }
+        let list = self.from_committed(&list)?;
         info!(source = name, topic, partitions = list.count(), "reading");
         self.client
             .consumer
             .incremental_assign(&list)
             .map_err(|e| failed(format!("partitions of topic \"{topic}\" not taken: {e}")))
+    }
+
+    /// The list with the group's committed offsets in place of [`Offset::Stored`], else the beginning. Asked here, until the
+    /// broker answers: librdkafka's own request loses partitions if the group's coordinator is still loading (its error
+    /// names 0 partitions, and they are never read).
+    fn from_committed(&self, list: &TopicPartitionList) -> Result<TopicPartitionList, Halt> {
+        let name = &self.client.name;
+        let failed = |e: KafkaError| Halt::Failed(format!("source \"{name}\": committed offsets: {e}"));
+        let mut asked = TopicPartitionList::new();
+        for element in list.elements().iter().filter(|e| e.offset() == Offset::Stored) {
+            asked.add_partition(element.topic(), element.partition());
+        }
+        if asked.count() == 0 {
+            return Ok(list.clone());
+        }
+        let committed = loop {
+            match self.client.consumer.committed_offsets(asked.clone(), COMMITTED_WITHIN) {
+                Ok(committed) => break committed,
+                Err(_) if self.feed.stopped() => return Err(Halt::Closed),
+                Err(error) => {
+                    warn!(source = name, "committed offsets are not known yet: {error}; trying again");
+                    // Ends early if the reader is stopped; the next round sees that.
+                    let _stop_or_time = self.feed.stop.recv_timeout(ASK_AGAIN);
+                }
+            }
+        };
+        let mut known = TopicPartitionList::new();
+        for element in list.elements() {
+            let offset = match element.offset() {
+                Offset::Stored => {
+                    match committed.find_partition(element.topic(), element.partition()).map(|c| c.offset()) {
+                        Some(Offset::Offset(next)) => Offset::Offset(next),
+                        _ => Offset::Beginning,
+                    }
+                }
+                given => given,
+            };
+            known.add_partition_offset(element.topic(), element.partition(), offset).map_err(failed)?;
+        }
+        Ok(known)
     }
 
     fn take(&mut self, event: Event<'_>) -> Result<(), Halt> {
@@ -288,8 +333,8 @@ impl<'a> Reading<'a> {
 
     fn committed(&self, result: Result<(), RDKafkaErrorCode>) {
         let source = &self.client.name;
-        // Each commit is answered once.
-        self.client.waiting.fetch_sub(1, Ordering::Relaxed);
+        // Each commit is answered once; were one answered twice, the count must not wrap.
+        let _left = self.client.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
         match result {
             Ok(()) => debug!(source, "committed"),
             Err(e) => {
