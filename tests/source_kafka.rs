@@ -271,6 +271,20 @@ fn a_broker_that_is_down_is_waited_for() {
     late_reader.stop();
 }
 
+/// A group that nobody has used: the first question makes the broker create the topic of committed offsets and load it.
+#[test]
+fn a_fresh_broker_whose_coordinator_still_loads_loses_no_partition() {
+    let broker = kafka().unwrap();
+    broker.create_topic("t", 3, &[]).unwrap();
+    produce(&broker, "t", 3, "a", 30);
+    let config = config(&broker, &["t", "absent"], "group", &[]);
+    let mut workers = Workers::new(0, 2, 2);
+    let reader = start(0, &config, workers.inboxes.clone(), StartAt::Committed).unwrap();
+    let seen = workers.until("all records", |seen| seen.count() == 30 && seen.all_caught_up() && seen.listed == 2);
+    assert_eq!(seen.assigned.len(), 3);
+    reader.stop();
+}
+
 #[test]
 fn a_full_inbox_pauses_the_reader_which_still_can_be_stopped() {
     let topic = topic(1, &[]);

@@ -31,6 +31,8 @@ pub(crate) struct Seen {
     /// Caught up, with no batch since.
     pub(crate) caught_up: BTreeSet<PartitionId>,
     pub(crate) finished: BTreeSet<PartitionId>,
+    /// Workers that know that all partitions have been told.
+    pub(crate) listed: usize,
     pub(crate) ended: Vec<usize>,
     pub(crate) failed: Vec<String>,
 }
@@ -97,7 +99,7 @@ impl Seen {
             Message::Finished(id) => {
                 self.finished.insert(id);
             }
-            Message::Listed(_) => {}
+            Message::Listed(_) => self.listed += 1,
             Message::Ended(_) => self.ended.push(worker),
             Message::Failed(text) => self.failed.push(text),
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use rdkafka::client::ClientContext as _;
 use rdkafka::consumer::Consumer as _;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{debug, info, warn};
 
@@ -62,10 +62,6 @@ pub(super) struct Reading<'a> {
     /// When an error was told last, by its number.
     told: HashMap<i32, Instant>,
 }
-
-/// How long the broker may take to say what the group has committed, and the pause before it is asked again.
-const COMMITTED_WITHIN: Duration = Duration::from_secs(10);
-const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// A topic that isn't found within this time doesn't hold the watermark back: it may never exist.
 const LISTED_WITHIN: Duration = Duration::from_secs(10);
@@ -139,7 +135,7 @@ impl<'a> Reading<'a> {
         let topic = &self.client.topics[found.place];
         let failed = |text: String| Halt::Failed(format!("source \"{name}\": {text}"));
         let mut list = TopicPartitionList::new();
-        for &number in &found.partitions {
+        for &(number, start) in &found.partitions {
             let partition = join(found.place, number).ok_or_else(|| {
                 failed(format!("topic \"{topic}\" has more partitions than can be numbered: leave it out"))
             })?;
@@ -147,11 +143,10 @@ impl<'a> Reading<'a> {
             if !self.feed.owns(id) {
                 continue;
             }
-            let start = self.client.start.of(id);
             let offset = match start.map(i64::try_from) {
                 Some(Ok(next)) => Offset::Offset(next),
                 Some(Err(e)) => return Err(failed(format!("topic \"{topic}\": offset: {e}"))),
-                None => Offset::Stored,
+                None => Offset::Beginning,
             };
             list.add_partition_offset(topic, number, offset)
                 .map_err(|e| failed(format!("topic \"{topic}\" partition {number}: {e}")))?;
@@ -170,52 +165,11 @@ impl<'a> Reading<'a> {
         if list.count() == 0 {
             return Ok(());
         }
-        let list = self.from_committed(&list)?;
         info!(source = name, topic, partitions = list.count(), "reading");
         self.client
             .consumer
             .incremental_assign(&list)
             .map_err(|e| failed(format!("partitions of topic \"{topic}\" not taken: {e}")))
-    }
-
-    /// The list with the group's committed offsets in place of [`Offset::Stored`], else the beginning. Asked here, until the
-    /// broker answers: librdkafka's own request loses partitions if the group's coordinator is still loading (its error
-    /// names 0 partitions, and they are never read).
-    fn from_committed(&self, list: &TopicPartitionList) -> Result<TopicPartitionList, Halt> {
-        let name = &self.client.name;
-        let failed = |e: KafkaError| Halt::Failed(format!("source \"{name}\": committed offsets: {e}"));
-        let mut asked = TopicPartitionList::new();
-        for element in list.elements().iter().filter(|e| e.offset() == Offset::Stored) {
-            asked.add_partition(element.topic(), element.partition());
-        }
-        if asked.count() == 0 {
-            return Ok(list.clone());
-        }
-        let committed = loop {
-            match self.client.consumer.committed_offsets(asked.clone(), COMMITTED_WITHIN) {
-                Ok(committed) => break committed,
-                Err(_) if self.feed.stopped() => return Err(Halt::Closed),
-                Err(error) => {
-                    warn!(source = name, "committed offsets are not known yet: {error}; trying again");
-                    // Ends early if the reader is stopped; the next round sees that.
-                    let _stop_or_time = self.feed.stop.recv_timeout(ASK_AGAIN);
-                }
-            }
-        };
-        let mut known = TopicPartitionList::new();
-        for element in list.elements() {
-            let offset = match element.offset() {
-                Offset::Stored => {
-                    match committed.find_partition(element.topic(), element.partition()).map(|c| c.offset()) {
-                        Some(Offset::Offset(next)) => Offset::Offset(next),
-                        _ => Offset::Beginning,
-                    }
-                }
-                given => given,
-            };
-            known.add_partition_offset(element.topic(), element.partition(), offset).map_err(failed)?;
-        }
-        Ok(known)
     }
 
     fn take(&mut self, event: Event<'_>) -> Result<(), Halt> {
