@@ -249,6 +249,13 @@ proptest! {
     }
 }
 
+#[test]
+fn a_copy_that_is_re_timed_out_of_an_allowlist_window_is_still_a_copy() {
+    let sizes = Sizes { rules: 1, records: 27, files: 1, anonymous: false, disorder: false, untimely: 60 };
+    let way = Way { workers: 1, epoch_records: 1, batch: 1, seed: 0 };
+    check(Level::Full, 5_627_472_311_668_924_959, sizes, way).expect("no difference");
+}
+
 /// 2024-05-06T10:00:00Z
 const START: i64 = 1_714_989_600;
 

@@ -17,7 +17,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
 use super::class::travels;
-use super::class::{Class, MAX_BYS};
+use super::class::{Class, ClassDef, MAX_BYS};
 use super::classify::Classifier;
 use super::control::{Command, Counters, Mark, Notice};
 use super::field::Fields;
@@ -378,7 +378,9 @@ impl Ingest {
         let classified = classifier.classify(event, stamp.time, &mut self.values);
         let roles = *self.roles.entry(classified.class).or_insert_with(|| {
             let def = classifier.latest_news(classified.class);
-            def.map_or(0, |def| Class::new(def, &self.rules).roles)
+            // Where it goes doesn't depend on the allowlist: entries hold at some times only, and a copy that is re-timed
+            // must meet the event that it copies.
+            def.map_or(0, |def| Class::new(ClassDef { allowed: Vec::new(), ..def }, &self.rules).roles)
         });
         let position = Position {
             source: self.ranks.get(usize::from(partition.source)).copied().unwrap_or_default(),
