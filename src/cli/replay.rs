@@ -14,7 +14,7 @@ use clawdstrike_telemetry::time;
 use serde_json::{Map, Value, json};
 
 use super::Exit;
-use super::output::{Format, Out, Table, escape, field, risk_style, severity_style};
+use super::output::{Format, Out, Table, field, risk_style, severity_style, tell};
 use crate::alert::Alert;
 use crate::config::{Duration, Limits};
 use crate::rule_files;
@@ -116,7 +116,7 @@ fn compile(paths: &[PathBuf]) -> anyhow::Result<RuleSet> {
     found.check().map_err(anyhow::Error::msg)?;
     match clawdstrike_rules::compile(&found.files) {
         Ok(compiled) => {
-            compiled.warnings.iter().for_each(|w| eprintln!("{}", escape(&w.to_string())));
+            compiled.warnings.iter().for_each(|w| tell(&w.to_string()));
             Ok(compiled.set)
         }
         Err(errors) => bail!("the rules don't compile:\n{errors}"),
@@ -218,21 +218,21 @@ fn summarise(outcome: &Outcome, took: std::time::Duration) {
     let dead: u64 = outcome.dead_letters.values().sum();
     let seconds = took.as_secs_f64();
     let rate = (outcome.events + dead) as f64 / seconds.max(1e-6);
-    eprintln!("{} events in {seconds:.2} s ({rate:.0} events/s), {} re-timed", outcome.events, outcome.retimed);
+    tell(&format!("{} events in {seconds:.2} s ({rate:.0} events/s), {} re-timed", outcome.events, outcome.retimed));
     if outcome.retimed > 0 {
-        eprintln!("files have no trusted clock: one record ahead of its time can re-time what follows");
+        tell("files have no trusted clock: one record ahead of its time can re-time what follows");
     }
-    eprintln!("{dead} dead letters");
+    tell(&format!("{dead} dead letters"));
     for (reason, n) in &outcome.dead_letters {
-        eprintln!("  {reason}: {n}");
+        tell(&format!("  {reason}: {n}"));
     }
-    eprintln!("{} alerts", outcome.alerts.len());
+    tell(&format!("{} alerts", outcome.alerts.len()));
     let mut by_rule: BTreeMap<&str, u64> = BTreeMap::new();
     for alert in &outcome.alerts {
         *by_rule.entry(&alert.rule_id).or_default() += 1;
     }
     for (rule, n) in by_rule {
-        eprintln!("  {}: {n}", escape(rule));
+        tell(&format!("  {rule}: {n}"));
     }
 }
 

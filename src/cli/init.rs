@@ -27,13 +27,13 @@ pub(super) struct InitArgs {
 
 /// What is written, and where.
 const FILES: [(&str, &str); 3] = [
-    ("workers.toml", include_str!("workers.toml")),
-    ("rules/ai-threats.yaml", include_str!("../../../rules/ai-threats.yaml")),
-    ("rules/allowlist.yaml", include_str!("../../../rules/allowlist.yaml")),
+    ("workers.toml", include_str!("../../workers.toml")),
+    ("rules/ai-threats.yaml", include_str!("../../rules/ai-threats.yaml")),
+    ("rules/allowlist.yaml", include_str!("../../rules/allowlist.yaml")),
 ];
 
 /// The folder that the configuration's source reads.
-const EVENTS: &str = "events";
+const EVENTS: &str = "data/events";
 
 pub(super) fn run(args: &InitArgs) -> anyhow::Result<Exit> {
     let folder = &args.folder;
@@ -95,7 +95,7 @@ fn tell(folder: &Path, format: Format) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Source};
 
     #[test]
     fn the_configuration_written_is_accepted_and_says_the_defaults() {
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(config.risk, default.risk);
         assert_eq!(config.rules, default.rules);
         assert_eq!(config.api.listen, default.api.listen);
-        assert_eq!(config.sources.len(), 1);
+        assert!(matches!(&config.sources[..], [Source::Jsonl { path, .. }] if path.as_os_str() == EVENTS));
         assert_eq!(config.cluster.processes, 2);
     }
 }
