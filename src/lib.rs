@@ -17,3 +17,7 @@ pub mod simulate;
 pub mod source;
 pub mod store;
 pub mod view;
+
+/// Batches of records are allocated on one thread and freed on another, all the time.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -58,7 +58,7 @@ pub struct RecentEvent {
 
 impl RecentEvent {
     /// How much of a target a view keeps.
-    pub const TARGET_BYTES: usize = 96;
+    pub const TARGET_BYTES: usize = 85;
 }
 
 impl SessionView {

@@ -1,6 +1,6 @@
 //! From a real broker on this machine to alerts: one process of one worker that reads a backlog, without a store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,12 @@ use crate::measure::{Measured, once};
 /// How long the backlog may take.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// Starts a broker, fills it with the file's events, and reads them.
-pub fn to_alerts(file: &Path, events: u64) -> anyhow::Result<Measured> {
+/// Starts a broker, fills it with the files' events, and reads them.
+pub fn to_alerts(files: &[PathBuf], events: u64) -> anyhow::Result<Measured> {
     let broker = clawdstrike_test_services::kafka().map_err(anyhow::Error::msg)?;
     broker.create_topic("agent.events", 6, &[]).map_err(anyhow::Error::msg)?;
     broker.create_topic("agent.violations", 6, &[]).map_err(anyhow::Error::msg)?;
-    produce(&broker, file)?;
+    files.iter().try_for_each(|file| produce(&broker, file))?;
     let folder = tempfile::tempdir()?;
     std::fs::create_dir_all(folder.path().join("rules"))?;
     std::fs::write(folder.path().join("rules/brief.yaml"), crate::BRIEF)?;

@@ -29,9 +29,15 @@ struct Args {
     /// Agents, with two sessions each.
     #[arg(long, default_value_t = 5_000)]
     agents: usize,
+    /// Events a second of event time, over all sessions.
+    #[arg(long, default_value_t = 20_000.0)]
+    rate: f64,
     /// Runs of each row; the fastest counts.
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// Only rows whose name contains this text (and the first row, which the ratios are to).
+    #[arg(long, default_value = "")]
+    only: String,
     /// Also from a real Kafka broker.
     #[arg(long)]
     kafka: bool,
@@ -39,6 +45,8 @@ struct Args {
 
 /// The wall clock of all runs: after every event.
 const NOW: i64 = 1_900_000_000_000_000;
+/// Files that the stream is dealt out to, line by line: partitions, so that all workers read.
+const FILES: usize = 2;
 /// Event time of the first event.
 const START: i64 = 1_800_000_000_000_000;
 /// The brief's four rules.
@@ -47,25 +55,29 @@ const BRIEF: &str = include_str!("../../rules/ai-threats.yaml");
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let folder = tempfile::tempdir()?;
-    let file = folder.path().join("events.jsonl");
-    let bytes = write_stream(&file, &args)?;
+    let files: Vec<PathBuf> = (0..FILES).map(|n| folder.path().join(format!("events-{n}.jsonl"))).collect();
+    let bytes = write_stream(&files, &args)?;
     println!("{} events, {} bytes each, {} sessions", args.events, bytes / args.events, args.agents * 2);
     let mut table = Table::new(args.events);
-    let parsed = measure(args.runs, || read_and_parse(&file))?;
+    let parsed = measure(args.runs, || files.iter().try_for_each(|file| read_and_parse(file)))?;
     table.row("read+parse only", parsed);
+    table.row("read+parse only, 2 threads", measure(args.runs, || in_two_threads(&files))?);
+    let brief = compile(BRIEF)?;
     for workers in [1, 2] {
-        let rules = compile(BRIEF)?;
-        let alerts = measure(args.runs, || to_alerts(&file, &rules, workers))?;
-        table.row(&format!("JSONL to alerts, 4 rules, {workers} worker(s)"), alerts);
+        let name = format!("JSONL to alerts, 4 rules, {workers} worker{}", if workers > 1 { "s" } else { "" });
+        if name.contains(&args.only) {
+            table.row(&name, measure(args.runs, || to_alerts(&files, &brief, workers))?);
+        }
     }
     for rules in [10, 1_000, 10_000] {
-        let set = compile(&sequences(rules))?;
-        let alerts = measure(args.runs, || to_alerts(&file, &set, 1))?;
-        table.row(&format!("{rules} sequences on one event type"), alerts);
+        let name = format!("{rules} sequences on one event type");
+        if name.contains(&args.only) {
+            let set = compile(&sequences(rules))?;
+            table.row(&name, measure(args.runs, || to_alerts(&files, &set, 1))?);
+        }
     }
     if args.kafka {
-        let measured = kafka::to_alerts(&file, args.events)?;
-        table.row("Kafka to alerts, 4 rules, 1 worker", measured);
+        table.row("Kafka to alerts, 4 rules, 1 worker", kafka::to_alerts(&files, args.events)?);
     }
     table.print();
     println!("peak memory of this process: {} MiB", measure::peak_mib());
@@ -73,24 +85,24 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// Writes the seeded stream; gives its length in bytes.
-fn write_stream(path: &Path, args: &Args) -> anyhow::Result<u64> {
-    let rate = 20_000.0;
-    let options =
-        Options { seed: 1, agents: args.agents, sessions_per_agent: 2, start: START, rate, ..Options::default() };
+fn write_stream(files: &[PathBuf], args: &Args) -> anyhow::Result<u64> {
+    let (agents, rate) = (args.agents, args.rate);
+    let options = Options { seed: 1, agents, sessions_per_agent: 2, start: START, rate, ..Options::default() };
     let mut simulator = Simulator::new(options);
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    let open = |path| Ok(BufWriter::with_capacity(1 << 20, File::create(path)?));
+    let mut out: Vec<BufWriter<File>> = files.iter().map(open).collect::<std::io::Result<_>>()?;
     let mut line = Vec::new();
     let mut bytes = 0;
-    for _ in 0..args.events {
+    for n in 0..args.events {
         line.clear();
         simulator.next(&mut line);
         if line.last() != Some(&b'\n') {
             line.push(b'\n');
         }
         bytes += line.len() as u64;
-        out.write_all(&line)?;
+        out[n as usize % files.len()].write_all(&line)?;
     }
-    out.flush()?;
+    out.iter_mut().try_for_each(Write::flush)?;
     Ok(bytes)
 }
 
@@ -118,9 +130,19 @@ fn read_and_parse(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn to_alerts(path: &Path, rules: &RuleSet, workers: usize) -> anyhow::Result<()> {
+fn in_two_threads(files: &[PathBuf]) -> anyhow::Result<()> {
+    let (some, others) = files.split_at(files.len() / 2);
+    let read = |files: &[PathBuf]| files.iter().try_for_each(|file| read_and_parse(file));
+    std::thread::scope(|scope| {
+        let other = scope.spawn(move || read(others));
+        read(some)?;
+        other.join().map_err(|_| anyhow!("a reader panicked"))?
+    })
+}
+
+fn to_alerts(files: &[PathBuf], rules: &RuleSet, workers: usize) -> anyhow::Result<()> {
     let outcome = replay::run(Replay {
-        files: vec![PathBuf::from(path)],
+        files: files.to_vec(),
         rules: rules.clone(),
         workers,
         limits: Limits::default(),

@@ -118,7 +118,7 @@ impl Chains2Alerts<'_> {
     fn open(&self, chain: &Chain, revision: u64) -> Option<Alert> {
         let rule = &self.info.rule;
         let at = self.log.find(chain.first.end_time, chain.first.end)?;
-        let end = Payload(&self.log.entries()[at].payload);
+        let end = self.log.entries()[at].payload();
         // It was valid when it was read.
         let event = decode(end.raw()).ok()?;
         let group = group_values(&event, &rule.by);
@@ -172,14 +172,14 @@ impl Chains2Alerts<'_> {
         let unit = self.info.units.get(n).and_then(|id| self.ctx.rules.units.get(id));
         match (unit, self.log.find(m.end_time, m.end)) {
             (Some(unit), Some(at)) => {
-                units::evidence(unit, &self.log.entries()[..=at], |e| self.ctx.classes.get(e.class).cloned())
+                units::evidence(unit, &self.log.entries()[..=at], |e| self.ctx.classes.get(e.class))
             }
             _ => Vec::new(),
         }
     }
 
     fn show(&self, entry: &Entry, step: u32) -> Evidence {
-        let payload = Payload(&entry.payload);
+        let payload = entry.payload();
         let position = || {
             let p = payload.position();
             format!("{}/{}/{}", self.ctx.settings.name_of_rank(p.source), p.partition, p.offset)

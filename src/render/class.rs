@@ -1,8 +1,6 @@
 //! Classes: the class of an event is the set of matchers it satisfies. A busy stream has few of them, so what a class
 //! means to the rules is worked out once, not once an event.
 
-use std::sync::Arc;
-
 use clawdstrike_operators::sequence;
 use serde::{Deserialize, Serialize};
 
@@ -196,7 +194,7 @@ impl Class {
 /// All classes that workers have told of, with what they mean to the rules in force.
 #[derive(Debug, Default)]
 pub struct Classes {
-    by_worker: Vec<Vec<Option<Arc<Class>>>>,
+    by_worker: Vec<Vec<Option<Box<Class>>>>,
 }
 
 impl Classes {
@@ -208,23 +206,23 @@ impl Classes {
         }
         let classes = &mut self.by_worker[worker];
         if classes.len() <= n {
-            classes.resize(n + 1, None);
+            classes.resize_with(n + 1, || None);
         }
-        classes[n] = Some(Arc::new(Class::new(def, rules)));
+        classes[n] = Some(Box::new(Class::new(def, rules)));
     }
 
     /// Another rule set is in force.
     pub fn reload(&mut self, rules: &Rules) {
         for class in self.by_worker.iter_mut().flatten().flatten() {
-            *class = Arc::new(Class::new(class.def.clone(), rules));
+            **class = Class::new(class.def.clone(), rules);
         }
     }
 
     /// A class by number.
     #[inline]
-    pub fn get(&self, id: u32) -> Option<&Arc<Class>> {
+    pub fn get(&self, id: u32) -> Option<&Class> {
         let (worker, n) = split(id);
-        self.by_worker.get(worker)?.get(n)?.as_ref()
+        self.by_worker.get(worker)?.get(n)?.as_deref()
     }
 }
 

@@ -12,8 +12,8 @@ use regex::{RegexSet, RegexSetBuilder};
 
 use super::allow::Times;
 use super::class::{CLASS_BITS, ClassDef};
-use super::field::{CompiledTest, Fields, regex, scalar_bytes};
-use super::key::Hasher;
+use super::field::{CompiledTest, Fields, Place, regex, scalar_bytes};
+use super::key::{Hashed, Hasher};
 use super::rules::{AllowId, MatcherId, Rules};
 
 /// Targets and agents remembered before a memory starts again.
@@ -38,6 +38,13 @@ pub struct Classified {
     pub class: u32,
     /// Hash of the normalised target's text; never 0.
     pub target: u64,
+}
+
+impl Classified {
+    /// The class's number within its worker.
+    pub fn number(&self) -> usize {
+        self.class as usize & ((1 << CLASS_BITS) - 1)
+    }
 }
 
 /// Part of a matcher: an atom must have hit, or must not.
@@ -100,10 +107,11 @@ struct Compiled {
     hosts: Patterns,
     host_ports: Patterns,
     texts: Patterns,
-    fields: Vec<(Field, Vec<(u32, CompiledTest)>)>,
+    fields: Vec<(Place, Vec<(u32, CompiledTest)>)>,
     matchers: Vec<CompiledMatcher>,
     allow: Vec<Allow>,
-    values: Vec<Field>,
+    values: Vec<Place>,
+    needs_target: bool,
 }
 
 /// One worker's classifier.
@@ -112,12 +120,12 @@ pub struct Classifier {
     worker: u32,
     zone: String,
     compiled: Compiled,
-    targets: HashMap<u128, KnownTarget>,
+    targets: HashMap<u128, KnownTarget, Hashed>,
     target_hits: HashMap<Box<[u32]>, u32>,
     target_sets: Vec<Box<[u32]>>,
     field_hits: HashMap<Box<[u32]>, u32>,
     field_sets: Vec<Box<[u32]>>,
-    agents: HashMap<u128, Box<[u32]>>,
+    agents: HashMap<u128, Box<[u32]>, Hashed>,
     allow_sets: HashMap<Box<[u32]>, u32>,
     allow_lists: Vec<Box<[u32]>>,
     classes: HashMap<(u8, u32, u32, u32), u32>,
@@ -135,12 +143,12 @@ impl Classifier {
             worker: worker as u32,
             zone: zone.to_owned(),
             compiled: Compiled::empty(),
-            targets: HashMap::new(),
+            targets: HashMap::default(),
             target_hits: HashMap::new(),
             target_sets: Vec::new(),
             field_hits: HashMap::new(),
             field_sets: Vec::new(),
-            agents: HashMap::new(),
+            agents: HashMap::default(),
             allow_sets: HashMap::new(),
             allow_lists: Vec::new(),
             classes: HashMap::new(),
@@ -232,7 +240,7 @@ impl Classifier {
         }
         let mut hits = std::mem::take(&mut self.scratch);
         hits.clear();
-        let target = if self.compiled.needs_target() {
+        let target = if self.compiled.needs_target {
             target::normalise(event.event_type, &event.target).text().into_owned()
         } else {
             String::new()
@@ -341,11 +349,13 @@ impl Compiled {
             matchers: Vec::new(),
             allow: Vec::new(),
             values: Vec::new(),
+            needs_target: false,
         }
     }
 
     fn new(rules: &Rules, zone: &str) -> Result<Compiled, String> {
-        let mut out = Compiled { values: rules.values.clone(), ..Compiled::empty() };
+        let mut out = Compiled { values: rules.values.iter().map(Place::of).collect(), ..Compiled::empty() };
+        out.needs_target = rules.values.contains(&Field::Target);
         let mut atoms = Atoms::default();
         for (id, matcher) in &rules.matchers {
             let compiled = out.matcher(*id, matcher, &mut atoms)?;
@@ -380,9 +390,10 @@ impl Compiled {
                     let atom = *atoms.fields.entry(test.clone()).or_insert(next);
                     if atom == next {
                         let compiled = CompiledTest::new(operators).map_err(|e| e.to_string())?;
-                        match self.fields.iter_mut().find(|(f, _)| f == field) {
+                        self.needs_target |= *field == Field::Target;
+                        match self.fields.iter_mut().find(|(place, _)| place.is(field)) {
                             Some((_, tests)) => tests.push((atom, compiled)),
-                            None => self.fields.push((field.clone(), vec![(atom, compiled)])),
+                            None => self.fields.push((Place::of(field), vec![(atom, compiled)])),
                         }
                     }
                     out.fields.push(Need { atom, hit: true });
@@ -426,9 +437,5 @@ impl Compiled {
                 self.host_ports.add(&host.regex, atom);
             }
         }
-    }
-
-    fn needs_target(&self) -> bool {
-        self.fields.iter().any(|(f, _)| *f == Field::Target) || self.values.contains(&Field::Target)
     }
 }

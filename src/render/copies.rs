@@ -60,6 +60,11 @@ impl Copies {
         ids.windows(2).any(|w| w[0].0 == w[1].0 && w[0].1 != w[1].1)
     }
 
+    /// The last timestamp that is remembered, or 0.
+    pub fn latest(&self) -> i64 {
+        self.seen.last().map_or(0, |s| s.timestamp)
+    }
+
     /// Nothing is remembered.
     pub fn is_empty(&self) -> bool {
         self.seen.is_empty()

@@ -371,7 +371,9 @@ fn collect(
     alerts: &mut Vec<AlertVersion>,
     sessions: &mut Vec<SessionChange>,
 ) {
-    if let Some(session) = &touched.group.session {
+    if let Some(session) = &touched.group.session
+        && !touched.changes.gone.is_empty()
+    {
         let (t, a, s) = session.names();
         let gone = touched.changes.gone.into_iter();
         sessions.extend(gone.map(|first| SessionChange::Gone(t.to_owned(), a.to_owned(), s.to_owned(), first)));

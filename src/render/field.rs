@@ -1,25 +1,65 @@
 //! Values of an event's fields, and tests on them (SPEC §4, "Matchers").
 
-use std::borrow::Cow;
-
 use clawdstrike_rules::plan::{Field, FieldTest, Scalar};
 use clawdstrike_telemetry::Event;
 use serde_json::Value;
 
-/// The value of a field, where it needs no second look at the record.
-fn direct<'a>(event: &'a Event<'_>, path: &[String]) -> Option<Option<Cow<'a, Value>>> {
-    let text = |s: &str| Some(Some(Cow::Owned(Value::String(s.to_owned()))));
-    let mut parts = path.iter().map(String::as_str);
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some("agent_id"), None, None) => text(&event.agent_id),
-        (Some("session_id"), None, None) => text(&event.session_id),
-        (Some("event_type"), None, None) => text(event.event_type.name()),
-        (Some("action"), Some("target"), None) => text(&event.target),
-        (Some("result"), Some("allowed"), None) => Some(Some(Cow::Owned(Value::Bool(event.allowed)))),
-        (Some("result"), Some("guard"), None) => text(&event.guard),
-        (Some("result"), Some("severity"), None) => text(&event.severity),
-        (Some("result"), Some("message"), None) => text(&event.message),
-        _ => None,
+/// A field that an event holds decoded; [`Place::of`] finds it once for a rule set, not once an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direct {
+    Agent,
+    Session,
+    Type,
+    RawTarget,
+    Allowed,
+    Guard,
+    Severity,
+    Message,
+}
+
+/// Where a field's value is found.
+#[derive(Clone, Debug)]
+pub struct Place {
+    direct: Option<Direct>,
+    field: Field,
+}
+
+impl Place {
+    /// Of a field.
+    pub fn of(field: &Field) -> Place {
+        let Field::Path(path) = field else { return Place { direct: None, field: field.clone() } };
+        let parts: Vec<&str> = path.iter().map(String::as_str).collect();
+        let direct = match parts.as_slice() {
+            ["agent_id"] => Some(Direct::Agent),
+            ["session_id"] => Some(Direct::Session),
+            ["event_type"] => Some(Direct::Type),
+            ["action", "target"] => Some(Direct::RawTarget),
+            ["result", "allowed"] => Some(Direct::Allowed),
+            ["result", "guard"] => Some(Direct::Guard),
+            ["result", "severity"] => Some(Direct::Severity),
+            ["result", "message"] => Some(Direct::Message),
+            _ => None,
+        };
+        Place { direct, field: field.clone() }
+    }
+
+    /// Whether it is the place of this field.
+    pub fn is(&self, field: &Field) -> bool {
+        self.field == *field
+    }
+}
+
+fn direct(event: &Event<'_>, field: Direct) -> Value {
+    let text = |s: &str| Value::String(s.to_owned());
+    match field {
+        Direct::Agent => text(&event.agent_id),
+        Direct::Session => text(&event.session_id),
+        Direct::Type => text(event.event_type.name()),
+        Direct::RawTarget => text(&event.target),
+        Direct::Allowed => Value::Bool(event.allowed),
+        Direct::Guard => text(&event.guard),
+        Direct::Severity => text(&event.severity),
+        Direct::Message => text(&event.message),
     }
 }
 
@@ -37,14 +77,14 @@ impl<'a> Fields<'a> {
     }
 
     /// Calls `f` with the value of a field; null counts as absent.
-    pub fn with<R>(&mut self, field: &Field, f: impl FnOnce(Option<&Value>) -> R) -> R {
-        let path = match field {
+    pub fn with<R>(&mut self, place: &Place, f: impl FnOnce(Option<&Value>) -> R) -> R {
+        if let Some(field) = place.direct {
+            return f(Some(&direct(self.event, field)));
+        }
+        let path = match &place.field {
             Field::Target => return f(Some(&Value::String(self.target.to_owned()))),
             Field::Path(path) => path,
         };
-        if let Some(value) = direct(self.event, path) {
-            return f(value.as_deref());
-        }
         let document = self.document.get_or_insert_with(|| self.event.document());
         f(lookup(document, path))
     }
@@ -56,7 +96,7 @@ pub fn with_group_field<R>(fields: &mut Fields<'_>, field: &Field, f: impl FnOnc
         Field::Path(path) if path.len() == 1 && path[0] == "tenant_id" => {
             f(Some(&Value::String(fields.event.tenant_id.clone().into_owned())))
         }
-        _ => fields.with(field, f),
+        _ => fields.with(&Place::of(field), f),
     }
 }
 

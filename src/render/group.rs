@@ -7,14 +7,15 @@
 use std::sync::Arc;
 
 use clawdstrike_operators::chain::{Chains, Match};
+use smallvec::SmallVec;
 
 use super::alerting::{Alerting, Chains2Alerts};
 use super::class::{Class, Classes};
 use super::copies::Copies;
-use super::hit::{Head, Payload};
+use super::hit::{Head, HitBatch, Payload};
 use super::log::{Entry, Log};
 use super::rules::{ById, Kind, RuleId, RuleInfo, Rules, SESSION, Unit, UnitId};
-use super::session::Session;
+use super::session::{RECENT, Session};
 use super::settings::Settings;
 use super::units::{self, UnitState};
 use crate::alert::Alert;
@@ -31,6 +32,22 @@ pub struct Context<'a> {
     pub watermark: i64,
     /// The epoch that is applied: versions made in it carry it as their revision.
     pub epoch: u64,
+}
+
+/// An event for a group.
+#[derive(Clone, Copy)]
+pub struct Hit<'a> {
+    /// What is small.
+    pub head: &'a Head,
+    /// The batch that it came in.
+    pub batch: &'a HitBatch,
+}
+
+impl<'a> Hit<'a> {
+    /// The encoded event.
+    pub fn payload(self) -> Payload<'a> {
+        self.batch.payload(self.head)
+    }
 }
 
 /// One condition of one rule in a group: its machine and, where another condition looks for them, its matches.
@@ -103,35 +120,26 @@ impl Group {
         }
     }
 
-    /// Applies an epoch's hits, in the order of their arrival.
-    pub fn apply(&mut self, ctx: &Context<'_>, hits: &mut Vec<(Head, Payload<'_>)>, changes: &mut Changes) {
+    /// Applies an epoch's hits, in the order of their arrival; leaves `hits` empty.
+    pub fn apply<'a>(&mut self, ctx: &Context<'a>, hits: &mut Vec<Hit<'a>>, changes: &mut Changes) {
         self.follow_rules(ctx.rules);
-        let window = ctx.settings.dedup_window;
-        let copies = &mut self.copies;
         let before = hits.len();
-        hits.retain(|(head, _)| !copies.is_copy(head, window));
+        hits.retain(|hit| !self.copies.is_copy(hit.head, ctx.settings.dedup_window));
         changes.copies += (before - hits.len()) as u64;
         if self.by == SESSION {
             self.count(ctx, hits, changes);
         }
-        let mut with_role: Vec<(Head, Payload<'_>, Arc<Class>)> = Vec::new();
-        for (head, payload) in hits.drain(..) {
-            if let Some(class) = ctx.classes.get(head.class)
-                && class.has_role(self.by)
-            {
-                with_role.push((head, payload, class.clone()));
-            }
-        }
-        if with_role.is_empty() {
-            return;
-        }
-        if with_role.len() > 1 {
-            with_role.sort_by(|a, b| a.0.time.cmp(&b.0.time).then_with(|| a.1.compare(b.1)));
+        hits.retain(|hit| hit.head.kept);
+        if hits.len() > 1 {
+            let order =
+                |a: &Hit<'_>, b: &Hit<'_>| a.head.time.cmp(&b.head.time).then_with(|| a.payload().compare(b.payload()));
+            hits.sort_by(order);
         }
         let mut dirty: Vec<Dirty> = Vec::new();
-        let mut late: Vec<(usize, Arc<Class>)> = Vec::new();
-        for (head, payload, class) in with_role {
-            let at = self.log.insert(&head, payload);
+        let mut late: Vec<(usize, &Class)> = Vec::new();
+        for hit in hits.drain(..) {
+            let Some(class) = ctx.classes.get(hit.head.class).filter(|class| class.has_role(self.by)) else { continue };
+            let at = self.log.insert(hit.head, &hit.batch.kept);
             if at + 1 < self.log.entries().len() {
                 late.push((at, class));
                 continue;
@@ -139,21 +147,41 @@ impl Group {
             if !late.is_empty() {
                 self.replay(ctx, std::mem::take(&mut late), at, &mut dirty);
             }
-            self.follow(ctx, at, &class, &mut dirty);
+            self.follow(ctx, at, class, &mut dirty);
         }
         if !late.is_empty() {
             let end = self.log.entries().len();
             self.replay(ctx, late, end, &mut dirty);
         }
-        self.settle(ctx, dirty, changes);
+        if !dirty.is_empty() {
+            self.settle(ctx, dirty, changes);
+        }
     }
 
-    fn count(&mut self, ctx: &Context<'_>, hits: &[(Head, Payload<'_>)], changes: &mut Changes) {
-        for (head, payload) in hits {
+    fn count(&mut self, ctx: &Context<'_>, hits: &[Hit<'_>], changes: &mut Changes) {
+        // Only a life's latest events are shown, so only their payloads are looked at.
+        let retention = ctx.settings.session_retention;
+        let mut times: SmallVec<[i64; 16]> = hits.iter().map(|hit| hit.head.time).collect();
+        let shown_from = match times.len().checked_sub(RECENT) {
+            Some(at) if at > 0 => *times.select_nth_unstable(at).1,
+            _ => i64::MIN,
+        };
+        let same_life = times.iter().max().map_or(i64::MIN, |latest| latest.saturating_sub(retention));
+        for hit in hits {
             let resumed = self.had_lives;
-            let session = self.session.get_or_insert_with(|| Box::new(Session::new(*payload, resumed)));
-            changes.gone.extend(session.add(head, *payload, ctx.settings.session_retention));
+            let session = self.session.get_or_insert_with(|| Box::new(Session::new(hit.payload(), resumed)));
+            let shown = hit.head.time >= shown_from || hit.head.time < same_life;
+            let target = shown.then(|| hit.payload().target_bytes());
+            session.add(hit.head, target, retention, &mut changes.gone);
         }
+    }
+
+    /// Reads what [`Group::apply`] will need first, so that the memory of several groups is fetched at once.
+    pub fn touch(&self) -> i64 {
+        let session = self.session.as_ref().map_or(0, |s| s.last_seen());
+        let entry = self.log.entries().last().map_or(0, |e| e.time);
+        let unit = self.units.first().map_or(0, |u| i64::from(u.id));
+        session ^ entry ^ unit ^ self.copies.latest()
     }
 
     /// Another rule set is in force: forget the machines of rules that are gone. Their alerts stay as they are.
@@ -188,7 +216,7 @@ impl Group {
     }
 
     /// Late entries stand at these places: the machines they concern start again. The log counts up to `end`.
-    fn replay(&mut self, ctx: &Context<'_>, late: Vec<(usize, Arc<Class>)>, end: usize, dirty: &mut Vec<Dirty>) {
+    fn replay(&mut self, ctx: &Context<'_>, late: Vec<(usize, &Class)>, end: usize, dirty: &mut Vec<Dirty>) {
         let mut again: Vec<(UnitId, usize)> = Vec::new();
         let mut note = |id: UnitId, at: usize| match again.iter_mut().find(|(u, _)| *u == id) {
             Some((_, first)) => *first = at.min(*first),
@@ -224,9 +252,7 @@ impl Group {
             let old = self.units.iter().find(|u| u.id == id).map(|u| &u.state);
             let time = entries[first].time;
             let earlier = |t: i64, uid: u32| t < time || t == time && self.log.find(t, uid).is_some_and(|i| i < first);
-            return UnitState::waiting_again(unit, old, earlier, &entries[first..], |e| {
-                ctx.classes.get(e.class).cloned()
-            });
+            return UnitState::waiting_again(unit, old, earlier, &entries[first..], |e| ctx.classes.get(e.class));
         }
         if let Some(matches) = matches_of(&mut self.matched, unit.rule, id) {
             matches.forget_from(&self.log, first);
@@ -275,7 +301,8 @@ impl Group {
             !m.chains.is_empty() || m.parts.iter().any(|p| !p.is_empty()) || m.alerting.may_come_back(watermark)
         });
         self.units.retain(|u| !u.state.is_dead(&u.unit, watermark));
-        self.log.compact(self.by, ctx.classes, watermark);
+        let old = watermark.saturating_sub(ctx.settings.max_lateness);
+        self.log.compact(self.by, ctx.classes, watermark, old);
         let newest_copy = watermark.saturating_add(ctx.settings.max_lateness).saturating_sub(ctx.settings.dedup_window);
         if self.copies.forget(newest_copy)
             && let Some(session) = &mut self.session

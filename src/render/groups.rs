@@ -4,23 +4,26 @@ use std::collections::BTreeMap;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::group::{Changes, Context, Group};
-use super::hit::{HitBatch, Payload};
-use super::rules::{ById, SESSION};
+use super::group::{Changes, Context, Group, Hit};
+use super::hit::HitBatch;
+use super::key::Hashed;
+use super::rules::SESSION;
 
 /// One map that grows would stall the worker while it moves; many small ones don't.
 const SHARDS: usize = 64;
 /// Width of the wheel's buckets in microseconds of event time.
 const BUCKET: i64 = 16_000_000;
+/// Groups whose memory is fetched ahead.
+const AHEAD: usize = 24;
 /// Ended sessions whose ids are remembered, so that one that comes back is marked `resumed`.
 const ENDED: usize = 1 << 20;
 
 /// A worker's groups.
 #[derive(Default)]
 pub struct Groups {
-    shards: Vec<HashMap<u128, Group>>,
+    shards: Vec<HashMap<u128, Group, Hashed>>,
     wheel: BTreeMap<i64, Vec<u128>>,
-    ended: HashSet<u128>,
+    ended: HashSet<u128, Hashed>,
     touched: Vec<u128>,
 }
 
@@ -37,7 +40,7 @@ pub struct Touched<'a> {
 impl Groups {
     /// No groups.
     pub fn new() -> Groups {
-        Groups { shards: (0..SHARDS).map(|_| HashMap::new()).collect(), ..Groups::default() }
+        Groups { shards: (0..SHARDS).map(|_| HashMap::default()).collect(), ..Groups::default() }
     }
 
     fn shard(key: u128) -> usize {
@@ -60,60 +63,58 @@ impl Groups {
     }
 
     /// Applies an epoch's hits, group by group.
-    pub fn apply(&mut self, ctx: &Context<'_>, batches: &[HitBatch], mut seen: impl FnMut(Touched<'_>)) {
-        let mut order: Vec<(u64, u32, u32)> = Vec::new();
-        for (b, batch) in batches.iter().enumerate() {
-            order.extend(batch.heads.iter().enumerate().map(|(h, head)| (head.key as u64, b as u32, h as u32)));
-        }
-        // By key, and for one key in the order of arrival.
+    pub fn apply<'a>(&mut self, ctx: &Context<'a>, batches: &'a [HitBatch], mut seen: impl FnMut(Touched<'_>)) {
+        let hits: Vec<Hit<'a>> =
+            batches.iter().flat_map(|batch| batch.heads.iter().map(move |head| Hit { head, batch })).collect();
+        // By a part of the key, and for one key in the order of arrival. An epoch has far fewer than 2^32 hits.
+        let mut order: Vec<u64> =
+            hits.iter().zip(0..).map(|(hit, n): (_, u64)| u64::from(hit.head.key as u32) << 32 | n).collect();
         order.sort_unstable();
-        let mut hits = Vec::new();
-        let mut at = 0;
-        while at < order.len() {
-            let key = batches[order[at].1 as usize].heads[order[at].2 as usize].key;
-            let mut by: ById = SESSION;
-            let mut next = at;
-            let mut others = false;
-            while next < order.len() && order[next].0 == order[at].0 {
-                let batch = &batches[order[next].1 as usize];
-                let head = &batch.heads[order[next].2 as usize];
-                if head.key == key {
-                    by = head.by;
-                    hits.push((*head, batch.payload(head)));
-                } else {
-                    others = true;
+        let hit = |o: &u64| hits[*o as u32 as usize];
+        let mut of_key = Vec::new();
+        let mut ahead = 0;
+        let mut done = 0;
+        for run in order.chunk_by(|a, b| a >> 32 == b >> 32) {
+            if done >= ahead {
+                ahead = (done + AHEAD).min(order.len());
+                self.fetch(&order[done..ahead], hit);
+            }
+            done += run.len();
+            // Nearly always one key.
+            for (n, first) in run.iter().enumerate() {
+                let key = hit(first).head.key;
+                if run[..n].iter().any(|o| hit(o).head.key == key) {
+                    continue;
                 }
-                next += 1;
+                of_key.extend(run[n..].iter().map(hit).filter(|hit| hit.head.key == key));
+                self.apply_to(ctx, key, &mut of_key, &mut seen);
             }
-            self.apply_to(ctx, key, by, &mut hits, &mut seen);
-            if others {
-                // Two keys share their low half: take the other one's hits next.
-                order[at..next].sort_unstable_by_key(|o| {
-                    let k = batches[o.1 as usize].heads[o.2 as usize].key;
-                    (k != key, k, o.1, o.2)
-                });
-                next = at
-                    + order[at..next]
-                        .iter()
-                        .take_while(|o| batches[o.1 as usize].heads[o.2 as usize].key == key)
-                        .count();
-            }
-            at = next;
         }
     }
 
-    fn apply_to(
+    /// Reads what the next hits and their groups will need, so that their memory is on its way at once. One thing of all of
+    /// them after the other: loads that don't wait for each other overlap.
+    fn fetch<'a>(&self, order: &[u64], hit: impl Fn(&u64) -> Hit<'a>) {
+        let mut found = [None; AHEAD];
+        let mut all = order.iter().fold(0, |all, o| all ^ hit(o).head.time);
+        for (slot, o) in found.iter_mut().zip(order) {
+            *slot = self.get(hit(o).head.key);
+        }
+        let groups = || found.iter().flatten();
+        all = groups().fold(all, |all, group| all ^ group.due);
+        all = groups().fold(all, |all, group| all ^ group.touch());
+        std::hint::black_box(all);
+    }
+
+    fn apply_to<'a>(
         &mut self,
-        ctx: &Context<'_>,
+        ctx: &Context<'a>,
         key: u128,
-        by: ById,
-        hits: &mut Vec<(super::hit::Head, Payload<'_>)>,
+        hits: &mut Vec<Hit<'a>>,
         seen: &mut impl FnMut(Touched<'_>),
     ) {
-        let mut latest = i64::MIN;
-        for (head, _) in hits.iter() {
-            latest = latest.max(head.time);
-        }
+        let by = hits.first().map_or(SESSION, |hit| hit.head.by);
+        let latest = hits.iter().map(|hit| hit.head.time).max().unwrap_or(i64::MIN);
         let ended = &self.ended;
         let group = self.shards[Self::shard(key)].entry(key).or_insert_with(|| {
             let mut group = Group::new(by);

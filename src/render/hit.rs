@@ -1,10 +1,11 @@
 //! What travels to the worker that owns a key: one small head and a payload for each event and each key it concerns.
 //!
-//! The payload carries the record itself: evidence, the webhook's trigger event and the total order of events with one
-//! id (SPEC §3: "then by the raw record") can be exact only with it. Batches hold payloads in one buffer, so a hit costs
-//! a copy and no allocation until an operator decides to keep it.
+//! The payload of an event that some rule may look back at carries the record itself: evidence, the webhook's trigger
+//! event and the total order of events with one id (SPEC §3: "then by the raw record") can be exact only with it. Batches
+//! hold payloads in one buffer, which a log that keeps a hit shares: a hit costs one copy and no allocation.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use clawdstrike_telemetry::{Event, EventType};
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ pub struct Head {
     pub reference: i64,
     /// Hash of the event_id identity; 0 if the position is the identity.
     pub id: u64,
-    /// Hash of the record's bytes.
+    /// Hash of the record's bytes; 0 without an event_id.
     pub raw: u64,
     /// Hash of the normalised target's text.
     pub target: u64,
@@ -30,12 +31,16 @@ pub struct Head {
     pub class: u32,
     /// Which `by` list.
     pub by: u16,
+    /// What the agent did.
+    pub event_type: EventType,
+    /// The guard's verdict.
+    pub allowed: bool,
     /// Event time is the reference time because the timestamp was out of range.
     pub skewed: bool,
-    /// First byte of the payload in the batch.
+    /// The payload is in [`HitBatch::kept`], with the record.
+    pub kept: bool,
+    /// First byte of the payload.
     pub start: u32,
-    /// Length of the payload.
-    pub len: u32,
 }
 
 /// Hits for one worker.
@@ -45,14 +50,62 @@ pub struct HitBatch {
     pub worker: u64,
     /// The hits, in the order in which they were read.
     pub heads: Vec<Head>,
-    /// Their payloads.
-    pub bytes: Vec<u8>,
+    /// Payloads of hits that rules may look back at; logs share it.
+    #[serde(with = "shared_bytes")]
+    pub kept: Arc<Vec<u8>>,
+    /// Payloads of hits that only count, without their records.
+    #[serde(with = "bytes")]
+    pub passing: Vec<u8>,
 }
 
 impl HitBatch {
     /// The payload of a hit of this batch.
     pub fn payload(&self, head: &Head) -> Payload<'_> {
-        Payload(&self.bytes[head.start as usize..(head.start + head.len) as usize])
+        Payload::at(if head.kept { &self.kept } else { &self.passing }, head.start)
+    }
+}
+
+/// Bytes as one piece, not as a list of numbers.
+mod bytes {
+    use serde::de::{Deserializer, Error, Visitor};
+
+    pub fn serialize<S: serde::Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        from.deserialize_byte_buf(Bytes)
+    }
+
+    struct Bytes;
+
+    impl Visitor<'_> for Bytes {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("bytes")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+
+        fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+            Ok(bytes)
+        }
+    }
+}
+
+/// As [`bytes`], shared.
+mod shared_bytes {
+    use std::sync::Arc;
+
+    pub fn serialize<S: serde::Serializer>(bytes: &Arc<Vec<u8>>, to: S) -> Result<S::Ok, S::Error> {
+        super::bytes::serialize(bytes, to)
+    }
+
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Arc<Vec<u8>>, D::Error> {
+        super::bytes::deserialize(from).map(Arc::new)
     }
 }
 
@@ -67,44 +120,82 @@ pub struct Position {
     pub offset: u64,
 }
 
-const HEADER: usize = 36;
+const HEADER: usize = 64;
+const SPANS: usize = 24;
 const ALLOWED: u8 = 1 << 3;
 const HAS_ID: u8 = 1 << 4;
 const BY_POSITION: u8 = 1 << 5;
 
-/// An encoded event: fixed header, value hashes, then tenant, agent, session, event_id, target and the record.
+/// An encoded event, little-endian:
+///
+/// | bytes | what |
+/// |---|---|
+/// | 0-1 | rank of the source |
+/// | 2 | bits 0-2 event type, 3 allowed, 4 has an event_id, 5 ordered by position |
+/// | 3 | how many value hashes |
+/// | 4-7, 8-15 | partition, offset |
+/// | 16-19, 20-23 | length of the record (0: left out), of the whole payload |
+/// | 24-63 | for tenant, agent, session, event_id, target: start (counted from the record's) and length |
+/// | 64- | value hashes, the record, then those texts that aren't in the record as they are |
 #[derive(Clone, Copy)]
-pub struct Payload<'a>(pub &'a [u8]);
+pub struct Payload<'a>(&'a [u8]);
 
 impl<'a> Payload<'a> {
+    /// The payload that begins there.
+    #[inline]
+    pub fn at(bytes: &'a [u8], start: u32) -> Payload<'a> {
+        let start = start as usize;
+        let length = Payload(&bytes[start..]).u32(20) as usize;
+        Payload(&bytes[start..start + length])
+    }
+
+    /// All of it.
+    pub fn bytes(self) -> &'a [u8] {
+        self.0
+    }
+
     /// Appends the encoding of an event. `values` are hashes of the fields that the rule set compares;
-    /// `by_position`: its source orders events by position.
-    pub fn encode(out: &mut Vec<u8>, event: &Event<'_>, position: Position, values: &[u64], by_position: bool) {
+    /// `by_position`: its source orders events by position; `with_record`: rules may look back at it.
+    pub fn encode(
+        out: &mut Vec<u8>,
+        event: &Event<'_>,
+        position: Position,
+        values: &[u64],
+        by_position: bool,
+        with_record: bool,
+    ) {
+        let begin = out.len();
         let id = event.event_id.as_deref();
         let mut flags = event.event_type as u8;
         flags |= if event.allowed { ALLOWED } else { 0 };
         flags |= if id.is_some() { HAS_ID } else { 0 };
         flags |= if by_position || id.is_none() { BY_POSITION } else { 0 };
-        let id = id.unwrap_or("");
+        let record: &[u8] = if with_record { event.raw } else { &[] };
         let mut header = [0u8; HEADER];
         header[0..2].copy_from_slice(&position.source.to_le_bytes());
         header[2] = flags;
         header[3] = values.len() as u8;
         header[4..8].copy_from_slice(&position.partition.to_le_bytes());
         header[8..16].copy_from_slice(&position.offset.to_le_bytes());
-        header[16..18].copy_from_slice(&(event.tenant_id.len() as u16).to_le_bytes());
-        header[18..20].copy_from_slice(&(event.agent_id.len() as u16).to_le_bytes());
-        header[20..22].copy_from_slice(&(event.session_id.len() as u16).to_le_bytes());
-        header[24..28].copy_from_slice(&(id.len() as u32).to_le_bytes());
-        header[28..32].copy_from_slice(&(event.target.len() as u32).to_le_bytes());
+        header[16..20].copy_from_slice(&(record.len() as u32).to_le_bytes());
         out.extend_from_slice(&header);
         for value in values {
             out.extend_from_slice(&value.to_le_bytes());
         }
-        for text in [&*event.tenant_id, &*event.agent_id, &*event.session_id, id, &*event.target] {
-            out.extend_from_slice(text.as_bytes());
+        let origin = out.len();
+        out.extend_from_slice(record);
+        let texts = [&*event.tenant_id, &*event.agent_id, &*event.session_id, id.unwrap_or(""), &*event.target];
+        for (n, text) in texts.into_iter().enumerate() {
+            let start = place_in(record, text.as_bytes()).unwrap_or_else(|| {
+                out.extend_from_slice(text.as_bytes());
+                out.len() - origin - text.len()
+            });
+            let span = begin + SPANS + 8 * n;
+            out[span..span + 4].copy_from_slice(&(start as u32).to_le_bytes());
+            out[span + 4..span + 8].copy_from_slice(&(text.len() as u32).to_le_bytes());
         }
-        out.extend_from_slice(event.raw);
+        let length = (out.len() - begin) as u32;
+        out[begin + 20..begin + 24].copy_from_slice(&length.to_le_bytes());
     }
 
     fn u16(self, at: usize) -> usize {
@@ -139,19 +230,14 @@ impl<'a> Payload<'a> {
         if n < usize::from(self.0[3]) { self.u64(HEADER + 8 * n) } else { 0 }
     }
 
-    /// Start and end of tenant, agent, session, event_id, target.
-    fn ends(self) -> [usize; 6] {
-        let start = HEADER + 8 * usize::from(self.0[3]);
-        let tenant = start + self.u16(16);
-        let agent = tenant + self.u16(18);
-        let session = agent + self.u16(20);
-        let id = session + self.u32(24) as usize;
-        [start, tenant, agent, session, id, id + self.u32(28) as usize]
+    /// Where the record begins, or would.
+    fn origin(self) -> usize {
+        HEADER + 8 * usize::from(self.0[3])
     }
 
     fn part(self, n: usize) -> &'a [u8] {
-        let ends = self.ends();
-        &self.0[ends[n]..ends[n + 1]]
+        let start = self.origin() + self.u32(SPANS + 8 * n) as usize;
+        &self.0[start..start + self.u32(SPANS + 8 * n + 4) as usize]
     }
 
     fn text(self, n: usize) -> &'a str {
@@ -179,9 +265,13 @@ impl<'a> Payload<'a> {
     pub fn target(self) -> &'a str {
         self.text(4)
     }
-    /// The record.
+    /// The bytes of [`Payload::target`].
+    pub fn target_bytes(self) -> &'a [u8] {
+        self.part(4)
+    }
+    /// The record; empty if it was left out.
     pub fn raw(self) -> &'a [u8] {
-        &self.0[self.ends()[5]..]
+        &self.0[self.origin()..][..self.u32(16) as usize]
     }
 
     /// The order of two events of one event time (SPEC §3, "Total order"): positions before ids; ids by tenant, agent,
@@ -200,32 +290,43 @@ impl<'a> Payload<'a> {
     }
 }
 
+/// Where a text lies in the record, if it was borrowed from there.
+fn place_in(record: &[u8], text: &[u8]) -> Option<usize> {
+    let place = (text.as_ptr() as usize).checked_sub(record.as_ptr() as usize)?;
+    (place + text.len() <= record.len()).then_some(place)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn payload(raw: &str, offset: u64) -> Vec<u8> {
+    fn payload(raw: &str, offset: u64, with_record: bool) -> Vec<u8> {
         let event = clawdstrike_telemetry::decode(raw.as_bytes()).unwrap();
         let mut out = Vec::new();
-        Payload::encode(&mut out, &event, Position { source: 1, partition: 2, offset }, &[7, 9], false);
+        Payload::encode(&mut out, &event, Position { source: 1, partition: 2, offset }, &[7, 9], false, with_record);
         out
     }
 
     #[test]
     fn decodes_what_was_encoded() {
         let raw = r#"{"event_id":"e1","agent_id":"a","session_id":"s\u0041","timestamp":"2024-05-06T10:00:00Z","event_type":"shell_command","action":{"target":"ls"},"result":{"allowed":false},"tenant_id":"t"}"#;
-        let bytes = payload(raw, 77);
-        let p = Payload(&bytes);
-        assert_eq!(
-            (p.tenant_id(), p.agent_id(), p.session_id(), p.event_id(), p.target()),
-            ("t", "a", "sA", Some("e1"), "ls")
-        );
-        assert_eq!(
-            (p.event_type(), p.allowed(), p.value(0), p.value(1), p.value(2)),
-            (EventType::ShellCommand, false, 7, 9, 0)
-        );
-        assert_eq!(p.position(), Position { source: 1, partition: 2, offset: 77 });
-        assert_eq!(p.raw(), raw.as_bytes());
+        for with_record in [true, false] {
+            let mut bytes = vec![1, 2, 3];
+            bytes.extend(payload(raw, 77, with_record));
+            bytes.push(4);
+            let p = Payload::at(&bytes, 3);
+            assert_eq!(
+                (p.tenant_id(), p.agent_id(), p.session_id(), p.event_id(), p.target()),
+                ("t", "a", "sA", Some("e1"), "ls")
+            );
+            assert_eq!(
+                (p.event_type(), p.allowed(), p.value(0), p.value(1), p.value(2)),
+                (EventType::ShellCommand, false, 7, 9, 0)
+            );
+            assert_eq!(p.position(), Position { source: 1, partition: 2, offset: 77 });
+            assert_eq!(p.raw(), if with_record { raw.as_bytes() } else { b"" });
+            assert_eq!(p.bytes().len(), bytes.len() - 4);
+        }
     }
 
     #[test]
@@ -236,12 +337,12 @@ mod tests {
             )
         };
         let (none, x, y) = (
-            payload(&event("", "z"), 9),
-            payload(&event(r#""event_id":"a","#, "x"), 1),
-            payload(&event(r#""event_id":"a","#, "y"), 0),
+            payload(&event("", "z"), 9, true),
+            payload(&event(r#""event_id":"a","#, "x"), 1, true),
+            payload(&event(r#""event_id":"a","#, "y"), 0, true),
         );
-        assert_eq!(Payload(&none).compare(Payload(&x)), Ordering::Less);
-        assert_eq!(Payload(&x).compare(Payload(&y)), Ordering::Less);
-        assert_eq!(Payload(&y).compare(Payload(&y)), Ordering::Equal);
+        assert_eq!(Payload::at(&none, 0).compare(Payload::at(&x, 0)), Ordering::Less);
+        assert_eq!(Payload::at(&x, 0).compare(Payload::at(&y, 0)), Ordering::Less);
+        assert_eq!(Payload::at(&y, 0).compare(Payload::at(&y, 0)), Ordering::Equal);
     }
 }

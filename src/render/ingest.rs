@@ -3,7 +3,7 @@
 //! All that is read between two ticks of the sequencer belongs to one epoch. A worker takes at most
 //! [`Settings::epoch_records`] records into an epoch; more waits in its inbox, and when that is full, its readers pause.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -26,10 +26,10 @@ use super::key::Hasher;
 use super::rules::{Registry, Rules, SESSION};
 use super::settings::Settings;
 use crate::dead_letter::DeadRecord;
-use crate::inbox::{Message, PartitionId, RecordBatch};
+use crate::inbox::{Message, PartitionId, RecordBatch, RecordRef};
 
 /// Records that a worker takes into one epoch, if not set otherwise.
-pub const EPOCH_RECORDS: usize = 32 * 1024;
+pub const EPOCH_RECORDS: usize = 64 * 1024;
 /// Bytes of records that a worker takes into one epoch.
 const EPOCH_BYTES: usize = 32 << 20;
 /// A batch of hits is sent at this size.
@@ -38,10 +38,52 @@ const HIT_BYTES: usize = 128 * 1024;
 /// Takes the next offset of partitions.
 pub type Commits = Box<dyn FnMut(Vec<(PartitionId, u64)>)>;
 
+/// Hits for one worker, being gathered.
+#[derive(Default)]
+struct Filling {
+    worker: u64,
+    heads: Vec<Head>,
+    kept: Vec<u8>,
+    passing: Vec<u8>,
+}
+
+impl Filling {
+    fn is_full(&self) -> bool {
+        self.kept.len() + self.passing.len() >= HIT_BYTES
+    }
+
+    /// What there is; the next one begins with as much room.
+    fn take(&mut self) -> HitBatch {
+        let next = Filling {
+            worker: self.worker,
+            heads: Vec::with_capacity(self.heads.len()),
+            kept: Vec::with_capacity(self.kept.len()),
+            passing: Vec::with_capacity(self.passing.len()),
+        };
+        let Filling { worker, heads, kept, passing } = std::mem::replace(self, next);
+        HitBatch { worker, heads, kept: Arc::new(kept), passing }
+    }
+}
+
+#[derive(Clone, Copy)]
 struct PartitionState {
     reference: Reference,
     largest: Option<i64>,
     idle: bool,
+}
+
+impl PartitionState {
+    const UNREAD: PartitionState = PartitionState { reference: Reference::largest(), largest: None, idle: false };
+}
+
+/// What the records of one batch have in common.
+#[derive(Clone, Copy)]
+struct Origin {
+    rank: u16,
+    partition: u32,
+    by_reference: bool,
+    clock: ClockRule,
+    wall: i64,
 }
 
 /// One worker's reading.
@@ -55,7 +97,7 @@ struct Ingest {
     current: Option<(RecordBatch, usize)>,
     sources_left: usize,
     unlisted: usize,
-    partitions: HashMap<PartitionId, PartitionState>,
+    partitions: BTreeMap<PartitionId, PartitionState>,
     positions: BTreeMap<u64, Vec<(PartitionId, u64)>>,
     commits: Commits,
     draining: bool,
@@ -64,11 +106,12 @@ struct Ingest {
     registry: Registry,
     rules: Rules,
     classifier: Option<Classifier>,
-    roles: HashMap<u32, u64>,
+    /// Where events of a class go: bit `b`, to groups of `by` list `b`. By the class's number within this worker.
+    roles: Vec<Option<u64>>,
     counters: Counters,
     latest_event: Option<i64>,
     told: Option<(Mark, u64)>,
-    batches: Vec<HitBatch>,
+    batches: Vec<Filling>,
     full: Vec<HitBatch>,
     values: Vec<u64>,
     scratch: Vec<u8>,
@@ -182,7 +225,7 @@ impl Ingest {
             current: None,
             sources_left: parts.sources,
             unlisted: parts.sources,
-            partitions: HashMap::new(),
+            partitions: BTreeMap::new(),
             positions: BTreeMap::new(),
             commits: parts.commits,
             draining: false,
@@ -191,11 +234,11 @@ impl Ingest {
             registry: Registry::default(),
             rules: Rules::default(),
             classifier: None,
-            roles: HashMap::new(),
+            roles: Vec::new(),
             counters: Counters::default(),
             latest_event: None,
             told: None,
-            batches: (0..peers as u64).map(|worker| HitBatch { worker, ..HitBatch::default() }).collect(),
+            batches: (0..peers as u64).map(|worker| Filling { worker, ..Filling::default() }).collect(),
             full: Vec::new(),
             values: Vec::new(),
             scratch: Vec::new(),
@@ -295,8 +338,7 @@ impl Ingest {
     fn take_input(&mut self, input: Message) {
         match input {
             Message::Assigned(partition) => {
-                let reference = Reference::largest();
-                self.partitions.entry(partition).or_insert(PartitionState { reference, largest: None, idle: false });
+                self.partitions.entry(partition).or_insert(PartitionState::UNREAD);
             }
             Message::Listed(_) => self.unlisted = self.unlisted.saturating_sub(1),
             Message::Batch(records) => self.current = Some((records, 0)),
@@ -311,25 +353,36 @@ impl Ingest {
     }
 
     fn take_records(&mut self, records: RecordBatch, from: usize, wall: i64) {
-        if let Some(p) = self.partitions.get_mut(&records.partition) {
-            p.idle = false;
-        }
-        for n in from..records.records.len() {
-            if self.waiting_dead.is_some() || self.is_full() {
-                self.note_position(records.partition, records.records[n].offset);
-                self.current = Some((records, n));
-                return;
-            }
-            let record = records.records[n];
+        let id = records.partition;
+        let mut state = self.partitions.get(&id).copied().unwrap_or(PartitionState::UNREAD);
+        state.idle = false;
+        let source = self.settings.sources.get(usize::from(id.source));
+        let origin = Origin {
+            rank: self.ranks.get(usize::from(id.source)).copied().unwrap_or_default(),
+            partition: id.partition,
+            by_reference: source.is_some_and(|s| s.by_reference),
+            clock: ClockRule { max_lateness: self.settings.max_lateness, max_skew: self.settings.max_skew },
+            wall,
+        };
+        let mut next = from;
+        while let Some(record) = records.records.get(next)
+            && self.waiting_dead.is_none()
+            && !self.is_full()
+        {
             let raw = &records.bytes[record.start as usize..][..record.len as usize];
             self.taken += 1;
             self.taken_bytes += raw.len();
             match decode(raw) {
-                Ok(event) => self.take_event(&event, records.partition, record.offset, record.append, wall),
-                Err(reason) => self.take_dead(reason, records.partition, record.offset, raw),
+                Ok(event) => self.take_event(&event, &origin, record, &mut state),
+                Err(reason) => self.take_dead(reason, id, record.offset, raw),
             }
+            next += 1;
         }
-        self.note_position(records.partition, records.next_offset);
+        self.partitions.insert(id, state);
+        self.note_position(id, records.records.get(next).map_or(records.next_offset, |r| r.offset));
+        if next < records.records.len() {
+            self.current = Some((records, next));
+        }
     }
 
     fn note_position(&mut self, partition: PartitionId, next: u64) {
@@ -356,19 +409,13 @@ impl Ingest {
         }
     }
 
-    fn take_event(&mut self, event: &Event<'_>, partition: PartitionId, offset: u64, append: Option<i64>, wall: i64) {
-        let clock = ClockRule { max_lateness: self.settings.max_lateness, max_skew: self.settings.max_skew };
-        let by_reference = self.settings.sources.get(usize::from(partition.source)).is_some_and(|s| s.by_reference);
-        let (Some(state), Some(hasher), Some(classifier)) =
-            (self.partitions.get_mut(&partition), self.hasher.as_ref(), self.classifier.as_mut())
-        else {
-            return;
-        };
-        if append.is_some() {
+    fn take_event(&mut self, event: &Event<'_>, origin: &Origin, record: &RecordRef, state: &mut PartitionState) {
+        let (Some(hasher), Some(classifier)) = (self.hasher.as_ref(), self.classifier.as_mut()) else { return };
+        if record.append.is_some() {
             state.reference = Reference::Append;
         }
-        let mut stamp = state.reference.observe(&clock, event.timestamp, append, wall);
-        if by_reference {
+        let mut stamp = state.reference.observe(&origin.clock, event.timestamp, record.append, origin.wall);
+        if origin.by_reference {
             (stamp.time, stamp.skewed) = (stamp.reference, false);
         }
         state.largest = state.largest.max(Some(stamp.reference));
@@ -376,34 +423,34 @@ impl Ingest {
         self.counters.events += 1;
         self.counters.retimed += u64::from(stamp.skewed);
         let classified = classifier.classify(event, stamp.time, &mut self.values);
-        let roles = *self.roles.entry(classified.class).or_insert_with(|| {
+        let known = self.roles.get(classified.number()).copied().flatten();
+        let roles = known.unwrap_or_else(|| {
             let def = classifier.latest_news(classified.class);
             // Where it goes doesn't depend on the allowlist: entries hold at some times only, and a copy that is re-timed
             // must meet the event that it copies.
-            def.map_or(0, |def| Class::new(ClassDef { allowed: Vec::new(), ..def }, &self.rules).roles)
+            let roles = def.map_or(0, |def| Class::new(ClassDef { allowed: Vec::new(), ..def }, &self.rules).roles);
+            self.roles.resize(self.roles.len().max(classified.number() + 1), None);
+            self.roles[classified.number()] = Some(roles);
+            roles
         });
-        let position = Position {
-            source: self.ranks.get(usize::from(partition.source)).copied().unwrap_or_default(),
-            partition: partition.partition,
-            offset,
-        };
-        let id = match &event.event_id {
-            Some(id) => identity(hasher, event, id, &mut self.scratch),
-            None => 0,
-        };
+        let position = Position { source: origin.rank, partition: origin.partition, offset: record.offset };
+        let session = hasher.session(&event.tenant_id, &event.agent_id, &event.session_id, &mut self.scratch);
+        let id = event.event_id.as_ref().map_or(0, |id| hasher.identity(session, id, &mut self.scratch));
         let mut head = Head {
             key: 0,
             time: stamp.time,
             timestamp: event.timestamp,
             reference: stamp.reference,
             id,
-            raw: hasher.narrow(event.raw),
+            raw: if id == 0 { 0 } else { hasher.narrow(event.raw) },
             target: classified.target,
             class: classified.class,
             by: SESSION,
+            event_type: event.event_type,
+            allowed: event.allowed,
             skewed: stamp.skewed,
+            kept: false,
             start: 0,
-            len: 0,
         };
         let mut bys = travels(roles);
         let mut normalised = None;
@@ -411,7 +458,7 @@ impl Ingest {
             let by = bys.trailing_zeros() as u16;
             bys &= bys - 1;
             let key = if by == SESSION {
-                Some(hasher.session(&event.tenant_id, &event.agent_id, &event.session_id, &mut self.scratch))
+                Some(session)
             } else {
                 let target = normalised
                     .get_or_insert_with(|| target::normalise(event.event_type, &event.target).text().into_owned());
@@ -422,17 +469,13 @@ impl Ingest {
                 (head.key, head.by) = (key, by);
                 let to = owner(key, self.batches.len());
                 let batch = &mut self.batches[to];
-                head.start = batch.bytes.len() as u32;
-                Payload::encode(&mut batch.bytes, event, position, &self.values, by_reference);
-                head.len = batch.bytes.len() as u32 - head.start;
+                head.kept = roles >> by & 1 == 1;
+                let bytes = if head.kept { &mut batch.kept } else { &mut batch.passing };
+                head.start = bytes.len() as u32;
+                Payload::encode(bytes, event, position, &self.values, origin.by_reference, head.kept);
                 batch.heads.push(head);
-                if batch.bytes.len() >= HIT_BYTES {
-                    let empty = HitBatch {
-                        worker: to as u64,
-                        heads: Vec::with_capacity(batch.heads.len()),
-                        bytes: Vec::with_capacity(batch.bytes.capacity()),
-                    };
-                    self.full.push(std::mem::replace(batch, empty));
+                if batch.is_full() {
+                    self.full.push(batch.take());
                 }
             }
         }
@@ -440,11 +483,7 @@ impl Ingest {
 
     fn take_batches(&mut self) -> Vec<HitBatch> {
         let mut out = std::mem::take(&mut self.full);
-        for (worker, batch) in self.batches.iter_mut().enumerate() {
-            if !batch.heads.is_empty() {
-                out.push(std::mem::replace(batch, HitBatch { worker: worker as u64, ..HitBatch::default() }));
-            }
-        }
+        out.extend(self.batches.iter_mut().filter(|b| !b.heads.is_empty()).map(Filling::take));
         out
     }
 
@@ -485,13 +524,4 @@ impl Ingest {
 /// The worker that owns a key.
 pub fn owner(key: u128, workers: usize) -> usize {
     ((key >> 64) as u64 % workers as u64) as usize
-}
-
-fn identity(hasher: &Hasher, event: &Event<'_>, id: &str, scratch: &mut Vec<u8>) -> u64 {
-    scratch.clear();
-    for part in [&*event.tenant_id, &*event.agent_id, &*event.session_id, id] {
-        scratch.extend_from_slice(&(part.len() as u32).to_le_bytes());
-        scratch.extend_from_slice(part.as_bytes());
-    }
-    hasher.narrow(scratch)
 }

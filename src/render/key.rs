@@ -7,6 +7,32 @@ use xxhash_rust::xxh3::{xxh3_64_with_secret, xxh3_128_with_secret};
 use super::field::{Fields, scalar_bytes, with_group_field};
 use super::rules::{ById, SESSION};
 
+/// Builds maps whose keys are hashes of [`Hasher`] already.
+pub type Hashed = std::hash::BuildHasherDefault<Low>;
+
+/// Takes the low half of such a key.
+#[derive(Default)]
+pub struct Low(u64);
+
+impl std::hash::Hasher for Low {
+    fn write(&mut self, bytes: &[u8]) {
+        // Not for other keys; still each byte counts.
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+
+    fn write_u128(&mut self, key: u128) {
+        self.0 = key as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// Length of the secret in bytes.
 pub const SECRET_BYTES: usize = 192;
 
@@ -43,6 +69,14 @@ impl Hasher {
             scratch.extend_from_slice(part.as_bytes());
         }
         self.wide(scratch)
+    }
+
+    /// An event_id's identity within its session; never 0.
+    pub fn identity(&self, session: u128, event_id: &str, scratch: &mut Vec<u8>) -> u64 {
+        scratch.clear();
+        scratch.extend_from_slice(&session.to_le_bytes());
+        scratch.extend_from_slice(event_id.as_bytes());
+        self.narrow(scratch)
     }
 
     /// The key of a group; `None` if the event takes no part: a field is absent, a list or an object.

@@ -1,6 +1,10 @@
 //! A group's hits in total order: what late events, evidence and rebuilt machines look back at.
+//!
+//! A fresh entry shares its payload with the batch that it came in: 40 bytes an entry. The few that outlive the lateness
+//! get a copy of their own, so that batches go as wholes.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use super::class::Classes;
 use super::hit::{Head, Payload};
@@ -13,8 +17,10 @@ pub struct Entry {
     pub time: i64,
     /// Hash of the normalised target.
     pub target: u64,
-    /// The encoded event.
-    pub payload: Box<[u8]>,
+    /// Holds the encoded event.
+    bytes: Arc<Vec<u8>>,
+    /// Where in `bytes`.
+    start: u32,
     /// The entry's name within its group, for as long as it is kept.
     pub uid: u32,
     /// Which matchers it satisfies.
@@ -22,8 +28,21 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn order(&self, time: i64, payload: Payload<'_>) -> Ordering {
-        self.time.cmp(&time).then_with(|| Payload(&self.payload).compare(payload))
+    /// The encoded event.
+    pub fn payload(&self) -> Payload<'_> {
+        Payload::at(&self.bytes, self.start)
+    }
+
+    /// Looks at the payloads only where the times are equal: mostly they have left the caches.
+    fn order(&self, other: &Entry) -> Ordering {
+        self.time.cmp(&other.time).then_with(|| self.payload().compare(other.payload()))
+    }
+
+    /// Lets go of the batch.
+    fn own(&mut self) {
+        if self.bytes.len() > self.payload().bytes().len() {
+            (self.bytes, self.start) = (Arc::new(self.payload().bytes().to_vec()), 0);
+        }
     }
 }
 
@@ -40,17 +59,16 @@ impl Log {
         &self.entries
     }
 
-    /// Adds a hit at its place; gives the index.
-    pub fn insert(&mut self, head: &Head, payload: Payload<'_>) -> usize {
-        let at = match self.entries.last() {
-            Some(last) if last.order(head.time, payload).is_gt() => {
-                self.entries.partition_point(|e| e.order(head.time, payload).is_lt())
-            }
-            _ => self.entries.len(),
-        };
+    /// Adds a hit, whose payload is in these bytes, at its place; gives the index.
+    pub fn insert(&mut self, head: &Head, bytes: &Arc<Vec<u8>>) -> usize {
         let uid = self.next_uid;
         self.next_uid = self.next_uid.wrapping_add(1);
-        let entry = Entry { time: head.time, target: head.target, payload: payload.0.into(), uid, class: head.class };
+        let (bytes, start) = (bytes.clone(), head.start);
+        let entry = Entry { time: head.time, target: head.target, bytes, start, uid, class: head.class };
+        let at = match self.entries.last() {
+            Some(last) if last.order(&entry).is_gt() => self.entries.partition_point(|e| e.order(&entry).is_lt()),
+            _ => self.entries.len(),
+        };
         self.entries.insert(at, entry);
         at
     }
@@ -67,8 +85,9 @@ impl Log {
         self.entries.partition_point(|e| e.time < time)
     }
 
-    /// Drops what nothing can need any more once no event before `watermark` comes.
-    pub fn compact(&mut self, by: ById, classes: &Classes, watermark: i64) {
+    /// Drops what nothing can need any more once no event before `watermark` comes; what is from before `old` lets go of
+    /// its batch.
+    pub fn compact(&mut self, by: ById, classes: &Classes, watermark: i64, old: i64) {
         let n = self.first_at_or_after(watermark);
         let mut latest: Vec<u32> = Vec::new();
         let mut keep = vec![false; n];
@@ -91,9 +110,13 @@ impl Log {
             opened |= age <= retain.opener;
         }
         let mut i = 0;
-        self.entries.retain(|_| {
+        self.entries.retain_mut(|entry| {
             i += 1;
-            i > n || keep[i - 1]
+            let kept = i > n || keep[i - 1];
+            if kept && entry.time < old {
+                entry.own();
+            }
+            kept
         });
         if self.entries.len() * 4 < self.entries.capacity() {
             self.entries.shrink_to_fit();

@@ -8,8 +8,10 @@ use std::cmp::Ordering;
 
 use clawdstrike_telemetry::EventType;
 use hashbrown::HashSet;
+use smallvec::SmallVec;
 
 use super::hit::{Head, Payload};
+use super::key::Hashed;
 use crate::session::{RecentEvent, RiskWeights, SessionView, risk_score};
 
 /// Up to so many distinct targets are counted exactly.
@@ -23,7 +25,8 @@ pub struct Session {
     names: Box<str>,
     tenant_len: u16,
     agent_len: u16,
-    lives: Vec<Life>,
+    /// Nearly always one.
+    lives: SmallVec<[Life; 1]>,
     resumed_before: bool,
     /// Two records had one id and different bytes.
     pub id_conflict: bool,
@@ -37,11 +40,58 @@ struct Life {
     by_type: [u64; 7],
     first: i64,
     last: i64,
-    targets: HashSet<u64>,
+    targets: HashSet<u64, Hashed>,
     more_targets: bool,
     skewed: bool,
-    recent: Vec<RecentEvent>,
+    recent: Vec<Recent>,
     changed: bool,
+}
+
+/// One of the latest events.
+#[derive(Clone, Copy, Debug)]
+struct Recent {
+    time: i64,
+    event_type: EventType,
+    allowed: bool,
+    len: u8,
+    target: [u8; RecentEvent::TARGET_BYTES],
+}
+
+impl Recent {
+    fn new(head: &Head, target: &[u8]) -> Recent {
+        let target = shorten(target);
+        let mut recent = Recent {
+            time: head.time,
+            event_type: head.event_type,
+            allowed: head.allowed,
+            len: target.len() as u8,
+            target: [0; RecentEvent::TARGET_BYTES],
+        };
+        recent.target[..target.len()].copy_from_slice(target);
+        recent
+    }
+
+    fn target(&self) -> &[u8] {
+        &self.target[..usize::from(self.len)]
+    }
+
+    /// Ties in time are ordered by content, so that a view doesn't depend on arrival.
+    fn order(&self, other: &Recent) -> Ordering {
+        let key = |r: &Recent| (r.time, r.event_type);
+        key(self)
+            .cmp(&key(other))
+            .then_with(|| self.target().cmp(other.target()))
+            .then_with(|| self.allowed.cmp(&other.allowed))
+    }
+
+    fn show(&self) -> RecentEvent {
+        RecentEvent {
+            time: self.time,
+            event_type: self.event_type,
+            target: String::from_utf8_lossy(self.target()).into_owned(),
+            allowed: self.allowed,
+        }
+    }
 }
 
 impl Session {
@@ -52,7 +102,7 @@ impl Session {
             names: format!("{t}{a}{s}").into(),
             tenant_len: t.len() as u16,
             agent_len: a.len() as u16,
-            lives: Vec::new(),
+            lives: SmallVec::new(),
             resumed_before: resumed,
             id_conflict: false,
         }
@@ -65,10 +115,9 @@ impl Session {
         (tenant, agent, session)
     }
 
-    /// Counts an event. Gives the `first_seen` of lives that are no more, because it joined them to an earlier one or
-    /// moved their beginning.
-    pub fn add(&mut self, head: &Head, payload: Payload<'_>, retention: i64) -> Vec<i64> {
-        let mut gone = Vec::new();
+    /// Counts an event. `shown`: its target, if it may be one of the latest events. `gone` receives the `first_seen` of lives that are no more, because it joined them to an earlier
+    /// one or moved their beginning.
+    pub fn add(&mut self, head: &Head, shown: Option<&[u8]>, retention: i64, gone: &mut Vec<i64>) {
         let near = |life: &Life| {
             head.time >= life.first.saturating_sub(retention) && head.time <= life.last.saturating_add(retention)
         };
@@ -81,7 +130,7 @@ impl Session {
             }
         };
         let before = self.lives[at].first;
-        self.lives[at].add(head, payload);
+        self.lives[at].add(head, shown);
         if self.lives[at].first != before {
             gone.push(before);
         }
@@ -90,7 +139,6 @@ impl Session {
             gone.push(next.first);
             self.lives[at].join(next);
         }
-        gone
     }
 
     /// Lives that ended before `oldest` leave; their last views.
@@ -154,7 +202,7 @@ impl Session {
             last_seen: life.last,
             risk_score: life.risk(weights),
             open_alerts: 0,
-            last_events: life.recent.clone(),
+            last_events: life.last_events(),
             flags: flags.iter().filter(|f| f.0).map(|f| f.1.to_owned()).collect(),
         }
     }
@@ -165,16 +213,18 @@ impl Life {
         risk_score(weights, self.events, self.violations, self.targets.len() as u64, self.first, self.last)
     }
 
-    fn add(&mut self, head: &Head, payload: Payload<'_>) {
+    fn add(&mut self, head: &Head, shown: Option<&[u8]>) {
         self.events += 1;
-        self.violations += u64::from(!payload.allowed());
-        self.by_type[payload.event_type().index()] += 1;
+        self.violations += u64::from(!head.allowed);
+        self.by_type[head.event_type.index()] += 1;
         self.first = self.first.min(head.time);
         self.last = self.last.max(head.time);
         self.skewed |= head.skewed;
         self.changed = true;
         self.add_target(head.target);
-        self.add_recent(head.time, payload.event_type(), payload.target(), payload.allowed());
+        if let Some(target) = shown {
+            self.add_recent(Recent::new(head, target));
+        }
     }
 
     fn add_target(&mut self, target: u64) {
@@ -185,28 +235,24 @@ impl Life {
         }
     }
 
-    /// Keeps the latest events; ties in time are ordered by content, so that the view doesn't depend on arrival.
-    fn add_recent(&mut self, time: i64, event_type: EventType, target: &str, allowed: bool) {
-        let target = shorten(target);
-        let order = |e: &RecentEvent| {
-            e.time
-                .cmp(&time)
-                .then_with(|| e.event_type.cmp(&event_type))
-                .then_with(|| e.target.as_str().cmp(target))
-                .then_with(|| e.allowed.cmp(&allowed))
-        };
+    /// Keeps the latest events, in any order: the earliest makes room.
+    fn add_recent(&mut self, event: Recent) {
         if self.recent.len() < RECENT {
-            let at = self.recent.partition_point(|e| order(e) != Ordering::Greater);
-            self.recent.insert(at, RecentEvent { time, event_type, target: target.to_owned(), allowed });
-        } else if order(&self.recent[0]) == Ordering::Less {
-            // The oldest makes room and lends its buffer.
-            let at = self.recent.partition_point(|e| order(e) != Ordering::Greater) - 1;
-            self.recent[..=at].rotate_left(1);
-            let slot = &mut self.recent[at];
-            (slot.time, slot.event_type, slot.allowed) = (time, event_type, allowed);
-            slot.target.clear();
-            slot.target.push_str(target);
+            if self.recent.capacity() == self.recent.len() {
+                self.recent.reserve_exact(self.recent.len().clamp(1, RECENT - self.recent.len()));
+            }
+            self.recent.push(event);
+        } else if let Some(earliest) = self.recent.iter_mut().min_by(|a, b| a.order(b))
+            && earliest.order(&event).is_lt()
+        {
+            *earliest = event;
         }
+    }
+
+    fn last_events(&self) -> Vec<RecentEvent> {
+        let mut recent: Vec<&Recent> = self.recent.iter().collect();
+        recent.sort_by(|a, b| a.order(b));
+        recent.into_iter().map(Recent::show).collect()
     }
 
     fn join(&mut self, next: Life) {
@@ -220,16 +266,14 @@ impl Life {
         self.more_targets |= next.more_targets;
         self.changed = true;
         next.targets.into_iter().for_each(|t| self.add_target(t));
-        for e in next.recent {
-            self.add_recent(e.time, e.event_type, &e.target, e.allowed);
-        }
+        next.recent.into_iter().for_each(|e| self.add_recent(e));
     }
 }
 
 /// The first bytes of a target, cut at a character.
-fn shorten(target: &str) -> &str {
+fn shorten(target: &[u8]) -> &[u8] {
     let mut end = target.len().min(RecentEvent::TARGET_BYTES);
-    while !target.is_char_boundary(end) {
+    while end < target.len() && end > 0 && target[end] & 0xc0 == 0x80 {
         end -= 1;
     }
     &target[..end]

@@ -4,7 +4,6 @@
 use clawdstrike_operators::{absence, new_value, pattern, sequence, threshold};
 
 use super::class::Class;
-use super::hit::Payload;
 use super::log::Entry;
 use super::rules::{Kind, Unit, ValueOf};
 
@@ -27,7 +26,7 @@ pub enum UnitState {
 fn value_of(entry: &Entry, value: ValueOf) -> Option<u64> {
     let hash = match value {
         ValueOf::Target => entry.target,
-        ValueOf::Slot(n) => Payload(&entry.payload).value(usize::from(n)),
+        ValueOf::Slot(n) => entry.payload().value(usize::from(n)),
     };
     (hash != threshold::NO_VALUE).then_some(hash)
 }
@@ -93,12 +92,12 @@ impl UnitState {
 
     /// An absence's machine after a late event, the first of `entries`: triggers that waited and are `earlier` go on, those
     /// of the entries wait again, unless something follows them. (What followed earlier ones may have left the log.)
-    pub fn waiting_again(
+    pub fn waiting_again<'a>(
         unit: &Unit,
         old: Option<&UnitState>,
         earlier: impl Fn(i64, u32) -> bool,
         entries: &[Entry],
-        class_of: impl Fn(&Entry) -> Option<std::sync::Arc<Class>>,
+        class_of: impl Fn(&Entry) -> Option<&'a Class>,
     ) -> UnitState {
         let mut state = match old {
             Some(UnitState::Absence(old)) => old.only(earlier),
@@ -141,16 +140,16 @@ pub fn window(unit: &Unit) -> i64 {
 
 /// The events that prove a unit's match that ends at the last of `entries` (in order, reaching back at least a window):
 /// (index, step from 1).
-pub fn evidence(
+pub fn evidence<'a>(
     unit: &Unit,
     entries: &[Entry],
-    class_of: impl Fn(&Entry) -> Option<std::sync::Arc<Class>>,
+    class_of: impl Fn(&Entry) -> Option<&'a Class>,
 ) -> Vec<(usize, u32)> {
     let Some(last) = entries.last() else { return Vec::new() };
     let from = entries.partition_point(|e| last.time.saturating_sub(e.time) > window(unit));
     let inside = &entries[from..];
     let classes: Vec<_> = inside.iter().map(class_of).collect();
-    let roles = |i: usize| classes[i].as_deref();
+    let roles = |i: usize| classes[i];
     let found: Vec<(usize, u32)> = match &unit.kind {
         Kind::Sequence { spec, steps, without, until } => {
             let events: Vec<_> = inside
