@@ -21,6 +21,7 @@ mod explain;
 mod pattern;
 pub mod plan;
 mod resolve;
+pub mod rule_tests;
 mod suggest;
 mod yaml;
 

@@ -6,6 +6,7 @@ pub mod driver;
 pub mod handle;
 pub mod process;
 pub mod replay;
+pub mod rule_tests;
 pub mod rules;
 pub mod sinks;
 pub mod up;

@@ -19,6 +19,7 @@ pub use comparison::MAX_COUNT;
 pub use rule::{MAX_CONDITIONS, MAX_ITEMS};
 pub use sequence::MAX_STEPS;
 
+pub(crate) use matcher::event_types;
 pub(crate) use rule::Resolved;
 
 use crate::context::Context;

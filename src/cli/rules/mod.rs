@@ -1,9 +1,10 @@
-//! `rules`: detection rules, on disk (check, explain) and in a running engine (list, load).
+//! `rules`: detection rules, on disk (check, explain, test) and in a running engine (list, load).
 
 mod check;
 mod explain;
 mod list;
 mod load;
+mod test;
 
 use clap::Subcommand;
 use clawdstrike_rules::Diagnostic;
@@ -19,6 +20,7 @@ pub(super) enum Command {
     Explain(explain::ExplainArgs),
     List(list::ListArgs),
     Load(load::LoadArgs),
+    Test(test::TestArgs),
 }
 
 pub(super) fn run(command: Command) -> anyhow::Result<Exit> {
@@ -27,6 +29,7 @@ pub(super) fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Explain(args) => explain::run(args),
         Command::List(args) => block_on(list::run(args)),
         Command::Load(args) => block_on(load::run(args)),
+        Command::Test(args) => test::run(args),
     }
 }
 
