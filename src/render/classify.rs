@@ -8,21 +8,16 @@
 use clawdstrike_rules::plan::{AllowEntry, Field, HostPart, Matcher, TargetPattern, Test};
 use clawdstrike_telemetry::{Event, target};
 use hashbrown::HashMap;
-use regex::{RegexSet, RegexSetBuilder};
 
 use super::allow::Times;
 use super::class::{CLASS_BITS, ClassDef};
 use super::field::{CompiledTest, Fields, Place, regex, scalar_bytes};
 use super::key::{Hashed, Hasher};
+use super::patterns::Patterns;
 use super::rules::{AllowId, MatcherId, Rules};
 
 /// Targets and agents remembered before a memory starts again.
 const MEMORY: usize = 1 << 17;
-/// Patterns that are searched for together.
-const PATTERNS_A_SET: usize = 512;
-/// Memory that a set of patterns may take.
-const SET_BYTES: usize = 64 << 20;
-
 /// What is known of a target.
 #[derive(Clone, Copy)]
 struct KnownTarget {
@@ -66,39 +61,6 @@ struct Allow {
     agent: Option<regex::Regex>,
     targets: Option<u32>,
     times: Option<Times>,
-}
-
-/// One kind of text that patterns are tried on.
-#[derive(Default)]
-struct Patterns {
-    texts: Vec<String>,
-    atoms: Vec<u32>,
-    sets: Vec<RegexSet>,
-}
-
-impl Patterns {
-    fn add(&mut self, pattern: &str, atom: u32) {
-        self.texts.push(pattern.to_owned());
-        self.atoms.push(atom);
-    }
-
-    fn compile(&mut self) -> Result<(), String> {
-        for chunk in self.texts.chunks(PATTERNS_A_SET) {
-            let mut builder = RegexSetBuilder::new(chunk);
-            let set = builder.dot_matches_new_line(true).size_limit(SET_BYTES).build();
-            self.sets
-                .push(set.map_err(|e| format!("the rules' target patterns together: {e}; use fewer or simpler ones"))?);
-        }
-        self.texts = Vec::new();
-        Ok(())
-    }
-
-    fn find(&self, text: &str, hits: &mut Vec<u32>) {
-        for (n, set) in self.sets.iter().enumerate() {
-            let atoms = &self.atoms[n * PATTERNS_A_SET..];
-            hits.extend(set.matches(text).iter().map(|i| atoms[i]));
-        }
-    }
 }
 
 /// A rule set's matchers, ready to be tried on events.

@@ -25,6 +25,7 @@ pub mod ingest;
 mod json;
 mod key;
 mod log;
+mod patterns;
 mod rules;
 mod session;
 pub mod settings;
