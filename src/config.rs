@@ -87,6 +87,8 @@ pub struct Limits {
     pub session_retention: Duration,
     /// Events of evidence kept with an alert: the first and the latest others.
     pub evidence_limit: usize,
+    /// Sessions kept in each worker's live view; beyond, those without an event for longest leave first (stores keep them).
+    pub sessions_in_view: usize,
     /// Alerts kept in the live view; the oldest leave first (stores keep them).
     pub alerts_in_view: usize,
 }
@@ -100,6 +102,7 @@ impl Default for Limits {
             session_idle: Duration::seconds(30 * 60),
             session_retention: Duration::seconds(24 * 3600),
             evidence_limit: 50,
+            sessions_in_view: 1_000_000,
             alerts_in_view: 100_000,
         }
     }

@@ -47,6 +47,12 @@ pub const RETIMED: Metric = counter(
 /// Alert versions.
 pub const ALERT_VERSIONS: Metric =
     counter("clawdstrike_alert_versions_total", "Alert versions emitted: openings, updates and retractions.", None);
+/// Sessions for which there was no room.
+pub const SESSIONS_LEFT: Metric = counter(
+    "clawdstrike_sessions_left_total",
+    "Lives of sessions that left the live view for want of room ([limits] sessions_in_view); the store has them.",
+    None,
+);
 /// The last closed epoch.
 pub const EPOCH: Metric = gauge("clawdstrike_epoch", "The last closed epoch (ingest progress; has no unit).", None);
 /// Event-time progress.

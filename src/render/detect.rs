@@ -44,6 +44,8 @@ pub struct AlertVersion {
 pub enum SessionChange {
     /// A life's view.
     Now(SessionView),
+    /// The last view of a life that has left the live view for want of room.
+    Left(SessionView),
     /// No life of this session (tenant, agent, session) begins at this time any more.
     Gone(String, String, String, i64),
 }
@@ -212,6 +214,7 @@ impl Detect {
         }
         self.apply_hits(epoch, hits);
         self.move_watermark(epoch);
+        self.make_room();
         for command in commands {
             self.obey(command);
         }
@@ -272,6 +275,14 @@ impl Detect {
         if self.offline && ended && !finished {
             self.tell_all_sessions(now);
         }
+    }
+
+    fn make_room(&mut self) {
+        let (idle, weights) = (self.idle_before(), &self.settings.risk);
+        let sessions = &mut self.sessions;
+        self.shared.groups.borrow_mut().make_room(self.settings.sessions_in_view, |session| {
+            sessions.extend(session.views(idle, weights).into_iter().map(SessionChange::Left));
+        });
     }
 
     fn obey(&mut self, command: Command) {

@@ -8,6 +8,7 @@ use super::group::{Changes, Context, Group, Hit};
 use super::hit::HitBatch;
 use super::key::Hashed;
 use super::rules::SESSION;
+use super::session::Session;
 
 /// One map that grows would stall the worker while it moves; many small ones don't.
 const SHARDS: usize = 64;
@@ -24,6 +25,8 @@ pub struct Groups {
     shards: Vec<HashMap<u128, Group, Hashed>>,
     wheel: BTreeMap<i64, Vec<u128>>,
     ended: HashSet<u128, Hashed>,
+    /// Groups that have a session's view.
+    sessions: usize,
     touched: Vec<u128>,
 }
 
@@ -122,7 +125,9 @@ impl Groups {
             group
         });
         let mut changes = Changes::default();
+        let had_session = group.session.is_some();
         group.apply(ctx, hits, &mut changes);
+        self.sessions += usize::from(!had_session && group.session.is_some());
         let due = group.absence_due().map_or(i64::MAX, |t| t.saturating_add(1)).min(latest.saturating_add(BUCKET));
         if due < group.due {
             if due / BUCKET < group.due / BUCKET {
@@ -158,7 +163,9 @@ impl Groups {
             let mut changes = Changes::default();
             let next = group.advance(ctx, &mut changes);
             group.due = next;
+            let had_session = group.session.is_some();
             seen(Touched { key, group, changes });
+            self.sessions -= usize::from(had_session && group.session.is_none());
             if group.is_empty() {
                 if group.had_lives && self.ended.len() < ENDED {
                     self.ended.insert(key);
@@ -171,6 +178,28 @@ impl Groups {
         self.touched = due;
         for (due, key) in again {
             self.wheel.entry(due / BUCKET).or_default().push(key);
+        }
+    }
+
+    /// If there are more sessions than `bound`, those without an event for longest leave until there is some room again.
+    /// Only their views go: what rules may still need of their groups stays.
+    pub fn make_room(&mut self, bound: usize, mut left: impl FnMut(&Session)) {
+        if self.sessions <= bound {
+            return;
+        }
+        let sessions = self.iter().filter_map(|(key, group)| group.session.as_ref().map(|s| (s.last_seen(), *key)));
+        let mut sessions: Vec<(i64, u128)> = sessions.collect();
+        // A sixteenth at once, so that looking at all of them costs each new session little.
+        let leaving = (sessions.len() - bound + bound / 16).clamp(1, sessions.len());
+        sessions.select_nth_unstable(leaving - 1);
+        for (_, key) in &sessions[..leaving] {
+            if let Some(group) = self.get_mut(*key)
+                && let Some(session) = group.session.take()
+            {
+                left(&session);
+                group.had_lives = true;
+                self.sessions -= 1;
+            }
         }
     }
 }

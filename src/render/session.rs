@@ -2,10 +2,11 @@
 //!
 //! Counts only ever grow, and a late event can only close the gap between two lives, never open one: so a late event is
 //! added to the life it falls into, and two lives that it joins are added up. State per life: the distinct targets (8
-//! bytes each, to [`EXACT_TARGETS`]) and the latest [`RECENT`] events.
+//! bytes each, to [`EXACT_TARGETS`], beyond that HyperLogLog's 4 KiB) and the latest [`RECENT`] events.
 
 use std::cmp::Ordering;
 
+use cardinality_estimator::CardinalityEstimator;
 use clawdstrike_telemetry::EventType;
 use hashbrown::HashSet;
 use smallvec::SmallVec;
@@ -40,11 +41,66 @@ struct Life {
     by_type: [u64; 7],
     first: i64,
     last: i64,
-    targets: HashSet<u64, Hashed>,
-    more_targets: bool,
+    targets: Targets,
     skewed: bool,
     recent: Vec<Recent>,
     changed: bool,
+}
+
+/// Distinct targets, by their hashes.
+#[derive(Debug)]
+enum Targets {
+    Exact(HashSet<u64, Hashed>),
+    Estimated(Box<CardinalityEstimator<u64>>),
+}
+
+impl Default for Targets {
+    fn default() -> Self {
+        Targets::Exact(HashSet::default())
+    }
+}
+
+impl Targets {
+    fn count(&self) -> u64 {
+        match self {
+            Targets::Exact(targets) => targets.len() as u64,
+            // It can't be fewer than were counted before.
+            Targets::Estimated(estimator) => estimator.estimate().max(EXACT_TARGETS + 1) as u64,
+        }
+    }
+
+    fn is_exact(&self) -> bool {
+        matches!(self, Targets::Exact(_))
+    }
+
+    fn add(&mut self, target: u64) {
+        match self {
+            Targets::Exact(targets) => {
+                targets.insert(target);
+                if targets.len() > EXACT_TARGETS {
+                    *self = Targets::Estimated(Box::new(estimator(targets)));
+                }
+            }
+            Targets::Estimated(estimator) => estimator.insert_hash(target),
+        }
+    }
+
+    fn join(&mut self, other: Targets) {
+        match (&mut *self, other) {
+            (Targets::Estimated(mine), Targets::Estimated(theirs)) => mine.merge(&theirs),
+            (Targets::Exact(mine), Targets::Estimated(mut theirs)) => {
+                mine.iter().for_each(|&target| theirs.insert_hash(target));
+                *self = Targets::Estimated(theirs);
+            }
+            (_, Targets::Exact(theirs)) => theirs.into_iter().for_each(|target| self.add(target)),
+        }
+    }
+}
+
+fn estimator(targets: &HashSet<u64, Hashed>) -> CardinalityEstimator<u64> {
+    let mut estimator = CardinalityEstimator::new();
+    targets.iter().for_each(|&target| estimator.insert_hash(target));
+    estimator
 }
 
 /// One of the latest events.
@@ -196,8 +252,8 @@ impl Session {
             events: life.events,
             violations: life.violations,
             by_type: life.by_type,
-            unique_targets: life.targets.len() as u64,
-            unique_targets_exact: !life.more_targets,
+            unique_targets: life.targets.count(),
+            unique_targets_exact: life.targets.is_exact(),
             first_seen: life.first,
             last_seen: life.last,
             risk_score: life.risk(weights),
@@ -210,7 +266,7 @@ impl Session {
 
 impl Life {
     fn risk(&self, weights: &RiskWeights) -> f64 {
-        risk_score(weights, self.events, self.violations, self.targets.len() as u64, self.first, self.last)
+        risk_score(weights, self.events, self.violations, self.targets.count(), self.first, self.last)
     }
 
     fn add(&mut self, head: &Head, shown: Option<&[u8]>) {
@@ -221,17 +277,9 @@ impl Life {
         self.last = self.last.max(head.time);
         self.skewed |= head.skewed;
         self.changed = true;
-        self.add_target(head.target);
+        self.targets.add(head.target);
         if let Some(target) = shown {
             self.add_recent(Recent::new(head, target));
-        }
-    }
-
-    fn add_target(&mut self, target: u64) {
-        if self.targets.len() < EXACT_TARGETS {
-            self.targets.insert(target);
-        } else if !self.targets.contains(&target) {
-            self.more_targets = true;
         }
     }
 
@@ -263,9 +311,8 @@ impl Life {
         }
         self.last = self.last.max(next.last);
         self.skewed |= next.skewed;
-        self.more_targets |= next.more_targets;
         self.changed = true;
-        next.targets.into_iter().for_each(|t| self.add_target(t));
+        self.targets.join(next.targets);
         next.recent.into_iter().for_each(|e| self.add_recent(e));
     }
 }

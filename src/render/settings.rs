@@ -21,6 +21,8 @@ pub struct Settings {
     pub session_retention: i64,
     /// Events of evidence kept with an alert.
     pub evidence_limit: usize,
+    /// Sessions kept in the live view.
+    pub sessions_in_view: usize,
     /// Alerts kept in the live view.
     pub alerts_in_view: usize,
     /// Records that a worker takes into one epoch.
@@ -52,6 +54,7 @@ impl Settings {
             session_idle: limits.session_idle.0,
             session_retention: limits.session_retention.0,
             evidence_limit: limits.evidence_limit,
+            sessions_in_view: limits.sessions_in_view,
             alerts_in_view: limits.alerts_in_view,
             epoch_records: EPOCH_RECORDS,
             risk: RiskWeights::default(),

@@ -63,6 +63,8 @@ pub struct Stats {
     pub retimed: u64,
     /// Alert versions emitted.
     pub alert_versions: u64,
+    /// Lives of sessions that left the live view for want of room.
+    pub sessions_left: u64,
     /// Events that the archive stage has written to the store since the start.
     pub archived: u64,
     /// Parts that don't work as they should, with the reason.

@@ -89,7 +89,7 @@ impl Outlet for Collector {
                 SessionChange::Gone(tenant, agent, session, first) => {
                     into.sessions.remove(&(tenant, agent, session, first));
                 }
-                SessionChange::Now(view) => {
+                SessionChange::Now(view) | SessionChange::Left(view) => {
                     let key = (view.tenant_id.clone(), view.agent_id.clone(), view.session_id.clone(), view.first_seen);
                     into.sessions.insert(key, view);
                 }

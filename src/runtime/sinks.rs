@@ -96,7 +96,7 @@ async fn take(sinks: &Sinks, batch: Exported) {
     let mut gone = Vec::new();
     for change in sessions {
         match change {
-            SessionChange::Now(view) => views.push(view),
+            SessionChange::Now(view) | SessionChange::Left(view) => views.push(view),
             SessionChange::Gone(tenant_id, agent_id, session_id, first_seen) => {
                 gone.push(SessionKey { tenant_id, agent_id, session_id, first_seen });
             }
@@ -122,9 +122,13 @@ async fn take(sinks: &Sinks, batch: Exported) {
 impl Outlet for SinkOutlet {
     fn offer(&mut self, batch: Exported) -> Option<Exported> {
         let alerts = batch.alerts.len() as u64;
+        let left = batch.sessions.iter().filter(|s| matches!(s, SessionChange::Left(_))).count() as u64;
         match self.to.try_send(Told::Batch(batch)) {
             Ok(()) => {
-                self.stats.send_modify(|s| s.alert_versions += alerts);
+                self.stats.send_modify(|s| {
+                    s.alert_versions += alerts;
+                    s.sessions_left += left;
+                });
                 None
             }
             Err(mpsc::error::TrySendError::Full(Told::Batch(batch))) => Some(batch),

@@ -267,6 +267,7 @@ async fn health_and_metrics_tell_the_counters() {
         dead_letters: [("bad_json".to_owned(), 3)].into(),
         retimed: 2,
         alert_versions: 5,
+        sessions_left: 7,
         archived: 900,
         degraded: [("store \"a\nb".to_owned(), "down".to_owned())].into(),
     };
@@ -281,6 +282,7 @@ async fn health_and_metrics_tell_the_counters() {
         "# TYPE clawdstrike_events_total counter",
         "clawdstrike_events_total 1000",
         "clawdstrike_events_archived_total 900",
+        "clawdstrike_sessions_left_total 7",
         "clawdstrike_dead_letters_total{reason=\"bad_json\"} 3",
         "clawdstrike_watermark_timestamp_seconds 1714564800.5",
         "clawdstrike_degraded{part=\"store \\\"a\\nb\"} 1",
