@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -9,7 +10,7 @@ use clawdstrike_edr::config::Config;
 use clawdstrike_edr::runtime::process::{self, Process};
 use clawdstrike_test_services::Kafka;
 
-use crate::measure::{Measured, once};
+use crate::measure::{Measured, cpu_time};
 
 /// How long the backlog may take.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -30,7 +31,7 @@ pub fn to_alerts(files: &[PathBuf], events: u64) -> anyhow::Result<Measured> {
     let path = folder.path().join("workers.toml");
     std::fs::write(&path, text)?;
     let config = Config::load(&path).map_err(anyhow::Error::msg)?;
-    once(|| read(config, events))
+    read(config, events)
 }
 
 /// Through Kafka's own producer: one record a line.
@@ -42,13 +43,31 @@ fn produce(broker: &Kafka, file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn read(config: Config, events: u64) -> anyhow::Result<()> {
+/// From the first event that the engine has taken to the last: starting and stopping aren't what is measured.
+fn read(config: Config, events: u64) -> anyhow::Result<Measured> {
+    let (done, measured) = mpsc::channel();
     let ready = move |handle: clawdstrike_edr::runtime::handle::Handle, _| {
         tokio::spawn(async move {
             let began = Instant::now();
-            while handle.stats().events < events && began.elapsed() < DEADLINE {
+            let mut first = None;
+            while began.elapsed() < DEADLINE {
+                let taken = handle.stats().events;
+                if taken > 0 && first.is_none() {
+                    first = Some((taken, Instant::now(), cpu_time()));
+                }
+                if taken >= events {
+                    break;
+                }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            let result =
+                first.ok_or_else(|| anyhow!("no event was taken within {DEADLINE:?}")).and_then(|(taken, at, cpu)| {
+                    let share = events as f64 / (events - taken).max(1) as f64;
+                    let (wall, cpu) = (at.elapsed(), cpu_time()?.saturating_sub(cpu?));
+                    Ok(Measured { wall: wall.mul_f64(share), cpu: cpu.mul_f64(share) })
+                });
+            // Nobody waits for it only if the process couldn't start, which is told below.
+            let _told = done.send(result);
             // As an operator would: the process stops in good order.
             let stopped = Command::new("kill").args(["-TERM", &std::process::id().to_string()]).status();
             if let Err(error) = stopped {
@@ -61,5 +80,6 @@ fn read(config: Config, events: u64) -> anyhow::Result<()> {
         Box::pin(clawdstrike_edr::api::serve(api.listen, handle, api.allow_anonymous, stopped))
     });
     process::run(Process { config, index: 0, mesh: Vec::new(), supervised: false, serve, ready: Box::new(ready) })
-        .map_err(|e| anyhow!(e))
+        .map_err(|e| anyhow!(e))?;
+    measured.recv()?
 }

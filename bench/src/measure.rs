@@ -22,8 +22,7 @@ pub fn measure(runs: usize, mut work: impl FnMut() -> anyhow::Result<()>) -> any
     best.ok_or_else(|| anyhow::anyhow!("no run"))
 }
 
-/// One run.
-pub fn once(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Measured> {
+fn once(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Measured> {
     let (wall, cpu) = (Instant::now(), cpu_time()?);
     work()?;
     Ok(Measured { wall: wall.elapsed(), cpu: cpu_time()?.saturating_sub(cpu) })
