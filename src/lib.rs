@@ -17,6 +17,7 @@ pub mod simulate;
 pub mod source;
 pub mod store;
 pub mod view;
+pub mod wall_clock;
 
 /// Batches of records are allocated on one thread and freed on another, all the time.
 #[global_allocator]

@@ -8,7 +8,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Modules of `src/` from the bottom up. A module imports only from layers below its own.
 const LAYERS: [&[&str]; 6] = [
-    &["alert", "config", "session", "view", "metrics", "inbox", "dead_letter", "rule_files"],
+    &["alert", "config", "session", "view", "metrics", "inbox", "dead_letter", "rule_files", "wall_clock"],
     &["source", "store", "render", "response", "simulate"],
     &["runtime"],
     &["api"],

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
@@ -20,6 +20,7 @@ use crate::config::{Duration, Limits};
 use crate::rule_files;
 use crate::runtime::replay::{self, OnChange, Outcome, Replay};
 use crate::session::SessionView;
+use crate::wall_clock;
 
 /// Run files through the engine's own dataflow, offline, and print the alerts.
 #[derive(Debug, Args)]
@@ -99,7 +100,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
         rules: compiled,
         workers: usize::from(args.workers),
         limits,
-        now: args.now.unwrap_or_else(wall_clock),
+        now: args.now.unwrap_or_else(wall_clock::now),
         changes: (args.emit == Emit::Changes).then(|| Box::new(|a: &Alert| print_change(a)) as OnChange),
         progress,
     });
@@ -121,11 +122,6 @@ fn compile(paths: &[PathBuf]) -> anyhow::Result<RuleSet> {
         }
         Err(errors) => bail!("the rules don't compile:\n{errors}"),
     }
-}
-
-fn wall_clock() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn kind(name: &str, value: Value) -> Value {

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
@@ -12,6 +11,7 @@ use super::output::Format;
 use super::{Exit, OutputArgs};
 use crate::config::{Config, Source};
 use crate::runtime::{process, up};
+use crate::wall_clock;
 
 /// Launch and supervise all processes of the cluster on this machine; SIGTERM or Ctrl-C stops them in good order.
 #[derive(Debug, Args)]
@@ -62,7 +62,7 @@ fn simulator(config: &Config) -> anyhow::Result<Vec<String>> {
         );
     };
     std::fs::create_dir_all(folder).with_context(|| format!("folder \"{}\"", folder.display()))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = wall_clock::now() / 1_000_000;
     let file = folder.join(format!("simulated-{now}.jsonl"));
     let args = [
         "simulate",

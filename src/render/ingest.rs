@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clawdstrike_telemetry::{ClockRule, DeadLetter, Event, Reference, decode, target};
 use crossbeam_channel::Receiver;
@@ -27,6 +26,7 @@ use super::rules::{Registry, Rules, SESSION};
 use super::settings::Settings;
 use crate::dead_letter::DeadRecord;
 use crate::inbox::{Message, PartitionId, RecordBatch, RecordRef};
+use crate::wall_clock;
 
 /// Records that a worker takes into one epoch, if not set otherwise.
 pub const EPOCH_RECORDS: usize = 64 * 1024;
@@ -288,10 +288,7 @@ impl Ingest {
     }
 
     fn wall(&self) -> i64 {
-        self.now.unwrap_or_else(|| {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-        })
+        self.now.unwrap_or_else(wall_clock::now)
     }
 
     /// Reads into the epoch what fits; says whether there is more to do at once.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clawdstrike_telemetry::{ClockRule, Event, Reference, decode};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -17,6 +17,7 @@ use crate::inbox::{Inbox, Inboxes, Message, PartitionId, RecordBatch};
 use crate::source::{self, Reader, StartAt};
 use crate::store::{ArchiveSender, EventRow};
 use crate::view::{Query, Rows};
+use crate::wall_clock;
 
 /// Rows written together.
 const ROWS: usize = 2_000;
@@ -173,17 +174,12 @@ impl Stage {
             if record.append.is_some() {
                 *reference = Reference::Append;
             }
-            let stamp = reference.observe(&self.clock, event.timestamp, record.append, wall_clock());
+            let stamp = reference.observe(&self.clock, event.timestamp, record.append, wall_clock::now());
             let time = if by_reference { stamp.reference } else { stamp.time };
             self.rows.push(row(&event, time, &format!("{name}/{}/{}", batch.partition.partition, record.offset)));
         }
         self.positions.insert(batch.partition, batch.next_offset);
     }
-}
-
-fn wall_clock() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn row(event: &Event<'_>, time: i64, position: &str) -> EventRow {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clawdstrike_rules::{Compiled, SourceFile};
 use crossbeam_channel::bounded;
@@ -25,6 +25,7 @@ use crate::render::settings::Settings;
 use crate::response::Orchestrator;
 use crate::source::{self, Reader, StartAt};
 use crate::store::{Store, StoreWriter};
+use crate::wall_clock;
 
 /// The least time between two epochs: what an event waits at most for others.
 const TICK: Duration = Duration::from_millis(10);
@@ -322,8 +323,7 @@ fn degraded_parts(writer: Option<&StoreWriter>, response: &Arc<Orchestrator>) ->
 /// Epochs go on from the wall clock in milliseconds: at least 10 ms apart, they stay behind it, so that a later run begins
 /// with a larger one and revisions never go back.
 fn first_epoch() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(1)
+    u64::try_from(wall_clock::now() / 1_000).unwrap_or(1)
 }
 
 /// Begins what needs a running dataflow.

@@ -206,28 +206,13 @@ fn outcome(collected: Collected) -> Outcome {
         ..Outcome::default()
     };
     for alert in &mut out.alerts {
-        // The session's score as it is at the end, whatever it was when the version was made.
-        let of_alert = |s: &&SessionView| s.first_seen <= alert.first_seen && alert.first_seen <= s.last_seen;
-        let key = |first| (alert.tenant_id.clone(), alert.agent_id.clone(), alert.session_id.clone(), first);
-        let from = out.sessions.partition_point(|s| session_key(s) < key(i64::MIN));
-        let lives = out.sessions[from..].iter().take_while(|s| session_key(s) <= key(i64::MAX));
-        if let Some(session) = lives.into_iter().find(of_alert) {
-            alert.risk_score = session.risk_score;
+        if let Some(at) = life_of(&out.sessions, alert) {
+            // The session's score as it is at the end, whatever it was when the version was made.
+            alert.risk_score = out.sessions[at].risk_score;
+            out.sessions[at].open_alerts += 1;
         }
     }
     out.alerts.sort_by(|a, b| (a.first_seen, &a.alert_id).cmp(&(b.first_seen, &b.alert_id)));
-    for alert in &out.alerts {
-        let key = |first| (alert.tenant_id.clone(), alert.agent_id.clone(), alert.session_id.clone(), first);
-        let from = out.sessions.partition_point(|s| session_key(s) < key(i64::MIN));
-        let life = out.sessions[from..]
-            .iter_mut()
-            .take_while(|s| s.session_id == alert.session_id && s.agent_id == alert.agent_id);
-        if let Some(life) =
-            life.into_iter().find(|s| s.first_seen <= alert.first_seen && alert.first_seen <= s.last_seen)
-        {
-            life.open_alerts += 1;
-        }
-    }
     out.sessions.sort_by(|a, b| {
         (a.first_seen, &a.agent_id, &a.session_id, &a.tenant_id).cmp(&(
             b.first_seen,
@@ -246,6 +231,12 @@ fn outcome(collected: Collected) -> Outcome {
     out
 }
 
-fn session_key(s: &SessionView) -> (String, String, String, i64) {
-    (s.tenant_id.clone(), s.agent_id.clone(), s.session_id.clone(), s.first_seen)
+/// The life that an alert began in, among lives by (tenant, agent, session, first_seen).
+fn life_of(lives: &[SessionView], alert: &Alert) -> Option<usize> {
+    let of_alert = (&alert.tenant_id, &alert.agent_id, &alert.session_id);
+    let session = |s: &SessionView| (&s.tenant_id, &s.agent_id, &s.session_id).cmp(&of_alert);
+    let from = lives.partition_point(|s| session(s).is_lt());
+    let same = lives[from..].iter().take_while(|s| session(s).is_eq());
+    let covers = |s: &SessionView| s.first_seen <= alert.first_seen && alert.first_seen <= s.last_seen;
+    same.into_iter().position(covers).map(|at| from + at)
 }

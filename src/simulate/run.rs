@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use clawdstrike_telemetry::time;
@@ -18,6 +18,7 @@ use super::arrival::Arrivals;
 use super::generator::{Attack, Simulator};
 use super::output::{Line, Output};
 use super::scenario::Scenario;
+use crate::wall_clock;
 
 /// Longest sleep of a paced run before it looks whether it shall stop, and shortest, which sets how many events go together.
 const LONGEST_NAP: Duration = Duration::from_millis(100);
@@ -29,8 +30,7 @@ const SHOWN_ATTACKS: usize = 10;
 /// away (a closed pipe) is an end like any other. Errors: flags out of range, a destination that can't be opened, written or
 /// reached, events that Kafka didn't take.
 pub async fn run(args: &SimulateArgs) -> anyhow::Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the wall clock stands before 1970")?;
-    let options = args.options(i64::try_from(now.as_micros())?).map_err(|e| anyhow!(e))?;
+    let options = args.options(wall_clock::now()).map_err(|e| anyhow!(e))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let stop = Arc::new(AtomicBool::new(false));
     if args.until_stdin_ends {
