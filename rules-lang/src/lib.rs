@@ -21,6 +21,7 @@ mod explain;
 mod pattern;
 pub mod plan;
 mod resolve;
+pub mod sigma;
 mod suggest;
 mod yaml;
 
