@@ -68,8 +68,7 @@ pub(super) fn run(command: Command) -> anyhow::Result<Exit> {
 /// Says on standard error what became of the files: the rules may go to standard output.
 fn report(imported: &Imported) {
     for diagnostic in imported.errors.iter().chain(&imported.warnings) {
-        diagnostic.to_string().lines().for_each(tell);
-        tell("");
+        tell(&format!("{diagnostic}\n"));
     }
     for refused in &imported.refused {
         match refused.title.as_str() {
