@@ -68,6 +68,12 @@ impl<'f> Context<'f> {
         &mut self.diagnostics[index]
     }
 
+    /// What stands at a place, as it is written.
+    pub(crate) fn written(&self, at: Span) -> String {
+        let line = (at.line as usize).checked_sub(1).and_then(|i| self.lines.get(i)).copied().unwrap_or("");
+        line.chars().skip((at.column as usize).saturating_sub(1)).take(at.len as usize).collect()
+    }
+
     /// The place of `part` within the text that starts at `whole`, or `whole` if it isn't written there literally.
     pub(crate) fn within(&self, whole: Span, part: &str) -> Span {
         let line = (whole.line as usize).checked_sub(1).and_then(|i| self.lines.get(i)).copied().unwrap_or("");

@@ -22,6 +22,7 @@ mod pattern;
 pub mod plan;
 mod resolve;
 pub mod rule_tests;
+pub mod sigma;
 mod suggest;
 mod yaml;
 

@@ -91,10 +91,12 @@ fn every_code_has_a_golden_file_and_a_section_in_the_reference() {
     let mut text = String::new();
     sources(&root().join("src"), &mut text);
     let known = codes(&text, '"');
-    let golden: String = inputs()
+    let mut golden: String = inputs()
         .iter()
         .map(|input| fs::read_to_string(input.to_string_lossy().replace(".in.yaml", ".out")).expect("an output"))
         .collect();
+    // What is said of Sigma files is for `sigma.rs`.
+    sources(&root().join("tests/sigma"), &mut golden);
     let shown = codes(&golden, '[');
     let reference = fs::read_to_string(root().join("../docs/rules/errors.md")).expect("the reference");
     let explained = codes(&reference, '`');

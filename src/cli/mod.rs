@@ -45,7 +45,7 @@ enum Command {
     Up(up::UpArgs),
     Worker(worker::WorkerArgs),
     Init(init::InitArgs),
-    /// Check, test, explain, list and load detection rules.
+    /// Check, test, explain, import, list and load detection rules.
     #[command(subcommand, after_help = "Example:\n  clawdstrike-edr rules check rules")]
     Rules(rules::Command),
     /// Look into live sessions.

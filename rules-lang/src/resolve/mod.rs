@@ -19,8 +19,10 @@ pub use comparison::MAX_COUNT;
 pub use rule::{MAX_CONDITIONS, MAX_ITEMS};
 pub use sequence::MAX_STEPS;
 
+pub(crate) use field::path;
 pub(crate) use matcher::event_types;
 pub(crate) use rule::Resolved;
+pub(crate) use window::WINDOW;
 
 use crate::context::Context;
 use crate::plan::AllowEntry;

@@ -1,7 +1,8 @@
-//! `rules`: detection rules, on disk (check, explain, test) and in a running engine (list, load).
+//! `rules`: detection rules, on disk (check, explain, import, test) and in a running engine (list, load).
 
 mod check;
 mod explain;
+mod import;
 mod list;
 mod load;
 mod test;
@@ -18,6 +19,12 @@ use crate::rule_files::RuleFiles;
 pub(super) enum Command {
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
+    /// Turn rules of other languages into rules of ours.
+    #[command(
+        subcommand,
+        after_help = "Example:\n  clawdstrike-edr rules import sigma sigma/*.yml --to rules/sigma.yaml"
+    )]
+    Import(import::Command),
     List(list::ListArgs),
     Load(load::LoadArgs),
     Test(test::TestArgs),
@@ -27,6 +34,7 @@ pub(super) fn run(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Check(args) => check::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Import(command) => import::run(command),
         Command::List(args) => block_on(list::run(args)),
         Command::Load(args) => block_on(load::run(args)),
         Command::Test(args) => test::run(args),
