@@ -120,10 +120,10 @@ fn kind(path: &Path) -> Kind {
         return Kind::Folder;
     }
     let name = name.to_ascii_lowercase();
-    let Some(stem) = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml")) else {
+    if !name.ends_with(".yaml") && !name.ends_with(".yml") {
         return Kind::Other("its name ends neither in .yaml nor in .yml", false);
-    };
-    if stem.ends_with(".test") {
+    }
+    if is_test(path) {
         return Kind::Other("it holds tests of rules", true);
     }
     match meta {
@@ -139,17 +139,31 @@ impl RuleFiles {
         if self.files.len() == MAX_FILES {
             return Err(format!("more than {MAX_FILES} rule files, \"{name}\" is one too many"));
         }
-        // One byte more than the compiler takes, so that it is the compiler that refuses a file for its size.
-        let mut bytes = Vec::new();
-        let limit = MAX_FILE_BYTES as u64 + 1;
-        File::open(path)
-            .and_then(|file| file.take(limit).read_to_end(&mut bytes))
-            .map_err(|e| format!("rule file \"{name}\": {e}"))?;
-        let text = String::from_utf8(bytes).map_err(|e| {
-            let at = e.utf8_error().valid_up_to();
-            format!("rule file \"{name}\" is not UTF-8 from byte {at} on: save it as UTF-8")
-        })?;
-        self.files.push(SourceFile { name, text });
+        self.files.push(read_file(path)?);
         Ok(())
     }
+}
+
+/// Whether the file holds tests of rules, by its name.
+pub fn is_test(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    name.ends_with(".test.yaml") || name.ends_with(".test.yml")
+}
+
+/// Reads one file, as far as the compiler takes it.
+///
+/// Errors: it can't be read, or isn't UTF-8.
+pub fn read_file(path: &Path) -> Result<SourceFile, String> {
+    let name = path.display().to_string();
+    // One byte more than the compiler takes, so that it is the compiler that refuses a file for its size.
+    let mut bytes = Vec::new();
+    let limit = MAX_FILE_BYTES as u64 + 1;
+    File::open(path)
+        .and_then(|file| file.take(limit).read_to_end(&mut bytes))
+        .map_err(|e| format!("rule file \"{name}\": {e}"))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        format!("rule file \"{name}\" is not UTF-8 from byte {at} on: save it as UTF-8")
+    })?;
+    Ok(SourceFile { name, text })
 }

@@ -3,41 +3,25 @@
 //! `NN.in.yaml` is compiled, its findings must be `NN.out`. A line `### file: NAME` starts another file of the same
 //! set. `UPDATE_GOLDEN=1 cargo test -p clawdstrike-rules --test errors` writes the `.out` files anew: read the diff.
 
+mod golden;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clawdstrike_rules::{SourceFile, compile};
+use clawdstrike_rules::compile;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
 }
 
 fn inputs() -> Vec<PathBuf> {
-    let folder = root().join("tests/errors");
-    let mut inputs: Vec<_> = fs::read_dir(folder)
-        .expect("the golden files")
-        .map(|entry| entry.expect("a golden file").path())
-        .filter(|path| path.to_string_lossy().ends_with(".in.yaml"))
-        .collect();
-    inputs.sort();
-    inputs
-}
-
-fn files(text: &str) -> Vec<SourceFile> {
-    let mut parts = text.split("### file: ");
-    let first = parts.next().unwrap_or_default();
-    let mut files = vec![SourceFile { name: "rules.yaml".into(), text: first.into() }];
-    for part in parts {
-        let (name, text) = part.split_once('\n').expect("a name and a text");
-        files.push(SourceFile { name: name.trim().into(), text: text.into() });
-    }
-    files
+    golden::inputs("errors", ".in.yaml")
 }
 
 /// What is said, with the number of enabled rules if the set compiles.
 fn findings(text: &str) -> String {
-    match compile(&files(text)) {
+    match compile(&golden::files("rules.yaml", text)) {
         Ok(compiled) => {
             let warnings: String = compiled.warnings.iter().map(|warning| format!("{warning}\n")).collect();
             format!(

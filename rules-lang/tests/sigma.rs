@@ -3,31 +3,20 @@
 //! `NN.in.yml` is imported; the rules must be `NN.out.yaml`, and what is said of it `NN.err`. A line `### file: NAME`
 //! starts another file. `UPDATE_GOLDEN=1 cargo test -p clawdstrike-rules --test sigma` writes them anew: read the diff.
 
+mod golden;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clawdstrike_rules::sigma::{Imported, import};
 use clawdstrike_rules::{SourceFile, compile};
 
 fn inputs() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sigma");
-    let mut inputs: Vec<_> = fs::read_dir(folder)
-        .expect("the golden files")
-        .map(|entry| entry.expect("a golden file").path())
-        .filter(|path| path.to_string_lossy().ends_with(".in.yml"))
-        .collect();
-    inputs.sort();
-    inputs
+    golden::inputs("sigma", ".in.yml")
 }
 
 fn files(text: &str) -> Vec<SourceFile> {
-    let mut parts = text.split("### file: ");
-    let mut files = vec![SourceFile { name: "sigma.yml".into(), text: parts.next().unwrap_or_default().into() }];
-    for part in parts {
-        let (name, text) = part.split_once('\n').expect("a name and a text");
-        files.push(SourceFile { name: name.trim().into(), text: text.into() });
-    }
-    files
+    golden::files("sigma.yml", text)
 }
 
 fn said(imported: &Imported) -> String {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use clawdstrike_rules::plan::RuleSet;
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::handle::Request;
 use crate::dead_letter::DeadRecord;
-use crate::inbox::{Message, PartitionId, Waker};
+use crate::inbox::{Inbox, Inboxes, Message, PartitionId, Waker};
 use crate::render::control::Command;
 use crate::render::detect::Totals;
 use crate::render::export::Exported;
@@ -36,13 +36,10 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// How long a worker sleeps if nothing wakes it.
 const PARK: Duration = Duration::from_millis(100);
 
-/// What a worker is given.
-pub struct Seat {
-    /// Its inbox.
-    pub inbox: Receiver<Message>,
-    /// How its sources wake it.
-    pub waker: Waker,
-    /// Where its dead letters go.
+/// What all workers of a process are given alike.
+#[derive(Clone)]
+pub struct Shared {
+    /// Where dead letters go.
     pub dead: Sender<DeadRecord>,
     /// Takes positions that may be committed.
     pub commits: Sender<Vec<(PartitionId, u64)>>,
@@ -50,8 +47,53 @@ pub struct Seat {
     pub sources: usize,
     /// Limits and sources.
     pub settings: Settings,
-    /// Why a source, here or on another worker of this process, can't go on.
+    /// Why a source of this process can't go on.
     pub failure: Arc<OnceLock<String>>,
+}
+
+/// What a worker is given.
+struct Seat {
+    inbox: Receiver<Message>,
+    /// How its sources wake it.
+    waker: Waker,
+    shared: Shared,
+}
+
+/// The workers of a process before they begin: timely starts each on a thread of its own, where it takes its seat.
+pub struct Crew {
+    first: usize,
+    seats: Vec<Mutex<Option<Seat>>>,
+    sequencer: Mutex<Option<Sequencer>>,
+}
+
+impl Crew {
+    /// One worker for each inbox; `sequencer` is for worker 0, if it is in this process.
+    pub fn new(
+        inboxes: &Inboxes,
+        receivers: Vec<Receiver<Message>>,
+        shared: Shared,
+        sequencer: Option<Sequencer>,
+    ) -> Crew {
+        let seat = |(inbox, sender): (Receiver<Message>, &Inbox)| {
+            Mutex::new(Some(Seat { inbox, waker: sender.waker().clone(), shared: shared.clone() }))
+        };
+        let seats = receivers.into_iter().zip(&inboxes.local).map(seat).collect();
+        Crew { first: inboxes.first, seats, sequencer: Mutex::new(sequencer) }
+    }
+
+    /// Runs a worker to its end.
+    ///
+    /// # Errors
+    /// Why a source can't go on.
+    pub fn run(&self, worker: &mut Worker) -> Result<(), String> {
+        let seat = take(&self.seats[worker.index() - self.first]).ok_or("a worker was started twice")?;
+        let sequencer = if worker.index() == 0 { take(&self.sequencer) } else { None };
+        run(worker, seat, sequencer)
+    }
+}
+
+fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// What worker 0 is given besides.
@@ -84,29 +126,23 @@ pub trait Outlet: Send {
     fn acked(&self) -> u64;
 }
 
-/// Runs a worker to its end.
-///
-/// # Errors
-/// Why a source can't go on.
-pub fn run(worker: &mut Worker, seat: Seat, sequencer: Option<Sequencer>) -> Result<(), String> {
-    let failure = seat.failure.clone();
-    let waker = seat.waker.clone();
-    let commits = seat.commits;
+fn run(worker: &mut Worker, seat: Seat, sequencer: Option<Sequencer>) -> Result<(), String> {
+    let Seat { inbox, waker, shared: Shared { dead, commits, sources, settings, failure } } = seat;
     let parts = IngestParts {
-        settings: seat.settings,
-        inbox: seat.inbox,
+        settings,
+        inbox,
         wake: Box::new(move |activator| {
             waker.set(move || {
                 // The worker has ended: there is nobody to wake.
                 let _ended = activator.activate();
             });
         }),
-        dead: seat.dead,
+        dead,
         commits: Box::new(move |positions| {
             // Commits are only a report of progress: if the committer lags, a later one says more.
             let _lagging = commits.try_send(positions);
         }),
-        sources: seat.sources,
+        sources,
         failure: failure.clone(),
     };
     let built = render::build(worker, parts);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clawdstrike_rules::{Compiled, SourceFile};
@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::archive::Archive;
-use super::driver::{self, Seat, Sequencer};
+use super::driver::{Crew, Sequencer, Shared};
 use super::handle::{ActiveRules, Handle, REQUESTS, Stats, WATCH_LAG};
 use super::{dead_letters, rules, sinks};
 use crate::config::{Config, Store as StoreConfig};
@@ -99,22 +99,6 @@ pub fn run(process: Process) -> Result<(), String> {
     let failure = Arc::new(OnceLock::new());
     let failed = failure.clone();
     let settings = Settings::from_config(&config);
-    let seats: Vec<Mutex<Option<Seat>>> = receivers
-        .into_iter()
-        .zip(&local)
-        .map(|(inbox, sender)| {
-            Mutex::new(Some(Seat {
-                inbox,
-                waker: sender.waker().clone(),
-                dead: dead.clone(),
-                commits: commits.clone(),
-                sources: config.sources.len(),
-                settings: settings.clone(),
-                failure: failure.clone(),
-            }))
-        })
-        .collect();
-    drop((dead, commits));
     let (head, sequencer) = match first {
         Some(first) => {
             let (head, sequencer) = runtime.block_on(start_head(&config, first, stop.clone()))?;
@@ -122,9 +106,9 @@ pub fn run(process: Process) -> Result<(), String> {
         }
         None => (None, None),
     };
-    let sequencer = Mutex::new(sequencer);
-    let first_worker = index * cluster.threads;
-    let inboxes = Inboxes { first: first_worker, peers: config.workers(), local };
+    let inboxes = Inboxes { first: index * cluster.threads, peers: config.workers(), local };
+    let shared = Shared { dead, commits, sources: config.sources.len(), settings, failure };
+    let crew = Crew::new(&inboxes, receivers, shared, sequencer);
     let readers = start_sources(&config, &inboxes)?;
     let committer = commit_in_background(readers, to_commit)?;
     let timely_config = timely::Config {
@@ -141,15 +125,8 @@ pub fn run(process: Process) -> Result<(), String> {
         },
         worker: timely::WorkerConfig::default(),
     };
-    let guards = timely::execute(timely_config, move |worker| {
-        let take = |slot: &Mutex<Option<Seat>>| slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let seat = take(&seats[worker.index() - first_worker]).ok_or("a worker was started twice")?;
-        let mut slot = sequencer.lock().unwrap_or_else(PoisonError::into_inner);
-        let sequencer = if worker.index() == 0 { slot.take() } else { None };
-        drop(slot);
-        driver::run(worker, seat, sequencer)
-    })
-    .map_err(|e| format!("the mesh between processes can't be joined: {e}; check [cluster] addresses"))?;
+    let guards = timely::execute(timely_config, move |worker| crew.run(worker))
+        .map_err(|e| format!("the mesh between processes can't be joined: {e}; check [cluster] addresses"))?;
     joined.store(true, Ordering::Relaxed);
     let mut head = head;
     if let Some(head) = &mut head

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clawdstrike_rules::plan::RuleSet;
@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, bounded};
 use tokio::sync::mpsc;
 
 use super::dead_letters;
-use super::driver::{self, Outlet, Seat, Sequencer};
+use super::driver::{Crew, Outlet, Sequencer, Shared};
 use crate::alert::{Alert, Status};
 use crate::config::Limits;
 use crate::inbox::{Inbox, Inboxes, Message};
@@ -151,27 +151,11 @@ fn execute(
     let sources = vec![SourceInfo { name: SOURCE.into(), by_reference: false }];
     let settings = Settings { epoch_records, ..Settings::new(&replay.limits, sources) };
     let (dead, dead_thread) = dead_letters::start(None)?;
-    let failure = Arc::new(OnceLock::new());
     let (commits, _no_commits) = bounded(1);
-    let seats: Vec<Mutex<Option<Seat>>> = receivers
-        .into_iter()
-        .zip(&inboxes.local)
-        .map(|(inbox, sender)| {
-            Mutex::new(Some(Seat {
-                inbox,
-                waker: sender.waker().clone(),
-                dead: dead.clone(),
-                commits: commits.clone(),
-                sources: 1,
-                settings: settings.clone(),
-                failure: failure.clone(),
-            }))
-        })
-        .collect();
-    drop(dead);
+    let shared = Shared { dead, commits, sources: 1, settings, failure: Arc::default() };
     let collected = Arc::new(Mutex::new(Collected::default()));
     let (_requests, no_requests) = mpsc::channel(1);
-    let sequencer = Mutex::new(Some(Sequencer {
+    let sequencer = Sequencer {
         rules: Arc::new(replay.rules),
         now: Some(replay.now),
         first_epoch: 1,
@@ -180,17 +164,10 @@ fn execute(
         waker: Default::default(),
         outlet: Box::new(Collector { into: collected.clone(), changes: replay.changes, progress: replay.progress }),
         stop: Arc::new(AtomicBool::new(false)),
-    }));
+    };
+    let crew = Crew::new(&inboxes, receivers, shared, Some(sequencer));
     let config = timely::Config::process(replay.workers);
-    let guards = timely::execute(config, move |worker| {
-        let seat = seats[worker.index()].lock().unwrap_or_else(PoisonError::into_inner).take();
-        let sequencer =
-            if worker.index() == 0 { sequencer.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
-        match seat {
-            Some(seat) => driver::run(worker, seat, sequencer),
-            None => Err("a worker was started twice".to_owned()),
-        }
-    })?;
+    let guards = timely::execute(config, move |worker| crew.run(worker))?;
     for result in guards.join() {
         result??;
     }

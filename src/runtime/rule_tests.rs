@@ -88,7 +88,7 @@ fn compare(set: &RuleSet, test: &RuleTest, outcome: &Outcome) -> Vec<String> {
         let targets: Vec<&str> = first.evidence.iter().map(|e| e.target.as_str()).collect();
         problems.push(format!(
             "{rule} raised {}, which the test doesn't expect; the first at {}, because of {}",
-            count(alerts.len() as u64, "alert", "alerts"),
+            if alerts.len() == 1 { "1 alert".to_owned() } else { format!("{} alerts", alerts.len()) },
             offset(first.first_seen - START),
             targets.join(", ")
         ));
@@ -121,8 +121,4 @@ fn offset(micros: i64) -> String {
         [(millis / 3_600_000, "h"), (millis / 60_000 % 60, "m"), (millis / 1_000 % 60, "s"), (millis % 1_000, "ms")];
     let text: String = parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n}{unit}")).collect();
     if text.is_empty() { "0s".to_owned() } else { text }
-}
-
-fn count(n: u64, one: &str, many: &str) -> String {
-    format!("{n} {}", if n == 1 { one } else { many })
 }

@@ -1,7 +1,5 @@
 //! Writes rules of ours as YAML text.
 
-use std::fmt::Write as _;
-
 /// A value to write.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Yaml {
@@ -52,27 +50,25 @@ fn item(out: &mut String, entries: &[(String, Yaml)], indent: usize) {
 }
 
 fn entry(out: &mut String, lead: &str, key: &str, value: &Yaml, indent: usize) {
-    // A String takes everything.
-    let _ = match value {
+    let indented = " ".repeat(indent);
+    match value {
         Yaml::List(items) if matches!(key, "conditions" | "events" | "all_of" | "matchers") => {
-            let _ = writeln!(out, "{lead}{}:", scalar(key));
+            *out += &format!("{lead}{}:\n", scalar(key));
             for each in items {
                 match each {
                     Yaml::Map(entries) => item(out, entries, indent),
-                    other => drop(writeln!(out, "{}- {}", " ".repeat(indent), other.flow())),
+                    other => *out += &format!("{indented}- {}\n", other.flow()),
                 }
             }
-            Ok(())
         }
         Yaml::Map(entries) if key == "any_of" => {
-            let _ = writeln!(out, "{lead}{}:", scalar(key));
+            *out += &format!("{lead}{}:\n", scalar(key));
             for (key, value) in entries {
-                entry(out, &" ".repeat(indent), key, value, indent + 2);
+                entry(out, &indented, key, value, indent + 2);
             }
-            Ok(())
         }
-        value => writeln!(out, "{lead}{}: {}", scalar(key), value.flow()),
-    };
+        value => *out += &format!("{lead}{}: {}\n", scalar(key), value.flow()),
+    }
 }
 
 /// A text, in quotes unless it is a plain word.
@@ -93,9 +89,7 @@ fn scalar(text: &str) -> String {
             ' '..='~' => out.push(c),
             // What has no shape of its own may be invisible, or turn the line around.
             c if !c.is_ascii() && c.is_alphanumeric() => out.push(c),
-            c => {
-                let _ = write!(out, "\\U{:08X}", u32::from(c));
-            }
+            c => out += &format!("\\U{:08X}", u32::from(c)),
         }
     }
     out.push('"');

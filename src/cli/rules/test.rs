@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
+use clawdstrike_rules::compile;
 use clawdstrike_rules::plan::RuleSet;
 use clawdstrike_rules::rule_tests::{TestFile, parse_tests};
-use clawdstrike_rules::{SourceFile, compile};
 use serde_json::json;
 
 use super::count;
@@ -98,11 +98,11 @@ fn find(path: &Path, files: &mut BTreeSet<PathBuf>) -> anyhow::Result<()> {
         for entry in std::fs::read_dir(path).with_context(|| format!("rules folder \"{shown}\""))? {
             let entry = entry?.path();
             let hidden = entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-            if !hidden && (entry.is_dir() || is_test(&entry)) {
+            if !hidden && (entry.is_dir() || rule_files::is_test(&entry)) {
                 find(&entry, files)?;
             }
         }
-    } else if is_test(path) {
+    } else if rule_files::is_test(path) {
         files.insert(path.to_path_buf());
     } else {
         let tests = path.with_extension("test.yaml");
@@ -110,11 +110,6 @@ fn find(path: &Path, files: &mut BTreeSet<PathBuf>) -> anyhow::Result<()> {
         files.insert(tests);
     }
     Ok(())
-}
-
-fn is_test(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    name.ends_with(".test.yaml") || name.ends_with(".test.yml")
 }
 
 /// The rule file that a test file belongs to.
@@ -127,9 +122,8 @@ fn pack_of(file: &Path) -> PathBuf {
 }
 
 fn run_file(file: &Path, filter: &str) -> anyhow::Result<Suite> {
-    let name = file.display().to_string();
-    let text = std::fs::read_to_string(file).with_context(|| format!("test file \"{name}\""))?;
-    let tests = parse_tests(&SourceFile { name: name.clone(), text }).map_err(anyhow::Error::msg)?;
+    let source = rule_files::read_file(file).map_err(anyhow::Error::msg)?;
+    let tests = parse_tests(&source).map_err(anyhow::Error::msg)?;
     let (set, own) = rules_of(file, &tests)?;
     let mut fired = BTreeSet::new();
     let mut results = Vec::new();
@@ -140,7 +134,7 @@ fn run_file(file: &Path, filter: &str) -> anyhow::Result<Suite> {
         results.push(Tested { name: test.name.clone(), line: test.line, problems, took: began.elapsed() });
     }
     let silent = own.into_iter().filter(|rule| filter.is_empty() && !fired.contains(rule)).collect();
-    Ok(Suite { name, results, silent })
+    Ok(Suite { name: source.name, results, silent })
 }
 
 /// The rules under test, with the ids of the pack's own.
@@ -149,9 +143,9 @@ fn rules_of(file: &Path, tests: &TestFile) -> anyhow::Result<(RuleSet, Vec<Strin
     let mut paths = vec![pack_of(file)];
     paths.extend(tests.with.iter().map(|name| folder.join(name)));
     let files = rule_files::read(&paths).map_err(anyhow::Error::msg)?.files;
-    let own = compile(&files[..1]).map_err(anyhow::Error::msg)?.set;
     let set = compile(&files).map_err(anyhow::Error::msg)?.set;
-    Ok((set, own.rules.into_iter().map(|rule| rule.id).collect()))
+    let own = set.rules.iter().filter(|rule| rule.origin.file == files[0].name).map(|rule| rule.id.clone()).collect();
+    Ok((set, own))
 }
 
 fn print(out: &mut Out, suite: &Suite) -> anyhow::Result<()> {
