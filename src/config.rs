@@ -91,6 +91,9 @@ pub struct Limits {
     pub sessions_in_view: usize,
     /// Alerts kept in the live view; the oldest leave first (stores keep them).
     pub alerts_in_view: usize,
+    /// Memory that the groups of each worker may hold: kept events, machines of rules, session views. Beyond, groups
+    /// without an event for longest leave (stores keep their sessions), and are counted. A text: "2GiB", "512MiB".
+    pub state_memory: Bytes,
 }
 
 impl Default for Limits {
@@ -104,7 +107,49 @@ impl Default for Limits {
             evidence_limit: 50,
             sessions_in_view: 1_000_000,
             alerts_in_view: 100_000,
+            state_memory: Bytes(2 << 30),
         }
+    }
+}
+
+/// A number of bytes, written with its unit: `KiB`, `MiB` or `GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bytes(pub usize);
+
+/// Units of [`Bytes`], the largest first.
+const BYTE_UNITS: [(&str, usize); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+impl std::str::FromStr for Bytes {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let with_unit = |&(unit, size): &(&str, usize)| Some((text.strip_suffix(unit)?, size));
+        BYTE_UNITS
+            .iter()
+            .find_map(with_unit)
+            .and_then(|(number, size)| number.trim().parse::<usize>().ok()?.checked_mul(size).map(Bytes))
+            .ok_or_else(|| {
+                format!("\"{text}\" is not an amount of memory: write a whole number and KiB, MiB or GiB, such as \"512MiB\"")
+            })
+    }
+}
+
+impl std::fmt::Display for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let fits = BYTE_UNITS.iter().find(|(_, size)| self.0 >= *size && self.0.is_multiple_of(*size));
+        let (unit, size) = fits.unwrap_or(&BYTE_UNITS[2]);
+        write!(f, "{}{unit}", self.0 / size)
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -286,6 +331,9 @@ impl Default for Api {
     }
 }
 
+/// The least memory for groups that a configuration may ask for.
+const LEAST_STATE: Bytes = Bytes(64 << 20);
+
 /// Most processes or threads that a configuration may ask for.
 const MAX_WORKERS: usize = 1024;
 
@@ -355,6 +403,12 @@ impl Config {
         if limits.evidence_limit < 2 {
             return Err("[limits] evidence_limit must be at least 2: the first event and the latest".into());
         }
+        if limits.state_memory < LEAST_STATE {
+            return Err(format!(
+                "[limits] state_memory ({}) is less than {LEAST_STATE}: the engine could keep hardly anything",
+                limits.state_memory
+            ));
+        }
         let mut names = std::collections::BTreeSet::new();
         for source in &self.sources {
             if !names.insert(source.name()) {
@@ -388,6 +442,19 @@ mod tests {
     fn refuses_a_dedup_window_below_the_lateness() {
         let error = Config::parse("[limits]\nmax_lateness = \"1h\"\n").unwrap_err();
         assert!(error.contains("dedup_window (10m)"), "{error}");
+    }
+
+    #[test]
+    fn amounts_of_memory_have_a_unit() {
+        let limits = |text: &str| Config::parse(&format!("[limits]\nstate_memory = {text}\n")).map(|c| c.limits);
+        assert_eq!(limits("\"512MiB\"").unwrap().state_memory.0, 512 << 20);
+        for bytes in [Bytes(2 << 30), Bytes(1536 << 20), Bytes(3 << 10)] {
+            assert_eq!(bytes.to_string().parse(), Ok(bytes));
+        }
+        for (wrong, why) in [("\"512\"", "512MiB"), ("\"x GiB\"", "x GiB"), ("\"1MiB\"", "less than 64MiB")] {
+            let error = limits(wrong).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
     }
 
     #[test]

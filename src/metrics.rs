@@ -53,6 +53,12 @@ pub const SESSIONS_LEFT: Metric = counter(
     "Lives of sessions that left the live view for want of room ([limits] sessions_in_view); the store has them.",
     None,
 );
+/// Groups for which there was no room.
+pub const GROUPS_SHED: Metric = counter(
+    "clawdstrike_groups_shed_total",
+    "Groups that lost events which rules may have needed, for want of room ([limits] state_memory).",
+    None,
+);
 /// The last closed epoch.
 pub const EPOCH: Metric = gauge("clawdstrike_epoch", "The last closed epoch (ingest progress; has no unit).", None);
 /// Event-time progress.

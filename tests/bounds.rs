@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use std::fs;
 use std::sync::Arc;
 
-use clawdstrike_edr::config::Limits;
+use clawdstrike_edr::config::{Bytes, Limits};
 use clawdstrike_edr::runtime::replay::{Outcome, Replay, run};
 use clawdstrike_edr::session::SessionView;
 use clawdstrike_rules::plan::RuleSet;
+use clawdstrike_rules::{SourceFile, compile};
 use clawdstrike_telemetry::time;
 
 /// 2024-05-06T10:00:00Z
@@ -24,10 +25,21 @@ fn event(lines: &mut String, session: &str, target: &str, at: i64) {
 }
 
 fn replay(lines: &str, limits: Limits) -> Outcome {
+    replay_with("", lines, limits)
+}
+
+fn replay_with(rules: &str, lines: &str, limits: Limits) -> Outcome {
+    let rules = match rules {
+        "" => RuleSet::default(),
+        text => {
+            let file = SourceFile { name: "r.yaml".into(), text: text.into() };
+            compile(&[file]).unwrap_or_else(|e| panic!("{e}")).set
+        }
+    };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("events.jsonl");
     fs::write(&file, lines).unwrap();
-    let (rules, progress) = (RuleSet::default(), Arc::default());
+    let progress = Arc::default();
     run(Replay { files: vec![file], rules, workers: 2, limits, now: START * 2, changes: None, progress }).unwrap()
 }
 
@@ -77,4 +89,25 @@ fn sessions_beyond_the_bound_leave_the_view_by_age_and_come_back_as_resumed() {
     assert_eq!(first, [false, true]);
     let unbounded = replay(&lines, Limits::default());
     assert_eq!(lives(&unbounded, "one-off-0").len(), 1);
+}
+
+#[test]
+fn a_group_too_large_forgets_its_earlier_events_and_goes_on() {
+    let rules = "rules: [{id: BUSY, name: n, severity: low, suppress_for: 1h, by: [agent_id],
+        conditions: [{type: threshold, window: 1h, event_type: shell_command, count: '>= 30000'}]}]";
+    let mut lines = String::new();
+    let pad = "x".repeat(2_000);
+    for n in 0..40_000 {
+        event(&mut lines, "greedy", &format!("{n}{pad}"), n * 1_000);
+    }
+    let bounded = Limits { state_memory: Bytes(64 << 20), ..Limits::default() };
+    let outcome = replay_with(rules, &lines, bounded);
+    assert!(outcome.groups_shed > 0);
+    assert_eq!(lives(&outcome, "greedy")[0].events, 40_000, "its view counts on");
+    assert!(
+        outcome.alerts.is_empty(),
+        "the 16 MiB that one group may hold, and an epoch, are fewer than 30,000 of these events"
+    );
+    let roomy = replay_with(rules, &lines, Limits::default());
+    assert_eq!((roomy.groups_shed, roomy.alerts[0].match_count), (0, 10_001));
 }

@@ -325,3 +325,69 @@ fn the_briefs_queries_answer(url: &str, events: u64, alerts: usize) {
         assert_eq!(client.query(heat, &[]).await.unwrap().len() as u64, events);
     });
 }
+
+/// A session and a target of its own for each event, but for one in a thousand: of a session that does what it always did.
+fn invented(path: &Path, events: u32) {
+    use std::io::Write;
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
+    for n in 0..events {
+        let at = clawdstrike_telemetry::time::format(1_714_989_600_000_000 + i64::from(n) * 250);
+        let (session, target) = match (n % 1_000, n / 1_000 % 2) {
+            (0, 0) => ("steady".to_owned(), "/first".to_owned()),
+            (0, _) => ("steady".to_owned(), "/second".to_owned()),
+            _ => (format!("one-off-{n}"), format!("/tmp/{n}")),
+        };
+        writeln!(
+            file,
+            r#"{{"event_id":"e{n}","agent_id":"ag1","session_id":"{session}","timestamp":"{at}","event_type":"file_access","action":{{"target":"{target}"}},"result":{{"allowed":true}}}}"#
+        )
+        .unwrap();
+    }
+    file.flush().unwrap();
+}
+
+/// The most memory that any process of a cluster has had, in MiB.
+fn peak_mib(cluster: &Cluster) -> u64 {
+    let children = Command::new("pgrep").args(["-P", &cluster.child.id().to_string()]).output().unwrap();
+    let pids = String::from_utf8(children.stdout).unwrap();
+    let peak = |pid: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+    };
+    pids.split_whitespace().map(peak).max().expect("a worker process")
+}
+
+#[test]
+fn a_million_invented_sessions_and_targets_stay_within_their_memory() {
+    const EVENTS: u32 = 1_000_000;
+    const STATE_MIB: u64 = 256;
+    let folder = tempfile::tempdir().unwrap();
+    let events = folder.path().join("events.jsonl");
+    invented(&events, EVENTS);
+    let config = format!(
+        "[limits]\nstate_memory = \"{STATE_MIB}MiB\"\n[store]\ntype = \"none\"\n\
+         [[source]]\ntype = \"jsonl\"\nname = \"events\"\npath = \"{}\"\n",
+        events.display()
+    );
+    let rules = "rules:
+- {id: BY_TARGET, name: n, severity: low, by: [action.target], conditions: [
+    {type: threshold, window: 1h, event_type: file_access, count: '>= 3', unique_targets: '>= 2'}]}
+- {id: STEADY, name: n, severity: low, suppress_for: 0s, conditions: [{type: sequence, window: 30s, events: [
+    {event_type: file_access, target_pattern: /first}, {event_type: file_access, target_pattern: /second}]}]}
+";
+    let cluster = Cluster::start(&config, &[("r.yaml", rules)], &[]);
+    let health = wait("all events", || cluster.get("/v1/health").filter(|h| h["events"] == EVENTS));
+    assert!(health["groups_shed"].as_u64() > Some(0), "{health}");
+    // Nobody else notices.
+    let steady = wait("the steady session", || {
+        let answer = cluster.get("/v1/sessions?session_id=steady")?;
+        answer["sessions"].as_array()?.first().filter(|s| s["events"] == EVENTS / 1_000).cloned()
+    });
+    assert_eq!(steady["resumed"], false);
+    wait("all of its alerts", || (cluster.alerts_of("STEADY").len() == EVENTS as usize / 2_000).then_some(()));
+    // The state, the epochs under way and the program itself; without a bound it is many times as much.
+    let peak = peak_mib(&cluster);
+    assert!(peak < STATE_MIB + 640, "{peak} MiB");
+    assert_eq!(cluster.stop(), 0);
+}

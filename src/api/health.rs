@@ -34,6 +34,7 @@ pub(super) async fn health(State(app): State<App>, NoParams: NoParams) -> Json<V
         "retimed": stats.retimed,
         "alert_versions": stats.alert_versions,
         "sessions_left": stats.sessions_left,
+        "groups_shed": stats.groups_shed,
         "archived": stats.archived,
         "version": env!("CARGO_PKG_VERSION"),
     }))
@@ -70,6 +71,7 @@ fn render(app: &App) -> prometheus::Result<Vec<u8>> {
     one(metrics::RETIMED, stats.retimed as f64)?;
     one(metrics::ALERT_VERSIONS, stats.alert_versions as f64)?;
     one(metrics::SESSIONS_LEFT, stats.sessions_left as f64)?;
+    one(metrics::GROUPS_SHED, stats.groups_shed as f64)?;
     one(metrics::ARCHIVED, stats.archived as f64)?;
     one(metrics::EPOCH, stats.epoch as f64)?;
     one(metrics::RULES, rules.set.rules.len() as f64)?;

@@ -218,6 +218,12 @@ fn summarise(outcome: &Outcome, took: std::time::Duration) {
     if outcome.retimed > 0 {
         tell("files have no trusted clock: one record ahead of its time can re-time what follows");
     }
+    if outcome.groups_shed > 0 {
+        tell(&format!(
+            "{} groups lost kept events for want of memory, so alerts may be missing; replay fewer events at a time",
+            outcome.groups_shed
+        ));
+    }
     tell(&format!("{dead} dead letters"));
     for (reason, n) in &outcome.dead_letters {
         tell(&format!("  {reason}: {n}"));

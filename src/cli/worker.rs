@@ -72,7 +72,10 @@ async fn show_alerts(handle: Handle, address: SocketAddr, format: Format) {
             Ok(Change::Alert(alert)) => alert,
             Ok(Change::Session(_)) => continue,
             Err(RecvError::Lagged(missed)) => {
-                tracing::warn!(missed, "alerts come faster than they can be printed; `alerts list` has them all");
+                tracing::warn!(
+                    missed,
+                    "alerts and sessions change faster than they can be followed here; `alerts list` has all alerts"
+                );
                 continue;
             }
             Err(RecvError::Closed) => return,

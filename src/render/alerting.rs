@@ -51,6 +51,15 @@ impl Alerting {
         self.alerts.drain(..n.min(self.alerts.len()));
     }
 
+    /// Bytes of the alerts, about.
+    pub fn held(&self) -> usize {
+        let held = |a: &Alert| {
+            let evidence = a.evidence.iter().map(|e| size_of::<Evidence>() + e.target.len());
+            size_of::<Alert>() + a.trigger_event.len() + evidence.sum::<usize>()
+        };
+        self.alerts.iter().map(|(_, alert)| held(alert)).sum()
+    }
+
     /// An alert that was retracted may be opened again by an event after `watermark`.
     pub fn may_come_back(&self, watermark: i64) -> bool {
         self.retracted >= watermark

@@ -53,6 +53,18 @@ impl Copies {
         conflict
     }
 
+    /// Bytes of what is remembered.
+    pub fn held(&self) -> usize {
+        self.seen.capacity() * size_of::<Seen>()
+    }
+
+    /// Forgets the earliest until the rest take no more than `bytes`.
+    pub fn trim(&mut self, bytes: usize) {
+        let n = self.seen.len().saturating_sub(bytes / size_of::<Seen>());
+        self.seen.drain(..n);
+        self.seen.shrink_to_fit();
+    }
+
     /// Whether two records have one id and different bytes.
     pub fn has_conflict(&self) -> bool {
         let mut ids: Vec<(u64, u64)> = self.seen.iter().map(|s| (s.id, s.raw)).collect();

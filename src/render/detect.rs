@@ -46,6 +46,8 @@ pub enum SessionChange {
     Now(SessionView),
     /// The last view of a life that has left the live view for want of room.
     Left(SessionView),
+    /// So many groups lost events that rules may have needed, for want of room.
+    Shed(u64),
     /// No life of this session (tenant, agent, session) begins at this time any more.
     Gone(String, String, String, i64),
 }
@@ -280,9 +282,13 @@ impl Detect {
     fn make_room(&mut self) {
         let (idle, weights) = (self.idle_before(), &self.settings.risk);
         let sessions = &mut self.sessions;
-        self.shared.groups.borrow_mut().make_room(self.settings.sessions_in_view, |session| {
+        let (views, bytes) = (self.settings.sessions_in_view, self.settings.state_memory);
+        let shed = self.shared.groups.borrow_mut().make_room(views, bytes, |session| {
             sessions.extend(session.views(idle, weights).into_iter().map(SessionChange::Left));
         });
+        if shed > 0 {
+            sessions.push(SessionChange::Shed(shed));
+        }
     }
 
     fn obey(&mut self, command: Command) {

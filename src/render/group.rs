@@ -82,6 +82,12 @@ pub struct Group {
     /// Lives of the session have left this state.
     pub had_lives: bool,
     rules_version: u32,
+    /// Machines that remember each event of their window.
+    remembering: u32,
+    /// Machines that wait for the watermark.
+    waiting: u32,
+    /// Bytes that the group held when it was last looked at.
+    pub held: usize,
     /// When the group wants to be looked at again; [`i64::MAX`]: it isn't on the wheel.
     pub due: i64,
 }
@@ -116,8 +122,65 @@ impl Group {
             session: None,
             had_lives: false,
             rules_version: 0,
+            remembering: 0,
+            waiting: 0,
+            held: 0,
             due: i64::MAX,
         }
+    }
+
+    /// Bytes that the group holds, about.
+    pub fn holds(&self) -> usize {
+        /// What a machine has outside of its struct, if it remembers no events.
+        const MACHINE: usize = 64;
+        /// What a machine that remembers events has for each.
+        const REMEMBERED: usize = 24;
+        let machines = self.units.capacity() * size_of::<OpenUnit>() + self.units.len() * MACHINE;
+        let remembered = self.remembering as usize * self.log.entries().len() * REMEMBERED;
+        let matches = |m: &Matched| m.chains.live().len() + m.parts.iter().map(Vec::len).sum::<usize>();
+        let matched =
+            self.matched.iter().map(|m| size_of::<Matched>() + matches(m) * size_of::<Match>() + m.alerting.held());
+        let session = self.session.as_ref().map_or(0, |s| s.held());
+        // A map has free slots, too.
+        2 * size_of::<Group>()
+            + self.log.held()
+            + self.copies.held()
+            + session
+            + machines
+            + remembered
+            + matched.sum::<usize>()
+    }
+
+    /// Forgets the earliest events, so that the group holds about `bytes`; its machines know only the rest from now on.
+    pub fn trim(&mut self, ctx: &Context<'_>, bytes: usize) {
+        let an_entry = self.log.held() / self.log.entries().len().max(1);
+        let all = self.holds().max(1);
+        let of_log = (self.log.held() as u128 * bytes as u128 / all as u128) as usize;
+        self.log.trim(of_log.max(an_entry));
+        self.copies.trim((self.copies.held() as u128 * bytes as u128 / all as u128) as usize);
+        let entries = self.log.entries();
+        let first = entries.first().map_or(i64::MAX, |e| e.time);
+        for open in &mut self.units {
+            if let UnitState::Absence(state) = &mut open.state {
+                *state = state.only(|time, _| time >= first);
+                continue;
+            }
+            open.state = UnitState::new(&open.unit);
+            for entry in entries {
+                if let Some(class) = ctx.classes.get(entry.class) {
+                    open.state.step(&open.unit, class, entry);
+                }
+            }
+        }
+    }
+
+    /// Which machines there are has changed.
+    fn recount(&mut self) {
+        let kinds = || self.units.iter().map(|open| &open.unit.kind);
+        let waits = |kind: &&Kind| matches!(kind, Kind::Absence { .. });
+        let remembers = |kind: &&Kind| matches!(kind, Kind::Threshold { .. } | Kind::NewValue { .. });
+        self.waiting = kinds().filter(waits).count() as u32;
+        self.remembering = self.waiting + kinds().filter(remembers).count() as u32;
     }
 
     /// Applies an epoch's hits, in the order of their arrival; leaves `hits` empty.
@@ -190,11 +253,13 @@ impl Group {
             self.rules_version = rules.version;
             self.units.retain(|u| rules.units.contains_key(&u.id));
             self.matched.retain(|m| rules.rules.contains_key(&m.id));
+            self.recount();
         }
     }
 
     /// Feeds the last entry of the log to the machines it concerns.
     fn follow(&mut self, ctx: &Context<'_>, at: usize, class: &Class, dirty: &mut Vec<Dirty>) {
+        let before = self.units.len();
         for &id in class.openers(self.by) {
             if let Err(place) = self.units.binary_search_by_key(&id, |u| u.id)
                 && let Some(unit) = ctx.rules.units.get(&id)
@@ -202,6 +267,9 @@ impl Group {
                 let state = start(ctx, unit, &self.log.entries()[..at]);
                 self.units.insert(place, OpenUnit { id, unit: unit.clone(), state });
             }
+        }
+        if self.units.len() > before {
+            self.recount();
         }
         let entry = &self.log.entries()[at];
         for n in 0..self.units.len() {
@@ -242,6 +310,7 @@ impl Group {
                 Err(place) => self.units.insert(place, OpenUnit { id, unit, state }),
             }
         }
+        self.recount();
     }
 
     /// Steps a new machine through the window before entry `first` and on to `end`; its matches from `first` on replace
@@ -301,6 +370,7 @@ impl Group {
             !m.chains.is_empty() || m.parts.iter().any(|p| !p.is_empty()) || m.alerting.may_come_back(watermark)
         });
         self.units.retain(|u| !u.state.is_dead(&u.unit, watermark));
+        self.recount();
         let old = watermark.saturating_sub(ctx.settings.max_lateness);
         self.log.compact(self.by, ctx.classes, watermark, old);
         let newest_copy = watermark.saturating_add(ctx.settings.max_lateness).saturating_sub(ctx.settings.dedup_window);
@@ -317,8 +387,7 @@ impl Group {
         const LOOK_AGAIN: i64 = 60_000_000;
         let ages = !self.log.entries().is_empty() || !self.copies.is_empty() || !self.matched.is_empty();
         let soon = if ages { ctx.watermark.saturating_add(LOOK_AGAIN) } else { i64::MAX };
-        let waits =
-            self.units.iter().filter_map(|u| u.state.next_due(&u.unit)).min().map_or(i64::MAX, |t| t.saturating_add(1));
+        let waits = self.absence_due().map_or(i64::MAX, |t| t.saturating_add(1));
         let ends = self
             .session
             .as_ref()
@@ -328,7 +397,17 @@ impl Group {
 
     /// When an absence in this group is due, if that is before the group would be looked at anyway.
     pub fn absence_due(&self) -> Option<i64> {
+        if self.waiting == 0 {
+            return None;
+        }
         self.units.iter().filter_map(|u| u.state.next_due(&u.unit)).min()
+    }
+
+    /// Time of the latest event that is known.
+    pub fn last_seen(&self) -> i64 {
+        let entry = self.log.entries().last().map_or(i64::MIN, |e| e.time);
+        let session = self.session.as_ref().map_or(i64::MIN, |s| s.last_seen());
+        entry.max(session).max(self.copies.latest())
     }
 
     /// Nothing is left to know.

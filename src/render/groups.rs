@@ -16,6 +16,8 @@ const SHARDS: usize = 64;
 const BUCKET: i64 = 16_000_000;
 /// Groups whose memory is fetched ahead.
 const AHEAD: usize = 24;
+/// One group may hold this part of the memory for all.
+const LARGEST_GROUP: usize = 4;
 /// Ended sessions whose ids are remembered, so that one that comes back is marked `resumed`.
 const ENDED: usize = 1 << 20;
 
@@ -27,6 +29,10 @@ pub struct Groups {
     ended: HashSet<u128, Hashed>,
     /// Groups that have a session's view.
     sessions: usize,
+    /// Bytes that all groups hold.
+    held: usize,
+    /// Groups that lost events for want of room, since this was last asked.
+    shed: u64,
     touched: Vec<u128>,
 }
 
@@ -128,6 +134,15 @@ impl Groups {
         let had_session = group.session.is_some();
         group.apply(ctx, hits, &mut changes);
         self.sessions += usize::from(!had_session && group.session.is_some());
+        let mut holds = group.holds();
+        let most = ctx.settings.state_memory / LARGEST_GROUP;
+        if holds > most {
+            // Half, so that looking at all of it costs each new event little.
+            group.trim(ctx, most / 2);
+            holds = group.holds();
+            self.shed += 1;
+        }
+        self.held = self.held - std::mem::replace(&mut group.held, holds) + holds;
         let due = group.absence_due().map_or(i64::MAX, |t| t.saturating_add(1)).min(latest.saturating_add(BUCKET));
         if due < group.due {
             if due / BUCKET < group.due / BUCKET {
@@ -166,7 +181,10 @@ impl Groups {
             let had_session = group.session.is_some();
             seen(Touched { key, group, changes });
             self.sessions -= usize::from(had_session && group.session.is_none());
+            let holds = group.holds();
+            self.held = self.held - std::mem::replace(&mut group.held, holds) + holds;
             if group.is_empty() {
+                self.held -= holds;
                 if group.had_lives && self.ended.len() < ENDED {
                     self.ended.insert(key);
                 }
@@ -181,12 +199,20 @@ impl Groups {
         }
     }
 
-    /// If there are more sessions than `bound`, those without an event for longest leave until there is some room again.
-    /// Only their views go: what rules may still need of their groups stays.
-    pub fn make_room(&mut self, bound: usize, mut left: impl FnMut(&Session)) {
-        if self.sessions <= bound {
-            return;
+    /// If there are more sessions than `views`, or groups hold more than `bytes`, those without an event for longest leave
+    /// until there is some room again. `left` receives the sessions that leave; gives how many groups lost kept events.
+    pub fn make_room(&mut self, views: usize, bytes: usize, mut left: impl FnMut(&Session)) -> u64 {
+        if self.sessions > views {
+            self.close_views(views, &mut left);
         }
+        if self.held > bytes {
+            self.shed_groups(bytes - bytes / 16, &mut left);
+        }
+        std::mem::take(&mut self.shed)
+    }
+
+    /// Only views go: what rules may still need of their groups stays.
+    fn close_views(&mut self, bound: usize, left: &mut impl FnMut(&Session)) {
         let sessions = self.iter().filter_map(|(key, group)| group.session.as_ref().map(|s| (s.last_seen(), *key)));
         let mut sessions: Vec<(i64, u128)> = sessions.collect();
         // A sixteenth at once, so that looking at all of them costs each new session little.
@@ -198,7 +224,30 @@ impl Groups {
             {
                 left(&session);
                 group.had_lives = true;
+                group.held -= session.held();
                 self.sessions -= 1;
+                self.held -= session.held();
+            }
+        }
+    }
+
+    /// Groups leave with all that is known of them.
+    fn shed_groups(&mut self, bytes: usize, left: &mut impl FnMut(&Session)) {
+        let mut oldest: Vec<(i64, u128)> = self.iter().map(|(key, group)| (group.last_seen(), *key)).collect();
+        oldest.sort_unstable();
+        for (_, key) in oldest {
+            if self.held <= bytes {
+                return;
+            }
+            let Some(group) = self.shards[Self::shard(key)].remove(&key) else { continue };
+            self.held -= group.held;
+            self.shed += 1;
+            if let Some(session) = &group.session {
+                left(session);
+                self.sessions -= 1;
+                if self.ended.len() < ENDED {
+                    self.ended.insert(key);
+                }
             }
         }
     }

@@ -21,6 +21,8 @@ pub struct Entry {
     bytes: Arc<Vec<u8>>,
     /// Where in `bytes`.
     start: u32,
+    /// Length of the encoded event.
+    len: u32,
     /// The entry's name within its group, for as long as it is kept.
     pub uid: u32,
     /// Which matchers it satisfies.
@@ -40,7 +42,7 @@ impl Entry {
 
     /// Lets go of the batch.
     fn own(&mut self) {
-        if self.bytes.len() > self.payload().bytes().len() {
+        if self.bytes.len() > self.len as usize {
             (self.bytes, self.start) = (Arc::new(self.payload().bytes().to_vec()), 0);
         }
     }
@@ -51,6 +53,8 @@ impl Entry {
 pub struct Log {
     entries: Vec<Entry>,
     next_uid: u32,
+    /// Bytes of the entries' payloads, as if each had its own.
+    payloads: usize,
 }
 
 impl Log {
@@ -63,14 +67,33 @@ impl Log {
     pub fn insert(&mut self, head: &Head, bytes: &Arc<Vec<u8>>) -> usize {
         let uid = self.next_uid;
         self.next_uid = self.next_uid.wrapping_add(1);
+        let len = Payload::at(bytes, head.start).bytes().len() as u32;
         let (bytes, start) = (bytes.clone(), head.start);
-        let entry = Entry { time: head.time, target: head.target, bytes, start, uid, class: head.class };
+        let entry = Entry { time: head.time, target: head.target, bytes, start, len, uid, class: head.class };
+        self.payloads += entry.len as usize;
         let at = match self.entries.last() {
             Some(last) if last.order(&entry).is_gt() => self.entries.partition_point(|e| e.order(&entry).is_lt()),
             _ => self.entries.len(),
         };
         self.entries.insert(at, entry);
         at
+    }
+
+    /// Bytes that the entries hold.
+    pub fn held(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>() + self.payloads
+    }
+
+    /// Drops the earliest entries until the rest hold no more than `bytes`.
+    pub fn trim(&mut self, bytes: usize) {
+        let mut n = 0;
+        while n < self.entries.len() && (self.entries.len() - n) * size_of::<Entry>() + self.payloads > bytes {
+            self.payloads -= self.entries[n].len as usize;
+            n += 1;
+        }
+        self.entries.drain(..n);
+        self.entries.iter_mut().for_each(Entry::own);
+        self.entries.shrink_to_fit();
     }
 
     /// Where an entry is, by its time and name.
@@ -110,10 +133,13 @@ impl Log {
             opened |= age <= retain.opener;
         }
         let mut i = 0;
+        let payloads = &mut self.payloads;
         self.entries.retain_mut(|entry| {
             i += 1;
             let kept = i > n || keep[i - 1];
-            if kept && entry.time < old {
+            if !kept {
+                *payloads -= entry.len as usize;
+            } else if entry.time < old {
                 entry.own();
             }
             kept

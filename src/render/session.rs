@@ -17,6 +17,8 @@ use crate::session::{RecentEvent, RiskWeights, SessionView, risk_score};
 
 /// Up to so many distinct targets are counted exactly.
 pub const EXACT_TARGETS: usize = 10_000;
+/// Bytes of an estimator of many targets.
+const ESTIMATOR_BYTES: usize = 4 << 10;
 /// How many of the latest events a view shows.
 pub const RECENT: usize = 5;
 
@@ -66,6 +68,15 @@ impl Targets {
             Targets::Exact(targets) => targets.len() as u64,
             // It can't be fewer than were counted before.
             Targets::Estimated(estimator) => estimator.estimate().max(EXACT_TARGETS + 1) as u64,
+        }
+    }
+
+    /// Bytes beyond the struct's own.
+    fn held(&self) -> usize {
+        match self {
+            // A byte of control and an eighth free, at least, for each slot.
+            Targets::Exact(targets) => targets.capacity() * 10,
+            Targets::Estimated(_) => ESTIMATOR_BYTES,
         }
     }
 
@@ -210,6 +221,13 @@ impl Session {
     /// No life is left.
     pub fn is_empty(&self) -> bool {
         self.lives.is_empty()
+    }
+
+    /// Bytes that the session holds, about.
+    pub fn held(&self) -> usize {
+        let lives =
+            self.lives.iter().map(|l| size_of::<Life>() + l.targets.held() + size_of::<Recent>() * l.recent.capacity());
+        size_of::<Session>() + self.names.len() + lives.sum::<usize>()
     }
 
     /// Time of the last event.

@@ -25,6 +25,8 @@ pub struct Settings {
     pub sessions_in_view: usize,
     /// Alerts kept in the live view.
     pub alerts_in_view: usize,
+    /// Bytes that a worker's groups may hold.
+    pub state_memory: usize,
     /// Records that a worker takes into one epoch.
     pub epoch_records: usize,
     /// Weights of the risk score.
@@ -56,6 +58,7 @@ impl Settings {
             evidence_limit: limits.evidence_limit,
             sessions_in_view: limits.sessions_in_view,
             alerts_in_view: limits.alerts_in_view,
+            state_memory: limits.state_memory.0,
             epoch_records: EPOCH_RECORDS,
             risk: RiskWeights::default(),
             zone: "UTC".into(),

@@ -65,6 +65,8 @@ pub struct Stats {
     pub alert_versions: u64,
     /// Lives of sessions that left the live view for want of room.
     pub sessions_left: u64,
+    /// Groups that lost kept events for want of room.
+    pub groups_shed: u64,
     /// Events that the archive stage has written to the store since the start.
     pub archived: u64,
     /// Parts that don't work as they should, with the reason.

@@ -60,6 +60,8 @@ pub struct Outcome {
     pub dead_letters: BTreeMap<String, u64>,
     /// Events whose time had to be the reference time.
     pub retimed: u64,
+    /// Groups that lost kept events for want of room: their alerts may not be all there are.
+    pub groups_shed: u64,
 }
 
 #[derive(Default)]
@@ -67,6 +69,7 @@ struct Collected {
     alerts: BTreeMap<String, Alert>,
     sessions: BTreeMap<(String, String, String, i64), SessionView>,
     counters: BTreeMap<u32, Counters>,
+    groups_shed: u64,
 }
 
 struct Collector {
@@ -93,6 +96,7 @@ impl Outlet for Collector {
                     let key = (view.tenant_id.clone(), view.agent_id.clone(), view.session_id.clone(), view.first_seen);
                     into.sessions.insert(key, view);
                 }
+                SessionChange::Shed(groups) => into.groups_shed += groups,
             }
         }
         None
@@ -179,6 +183,7 @@ fn execute(
 fn outcome(collected: Collected) -> Outcome {
     let mut out = Outcome {
         sessions: collected.sessions.into_values().collect(),
+        groups_shed: collected.groups_shed,
         alerts: collected.alerts.into_values().filter(|a| a.status != Status::Retracted).collect(),
         ..Outcome::default()
     };

@@ -97,6 +97,7 @@ async fn take(sinks: &Sinks, batch: Exported) {
     for change in sessions {
         match change {
             SessionChange::Now(view) | SessionChange::Left(view) => views.push(view),
+            SessionChange::Shed(_) => {}
             SessionChange::Gone(tenant_id, agent_id, session_id, first_seen) => {
                 gone.push(SessionKey { tenant_id, agent_id, session_id, first_seen });
             }
@@ -123,11 +124,13 @@ impl Outlet for SinkOutlet {
     fn offer(&mut self, batch: Exported) -> Option<Exported> {
         let alerts = batch.alerts.len() as u64;
         let left = batch.sessions.iter().filter(|s| matches!(s, SessionChange::Left(_))).count() as u64;
+        let shed: u64 = batch.sessions.iter().map(|s| if let SessionChange::Shed(n) = s { *n } else { 0 }).sum();
         match self.to.try_send(Told::Batch(batch)) {
             Ok(()) => {
                 self.stats.send_modify(|s| {
                     s.alert_versions += alerts;
                     s.sessions_left += left;
+                    s.groups_shed += shed;
                 });
                 None
             }

@@ -268,6 +268,7 @@ async fn health_and_metrics_tell_the_counters() {
         retimed: 2,
         alert_versions: 5,
         sessions_left: 7,
+        groups_shed: 8,
         archived: 900,
         degraded: [("store \"a\nb".to_owned(), "down".to_owned())].into(),
     };
@@ -283,6 +284,7 @@ async fn health_and_metrics_tell_the_counters() {
         "clawdstrike_events_total 1000",
         "clawdstrike_events_archived_total 900",
         "clawdstrike_sessions_left_total 7",
+        "clawdstrike_groups_shed_total 8",
         "clawdstrike_dead_letters_total{reason=\"bad_json\"} 3",
         "clawdstrike_watermark_timestamp_seconds 1714564800.5",
         "clawdstrike_degraded{part=\"store \\\"a\\nb\"} 1",
