@@ -1,12 +1,14 @@
 //! Exactness (SPEC §4): whatever the rules, the events, their disorder, the batches, the epochs and the number of workers,
 //! the dataflow ends with what the naive evaluator says that sorts all events and scans.
 //!
-//! `EXACTNESS_CASES=N` runs N cases of each level instead of a few. A failure prints its case: all of it follows from
-//! the numbers in there.
+//! `EXACTNESS_CASES=N` runs N cases of each property instead of [`CASES`], `EXACTNESS_SEED=N` other ones. `cargo test
+//! --test exactness -- --ignored --nocapture` goes on for an hour (`EXACTNESS_MINUTES=N`), each time with others, and
+//! prints its seed. A failure prints its case: all of it follows from the numbers in there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 use clawdstrike_edr::alert::Alert;
 use clawdstrike_edr::config::{Duration, Limits};
@@ -19,13 +21,13 @@ use clawdstrike_rules::plan::RuleSet;
 use clawdstrike_rules::{SourceFile, compile};
 use clawdstrike_telemetry::{EventType, is_blank, time};
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
+use proptest::test_runner::{RngSeed, TestRunner};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
-/// Cases of each level, if `EXACTNESS_CASES` doesn't say otherwise.
-const CASES: u32 = 300;
+/// Cases of each property, if `EXACTNESS_CASES` doesn't say otherwise.
+const CASES: u32 = 500;
 
 /// How an input is run; what comes out may not depend on it.
 #[derive(Clone, Copy, Debug)]
@@ -231,26 +233,112 @@ fn check(level: Level, seed: u64, sizes: Sizes, way: Way) -> Result<(), TestCase
     Ok(())
 }
 
-fn config() -> ProptestConfig {
-    // The same cases each time, unless more are asked for: then others each time, and a failure tells its seed.
-    let asked: Option<u32> = std::env::var("EXACTNESS_CASES").ok().and_then(|n| n.parse().ok());
-    let rng_seed = if asked.is_some() { RngSeed::Random } else { RngSeed::Fixed(1) };
-    let cases = asked.unwrap_or(CASES);
-    ProptestConfig { cases, rng_seed, failure_persistence: None, max_shrink_iters: 2_000, ..ProptestConfig::default() }
+/// Rules `R0`, `R1`, ... under names in the opposite order.
+fn renamed(rules: &str) -> String {
+    let name = regex::Regex::new(r"\bR(\d+)\b").expect("a regex");
+    let other = |found: &regex::Captures<'_>| format!("X{}", 1_000 - found[1].parse::<u32>().expect("a number"));
+    name.replace_all(rules, other).into_owned()
 }
 
-proptest! {
-    #![proptest_config(config())]
+fn named_back(alert: naive::Alert) -> naive::Alert {
+    let number: u32 = alert.rule_id[1..].parse().expect("a number");
+    naive::Alert { rule_id: format!("R{}", 1_000 - number), ..alert }
+}
 
-    #[test]
-    fn a_subset_of_the_language_ends_as_the_judge_says(seed: u64, sizes in sizes(), way in ways()) {
-        check(Level::Subset, seed, sizes, way)?;
+/// The lines in another order, none behind its time by more than the lateness, dealt out to so many files.
+fn arriving_otherwise(file: &[u8], files: usize, max_lateness: i64, seed: u64) -> Vec<Vec<u8>> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut time = 0;
+    let mut lines: Vec<(i64, u32, &[u8])> = Vec::new();
+    for line in file.split_inclusive(|b| *b == b'\n') {
+        // A line that is no record arrives with the one before it.
+        time = clawdstrike_telemetry::decode(line.trim_ascii_end()).map_or(time, |event| event.timestamp);
+        lines.push((time + rng.random_range(0..=max_lateness), rng.random(), line));
     }
+    lines.sort();
+    let mut out = vec![Vec::new(); files];
+    for (_, _, line) in lines {
+        out[rng.random_range(0..files)].extend_from_slice(line);
+    }
+    out
+}
 
-    #[test]
-    fn the_whole_language_ends_as_the_judge_says(seed: u64, sizes in sizes(), way in ways()) {
-        check(Level::Full, seed, sizes, way)?;
+/// One input in order, in one file, on one worker; and the same one arriving in any order within the lateness, split into
+/// files, under other names of rules, in any way: one outcome.
+fn check_other_ways(seed: u64, sizes: Sizes, way: Way) -> Result<(), TestCaseError> {
+    let straight =
+        case(seed, Level::Full, &Sizes { anonymous: false, untimely: 0, files: 1, disorder: false, ..sizes });
+    let files = arriving_otherwise(&straight.files[0], sizes.files, straight.options.max_lateness, way.seed);
+    let plain = Way { workers: 1, epoch_records: 32_768, batch: 1_000, seed: 0 };
+    let before = engine(&compiled(&straight.rules), &straight.files, &straight.options, plain);
+    let after = engine(&compiled(&renamed(&straight.rules)), &files, &straight.options, way);
+    let alerts: Vec<_> = before.alerts.iter().map(alert).collect();
+    let others: Vec<_> = after.alerts.iter().map(|a| named_back(alert(a))).collect();
+    let sessions = |outcome: &Outcome| outcome.sessions.iter().map(session).collect::<Vec<_>>();
+    let mut found = differences("alert", &alerts, &others);
+    found += &differences("session", &sessions(&before), &sessions(&after));
+    found += &differences("count of events", &[before.events], &[after.events]);
+    prop_assert!(found.is_empty(), "seed {seed}, {sizes:?}, {way:?}\n{found}\n{}", straight.rules);
+    Ok(())
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let value = std::env::var(variable).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{variable}={value} is not a number")))
+}
+
+/// Fails with the smallest case that it finds among so many.
+fn hold(cases: u32, seed: u64, property: impl Fn(u64, Sizes, Way) -> Result<(), TestCaseError>) {
+    let rng_seed = RngSeed::Fixed(seed);
+    let config = ProptestConfig {
+        cases,
+        rng_seed,
+        failure_persistence: None,
+        max_shrink_iters: 2_000,
+        ..ProptestConfig::default()
+    };
+    let result =
+        TestRunner::new(config).run(&(any::<u64>(), sizes(), ways()), |(seed, sizes, way)| property(seed, sizes, way));
+    result.unwrap_or_else(|failure| panic!("of seed {seed}: {failure}"));
+}
+
+fn hold_as_asked(property: impl Fn(u64, Sizes, Way) -> Result<(), TestCaseError>) {
+    let cases = number("EXACTNESS_CASES").map_or(CASES, |n| u32::try_from(n).expect("a number of cases"));
+    hold(cases, number("EXACTNESS_SEED").unwrap_or(1), property);
+}
+
+#[test]
+fn a_subset_of_the_language_ends_as_the_judge_says() {
+    hold_as_asked(|seed, sizes, way| check(Level::Subset, seed, sizes, way));
+}
+
+#[test]
+fn the_whole_language_ends_as_the_judge_says() {
+    hold_as_asked(|seed, sizes, way| check(Level::Full, seed, sizes, way));
+}
+
+#[test]
+fn arrival_files_workers_and_names_of_rules_change_nothing() {
+    hold_as_asked(check_other_ways);
+}
+
+#[test]
+#[ignore = "runs for an hour, or EXACTNESS_MINUTES"]
+fn soak() {
+    const AT_ONCE: u32 = 200;
+    let minutes = number("EXACTNESS_MINUTES").unwrap_or(60);
+    let first = number("EXACTNESS_SEED").unwrap_or_else(|| rand::rng().random_range(0..1 << 32));
+    println!("EXACTNESS_SEED={first}");
+    let began = Instant::now();
+    let mut cases = 0;
+    let mut seed = first;
+    while began.elapsed().as_secs() < minutes * 60 {
+        hold(AT_ONCE, seed, |seed, sizes, way| check(Level::Full, seed, sizes, way));
+        hold(AT_ONCE, seed, check_other_ways);
+        seed = seed.wrapping_add(1);
+        cases += 2 * AT_ONCE;
     }
+    println!("{cases} cases, no difference");
 }
 
 #[test]

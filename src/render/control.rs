@@ -60,8 +60,6 @@ pub struct Counters {
 /// What workers tell all workers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Notice {
-    /// From the sequencer.
-    Command(Command),
     /// A class that hits of this epoch and later ones may have.
     Class(ClassDef),
     /// How far a worker has read, and what it has counted.

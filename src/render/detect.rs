@@ -124,6 +124,7 @@ struct Detect {
 pub fn detect<'scope>(
     scope: Scope<'scope, u64>,
     hits: StreamVec<'scope, u64, HitBatch>,
+    commands: StreamVec<'scope, u64, Command>,
     notices: StreamVec<'scope, u64, Notice>,
     settings: &Settings,
     shared: Shared,
@@ -131,6 +132,7 @@ pub fn detect<'scope>(
     type Builder<D> = CapacityContainerBuilder<Vec<D>>;
     let mut builder = OperatorBuilder::new("Detect".to_owned(), scope);
     let mut hits = builder.new_input(hits, Exchange::new(|batch: &HitBatch| batch.worker));
+    let mut commands = builder.new_input(commands, Pipeline);
     let mut notices = builder.new_input(notices, Pipeline);
     let (alerts_out, alerts) = builder.new_output::<Vec<AlertVersion>>();
     let (sessions_out, sessions) = builder.new_output::<Vec<SessionChange>>();
@@ -142,6 +144,7 @@ pub fn detect<'scope>(
     builder.build(move |capabilities| {
         drop(capabilities);
         let mut hit_epochs: Epochs<HitBatch> = Epochs::default();
+        let mut command_epochs: Epochs<Command> = Epochs::default();
         let mut notice_epochs: Epochs<Notice> = Epochs::default();
         let mut caps: std::collections::BTreeMap<u64, Vec<Capability<u64>>> = std::collections::BTreeMap::new();
         move |frontiers| {
@@ -150,6 +153,13 @@ pub fn detect<'scope>(
                 if let Some(&epoch) = cap.least() {
                     caps.entry(epoch).or_insert_with(|| (0..3).map(|port| cap.delayed(&epoch, port)).collect());
                     hit_epochs.stash(epoch, data.drain(..));
+                    arrived = true;
+                }
+            });
+            commands.for_each(|cap, data| {
+                if let Some(&epoch) = cap.least() {
+                    caps.entry(epoch).or_insert_with(|| (0..3).map(|port| cap.delayed(&epoch, port)).collect());
+                    command_epochs.stash(epoch, data.drain(..));
                     arrived = true;
                 }
             });
@@ -168,7 +178,8 @@ pub fn detect<'scope>(
                 && frontier.is_none_or(|f| *entry.key() < f)
             {
                 let (epoch, cap) = entry.remove_entry();
-                detect.apply(epoch, &hit_epochs.take(epoch), notice_epochs.take(epoch));
+                let (hits, notices) = (hit_epochs.take(epoch), notice_epochs.take(epoch));
+                detect.apply(epoch, &hits, notices, command_epochs.take(epoch));
                 let mut out = alerts_out.activate();
                 out.session(&cap[0]).give_iterator(detect.alerts.drain(..));
                 let mut out = sessions_out.activate();
@@ -202,12 +213,10 @@ impl Detect {
     }
 
     /// Applies a closed epoch: classes it speaks of, its hits, the watermark, then commands.
-    fn apply(&mut self, epoch: u64, hits: &[HitBatch], notices: Vec<Notice>) {
-        let mut commands = Vec::new();
+    fn apply(&mut self, epoch: u64, hits: &[HitBatch], notices: Vec<Notice>, commands: Vec<Command>) {
         for notice in notices {
             match notice {
                 Notice::Class(def) => self.classes.learn(def, &self.rules),
-                Notice::Command(command) => commands.push(command),
                 Notice::Progress { worker, mark, counters } => {
                     self.watermark.tell(worker, mark);
                     self.shared.totals.borrow_mut().workers.insert(worker, counters);

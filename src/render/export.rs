@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use clawdstrike_operators::epochs::Epochs;
 use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
@@ -52,19 +53,24 @@ pub fn export<'scope>(
         let mut alert_epochs: Epochs<AlertVersion> = Epochs::default();
         let mut session_epochs: Epochs<SessionChange> = Epochs::default();
         let mut share_epochs: Epochs<Share> = Epochs::default();
+        // Until an epoch has been handed over it isn't closed for the driver: it would acknowledge too much, or end too early.
+        let mut caps: BTreeMap<u64, Capability<u64>> = BTreeMap::new();
         move |frontiers| {
             alerts.for_each(|cap, data| {
                 if let Some(&epoch) = cap.least() {
+                    caps.entry(epoch).or_insert_with(|| cap.delayed(&epoch, 0));
                     alert_epochs.stash(epoch, data.drain(..));
                 }
             });
             sessions.for_each(|cap, data| {
                 if let Some(&epoch) = cap.least() {
+                    caps.entry(epoch).or_insert_with(|| cap.delayed(&epoch, 0));
                     session_epochs.stash(epoch, data.drain(..));
                 }
             });
             shares.for_each(|cap, data| {
                 if let Some(&epoch) = cap.least() {
+                    caps.entry(epoch).or_insert_with(|| cap.delayed(&epoch, 0));
                     share_epochs.stash(epoch, data.drain(..));
                 }
             });
@@ -91,6 +97,7 @@ pub fn export<'scope>(
                         exports.answers.insert(id, Answer { epoch: e, total, rows });
                     }
                 }
+                caps.remove(&e);
             }
         }
     });

@@ -11,6 +11,7 @@
 pub mod alerting;
 pub mod alerts;
 mod allow;
+mod broadcast;
 mod class;
 mod classify;
 pub mod control;
@@ -34,14 +35,15 @@ mod units;
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use timely::dataflow::operators::Probe as _;
 use timely::dataflow::operators::probe::Handle as Probe;
-use timely::dataflow::operators::vec::{Broadcast, Input, Map};
-use timely::dataflow::operators::{Concat, Probe as _};
+use timely::dataflow::operators::vec::Input;
 use timely::worker::Worker;
 
 pub use key::SECRET_BYTES;
 
-use control::{Command, Notice};
+use broadcast::broadcast;
+use control::Command;
 use detect::{Shared, Totals};
 use export::Exports;
 use groups::Groups;
@@ -71,11 +73,11 @@ pub fn build(worker: &mut Worker, parts: IngestParts) -> Built {
     };
     let commands = worker.dataflow::<u64, _, _>(|scope| {
         let (input, commands) = scope.new_input::<Command>();
-        let commands = commands.broadcast();
+        let commands = broadcast(commands);
         let settings = parts.settings.clone();
         let ingested = ingest::ingest(scope, commands.clone(), parts);
-        let notices = commands.map(Notice::Command).concat(ingested.notices.broadcast());
-        let detected = detect::detect(scope, ingested.hits, notices, &settings, shared.clone());
+        let notices = broadcast(ingested.notices);
+        let detected = detect::detect(scope, ingested.hits, commands, notices, &settings, shared.clone());
         let viewed = alerts::view(scope, detected.alerts, detected.parts, &settings, shared);
         export::export(scope, viewed.alerts, detected.sessions, viewed.shares, exports.clone()).probe_with(&probe);
         input
