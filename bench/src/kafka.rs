@@ -10,7 +10,7 @@ use clawdstrike_edr::config::Config;
 use clawdstrike_edr::runtime::process::{self, Process};
 use clawdstrike_test_services::Kafka;
 
-use crate::measure::{Measured, cpu_time};
+use crate::measure::{Measured, cpu_time, peak_mib};
 
 /// How long the backlog may take.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -64,7 +64,7 @@ fn read(config: Config, events: u64) -> anyhow::Result<Measured> {
                 first.ok_or_else(|| anyhow!("no event was taken within {DEADLINE:?}")).and_then(|(taken, at, cpu)| {
                     let share = events as f64 / (events - taken).max(1) as f64;
                     let (wall, cpu) = (at.elapsed(), cpu_time()?.saturating_sub(cpu?));
-                    Ok(Measured { wall: wall.mul_f64(share), cpu: cpu.mul_f64(share) })
+                    Ok(Measured { wall: wall.mul_f64(share), cpu: cpu.mul_f64(share), peak_mib: peak_mib() })
                 });
             // Nobody waits for it only if the process couldn't start, which is told below.
             let _told = done.send(result);

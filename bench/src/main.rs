@@ -1,5 +1,6 @@
-//! Measures the engine over one seeded stream and prints a table: events a second, CPU time an event, and ratios to the first
-//! row of the same run. Nothing is asserted: machines differ, ratios within a run are what to compare.
+//! Measures the engine over one seeded stream and prints a table: events a second, CPU time an event, how much of the rate of
+//! parsing alone that is, the cost against the first row of the same kind, and memory. Nothing is asserted: machines differ,
+//! ratios within a run are what to compare.
 //!
 //! `cargo run --release -p clawdstrike-bench` (add `--kafka` for a real broker, which it starts itself).
 
@@ -10,6 +11,7 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
@@ -18,7 +20,7 @@ use clawdstrike_edr::runtime::replay::{self, Replay};
 use clawdstrike_edr::simulate::{Options, Simulator};
 use clawdstrike_rules::SourceFile;
 use clawdstrike_rules::plan::RuleSet;
-use measure::{Table, measure};
+use measure::{Row, Table, measure};
 
 /// Rates and ratios of the engine within one run.
 #[derive(Parser)]
@@ -59,29 +61,54 @@ fn main() -> anyhow::Result<()> {
     let bytes = write_stream(&files, &args)?;
     println!("{} events, {} bytes each, {} sessions", args.events, bytes / args.events, args.agents * 2);
     let mut table = Table::new(args.events);
-    let parsed = measure(args.runs, || files.iter().try_for_each(|file| read_and_parse(file)))?;
-    table.row("read+parse only", parsed);
-    table.row("read+parse only, 2 threads", measure(args.runs, || in_two_threads(&files))?);
+    let parse = || files.iter().try_for_each(|file| read_and_parse(file));
     let brief = compile(BRIEF)?;
-    for workers in [1, 2] {
-        let name = format!("JSONL to alerts, 4 rules, {workers} worker{}", if workers > 1 { "s" } else { "" });
-        if name.contains(&args.only) {
-            table.row(&name, measure(args.runs, || to_alerts(&files, &brief, workers))?);
-        }
-    }
-    for rules in [10, 1_000, 10_000] {
-        let name = format!("{rules} sequences on one event type");
-        if name.contains(&args.only) {
-            let set = compile(&sequences(rules))?;
-            table.row(&name, measure(args.runs, || to_alerts(&files, &set, 1))?);
-        }
+    let mut rows = vec![Row::new("read+parse only", parse)];
+    rows.extend(args.wanted(vec![
+        Row::new("read+parse only, 2 threads", || in_two_threads(&files)),
+        Row::new("JSONL to alerts, 4 rules, 1 worker", || to_alerts(&files, &brief, 1)),
+        Row::new("JSONL to alerts, 4 rules, 2 workers", || to_alerts(&files, &brief, 2)),
+    ]));
+    table.group(measure(args.runs, rows)?);
+    let sequences = compiled("sequences on one event type", &[10, 1_000, 10_000], sequences)?;
+    let mixed = compiled("rules of mixed kinds", &[10, 100, 1_000, 10_000], mixed)?;
+    for sets in [&sequences, &mixed] {
+        let rows = sets.iter().map(|set| Row::new(&set.name, || to_alerts(&files, &set.rules, 1)));
+        table.group(measure(args.runs, args.wanted(rows.collect()))?);
     }
     if args.kafka {
-        table.row("Kafka to alerts, 4 rules, 1 worker", kafka::to_alerts(&files, args.events)?);
+        let measured = kafka::to_alerts(&files, args.events)?;
+        table.group(vec![("Kafka to alerts, 4 rules, 1 worker".to_owned(), measured)]);
     }
     table.print();
-    println!("peak memory of this process: {} MiB", measure::peak_mib());
+    for set in sequences.iter().chain(&mixed) {
+        println!("{}: compiled in {:.0?}", set.name, set.took);
+    }
     Ok(())
+}
+
+impl Args {
+    fn wanted<'a>(&self, rows: Vec<Row<'a>>) -> Vec<Row<'a>> {
+        rows.into_iter().filter(|row| row.name.contains(&self.only)).collect()
+    }
+}
+
+/// Rules of one kind, so many of them.
+struct Set {
+    name: String,
+    rules: RuleSet,
+    /// To compile.
+    took: Duration,
+}
+
+fn compiled(what: &str, numbers: &[usize], yaml: impl Fn(usize) -> String) -> anyhow::Result<Vec<Set>> {
+    let set = |&n: &usize| {
+        let text = yaml(n);
+        let began = Instant::now();
+        let rules = compile(&text)?;
+        Ok(Set { name: format!("{n} {what}"), rules, took: began.elapsed() })
+    };
+    numbers.iter().map(set).collect()
 }
 
 /// Writes the seeded stream; gives its length in bytes.
@@ -166,6 +193,33 @@ fn sequences(n: usize) -> String {
         format!(
             "  - id: SEQ_{i}\n    name: n\n    severity: low\n    conditions:\n      - type: sequence\n        window: 5m\n        events:\n          - {{event_type: file_access, target_glob: \"/srv/data/vault-{i}/**\"}}\n          - {{event_type: network_egress, target_not_in: [\"*.allowed-{i}.example\"]}}\n"
         )
+    };
+    format!("rules:\n{}", (0..n).map(rule).collect::<String>())
+}
+
+/// Sequences, thresholds, patterns, absences and new values in turn, in groups of sessions and of agents. Each has a
+/// target of its own that opens it, and something common that it then looks at.
+fn mixed(n: usize) -> String {
+    let rule = |i: usize| {
+        let condition = match i % 5 {
+            0 => format!(
+                "{{type: sequence, window: 5m, events: [{{event_type: file_access, target_glob: \"/srv/data/vault-{i}/**\"}}, {{event_type: any, result.allowed: false, count: \">= 2\"}}]}}"
+            ),
+            1 => format!(
+                "{{type: threshold, window: 1m, event_type: file_access, target_glob: \"/home/agent/projects/*/src/part-{i}/**\", count: \"> 20\", unique_targets: \"> 10\"}}"
+            ),
+            2 => format!(
+                "{{type: pattern, window: 10m, all_of: [{{event_type: shell_command, target_regex: \"tool-{i} --force\"}}, {{event_type: network_egress}}]}}"
+            ),
+            3 => format!(
+                "{{type: absence, window: 5m, trigger: {{event_type: mcp_tool, target_pattern: \"deploy_{i}\"}}, absent: {{event_type: mcp_tool, target_pattern: \"approve_*\"}}}}"
+            ),
+            _ => format!(
+                "{{type: new_value, window: 1h, learn: 1m, event_type: network_egress, target_pattern: \"*.zone-{i}.example\", field: context.model}}"
+            ),
+        };
+        let by = if i % 10 < 7 { "[agent_id, session_id]" } else { "[agent_id]" };
+        format!("  - {{id: MIX_{i}, name: n, severity: low, by: {by}, conditions: [{condition}]}}\n")
     };
     format!("rules:\n{}", (0..n).map(rule).collect::<String>())
 }

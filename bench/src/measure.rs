@@ -1,4 +1,4 @@
-//! Wall and CPU time of a piece of work, and the table of them. CPU time is the whole process's, from `/proc/self/stat` (in
+//! Wall time, CPU time and memory of a piece of work, and the table of them. CPU time is the whole process's, from `/proc/self/stat` (in
 //! ticks of 10 ms), so a reader thread's share counts.
 
 use std::time::{Duration, Instant};
@@ -10,22 +10,45 @@ pub struct Measured {
     pub wall: Duration,
     /// Of all threads.
     pub cpu: Duration,
+    /// The most memory that the process had, MiB.
+    pub peak_mib: u64,
 }
 
-/// The fastest of some runs, by CPU time.
-pub fn measure(runs: usize, mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Measured> {
-    let mut best: Option<Measured> = None;
-    for _ in 0..runs.max(1) {
-        let measured = once(&mut work)?;
-        best = Some(best.filter(|b| b.cpu <= measured.cpu).unwrap_or(measured));
+/// A row to be measured.
+pub struct Row<'a> {
+    /// What it is.
+    pub name: String,
+    /// The work.
+    work: Box<dyn FnMut() -> anyhow::Result<()> + 'a>,
+}
+
+impl<'a> Row<'a> {
+    /// A row.
+    pub fn new(name: &str, work: impl FnMut() -> anyhow::Result<()> + 'a) -> Row<'a> {
+        Row { name: name.to_owned(), work: Box::new(work) }
     }
-    best.ok_or_else(|| anyhow::anyhow!("no run"))
+}
+
+/// The fastest of some runs of each row, by CPU time. Rows take turns, so that a slow minute of the machine slows all.
+pub fn measure(runs: usize, rows: Vec<Row<'_>>) -> anyhow::Result<Vec<(String, Measured)>> {
+    let mut best: Vec<Option<Measured>> = vec![None; rows.len()];
+    let (names, mut work): (Vec<_>, Vec<_>) = rows.into_iter().map(|row| (row.name, row.work)).unzip();
+    for run in 0..runs.max(1) {
+        for ((name, work), best) in names.iter().zip(&mut work).zip(&mut best) {
+            let measured = once(work)?;
+            eprintln!("run {} of {name}: {:.0?}", run + 1, measured.cpu);
+            *best = Some(best.filter(|b| b.cpu <= measured.cpu).unwrap_or(measured));
+        }
+    }
+    Ok(names.into_iter().zip(best).filter_map(|(name, best)| Some((name, best?))).collect())
 }
 
 fn once(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Measured> {
+    // Makes the kernel count the peak anew (proc_pid_clear_refs(5)).
+    std::fs::write("/proc/self/clear_refs", "5")?;
     let (wall, cpu) = (Instant::now(), cpu_time()?);
     work()?;
-    Ok(Measured { wall: wall.elapsed(), cpu: cpu_time()?.saturating_sub(cpu) })
+    Ok(Measured { wall: wall.elapsed(), cpu: cpu_time()?.saturating_sub(cpu), peak_mib: peak_mib() })
 }
 
 /// CPU time of this process so far.
@@ -37,7 +60,7 @@ pub fn cpu_time() -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
-/// The most memory that this process has had, in MiB.
+/// The most memory that this process has had since the peak was last counted anew, in MiB.
 pub fn peak_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
@@ -45,37 +68,41 @@ pub fn peak_mib() -> u64 {
     kib / 1024
 }
 
-/// Rows with ratios to the first.
+/// Groups of rows: events a CPU second against the very first row's, cost against the first row of the group.
 pub struct Table {
     events: u64,
-    rows: Vec<(String, Measured)>,
+    groups: Vec<Vec<(String, Measured)>>,
 }
 
 impl Table {
     /// Of a stream of so many events.
     pub fn new(events: u64) -> Table {
-        Table { events, rows: Vec::new() }
+        Table { events, groups: Vec::new() }
     }
 
-    /// Adds a row.
-    pub fn row(&mut self, name: &str, measured: Measured) {
-        eprintln!("measured: {name}");
-        self.rows.push((name.to_owned(), measured));
+    /// Adds rows that are compared with each other.
+    pub fn group(&mut self, rows: Vec<(String, Measured)>) {
+        self.groups.push(rows);
     }
 
     /// Prints all rows.
     pub fn print(&self) {
-        println!("{:40} {:>12} {:>12} {:>14} {:>8}", "", "events/s", "CPU ns/event", "events/CPU-s", "of first");
-        let first = self.rows.first().map_or(1.0, |(_, m)| m.cpu.as_secs_f64());
-        for (name, m) in &self.rows {
-            let n = self.events as f64;
-            println!(
-                "{name:40} {:>12.0} {:>12.0} {:>14.0} {:>7.0}%",
-                n / m.wall.as_secs_f64(),
-                m.cpu.as_secs_f64() * 1e9 / n,
-                n / m.cpu.as_secs_f64(),
-                100.0 * first / m.cpu.as_secs_f64()
-            );
+        let heads = ["events/s", "CPU ns/event", "of parsing", "cost", "peak MiB"];
+        println!("{:40} {:>12} {:>12} {:>10} {:>6} {:>8}", "", heads[0], heads[1], heads[2], heads[3], heads[4]);
+        let cpu = |m: &Measured| m.cpu.as_secs_f64();
+        let first = self.groups.iter().flatten().next().map_or(1.0, |(_, m)| cpu(m));
+        for group in &self.groups {
+            let base = group.first().map_or(1.0, |(_, m)| cpu(m));
+            for (name, m) in group {
+                println!(
+                    "{name:40} {:>12.0} {:>12.0} {:>9.0}% {:>6.2} {:>8}",
+                    self.events as f64 / m.wall.as_secs_f64(),
+                    cpu(m) * 1e9 / self.events as f64,
+                    100.0 * first / cpu(m),
+                    cpu(m) / base,
+                    m.peak_mib
+                );
+            }
         }
     }
 }

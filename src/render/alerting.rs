@@ -9,7 +9,7 @@ use clawdstrike_telemetry::{Event, TOP_LEVEL_FIELDS, decode};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::field::{Fields, with_group_field};
+use super::field::{Fields, Place};
 use super::group::{Context, latest_before};
 use super::hit::Payload;
 use super::log::{Entry, Log};
@@ -249,9 +249,7 @@ fn status(chain: &Chain) -> Status {
 
 /// Names, as the rule gives them, and values of the `by` fields of an event.
 fn group_values(event: &Event<'_>, by: &[Field]) -> Vec<(String, Value)> {
-    let target = clawdstrike_telemetry::target::normalise(event.event_type, &event.target);
-    let text = target.text();
-    let mut fields = Fields::new(event, &text);
+    let mut fields = Fields::new(event);
     by.iter()
         .map(|field| {
             let name = match field {
@@ -261,7 +259,7 @@ fn group_values(event: &Event<'_>, by: &[Field]) -> Vec<(String, Value)> {
                 }
                 Field::Path(path) => format!("extra.{}", path.join(".")),
             };
-            let value = with_group_field(&mut fields, field, |v| v.cloned()).unwrap_or(Value::Null);
+            let value = fields.with(&Place::in_group(field), |v| v.cloned()).unwrap_or(Value::Null);
             (name, canonical(value))
         })
         .collect()

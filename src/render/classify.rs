@@ -5,7 +5,7 @@
 //! them: a hundred `target_not_in` lists would make every host a class of its own. Memories are bounded and start again
 //! when full.
 
-use clawdstrike_rules::plan::{AllowEntry, Field, HostPart, Matcher, TargetPattern, Test};
+use clawdstrike_rules::plan::{AllowEntry, HostPart, Matcher, TargetPattern, Test};
 use clawdstrike_telemetry::{Event, target};
 use hashbrown::HashMap;
 
@@ -73,7 +73,6 @@ struct Compiled {
     matchers: Vec<CompiledMatcher>,
     allow: Vec<Allow>,
     values: Vec<Place>,
-    needs_target: bool,
 }
 
 /// One worker's classifier.
@@ -202,14 +201,9 @@ impl Classifier {
         }
         let mut hits = std::mem::take(&mut self.scratch);
         hits.clear();
-        let target = if self.compiled.needs_target {
-            target::normalise(event.event_type, &event.target).text().into_owned()
-        } else {
-            String::new()
-        };
-        let mut fields = Fields::new(event, &target);
-        for (field, tests) in &self.compiled.fields {
-            fields.with(field, |value| {
+        let mut fields = Fields::new(event);
+        for (place, tests) in &self.compiled.fields {
+            fields.with(place, |value| {
                 hits.extend(tests.iter().filter(|(_, test)| test.holds(value)).map(|(atom, _)| *atom));
             });
         }
@@ -311,13 +305,11 @@ impl Compiled {
             matchers: Vec::new(),
             allow: Vec::new(),
             values: Vec::new(),
-            needs_target: false,
         }
     }
 
     fn new(rules: &Rules, zone: &str) -> Result<Compiled, String> {
         let mut out = Compiled { values: rules.values.iter().map(Place::of).collect(), ..Compiled::empty() };
-        out.needs_target = rules.values.contains(&Field::Target);
         let mut atoms = Atoms::default();
         for (id, matcher) in &rules.matchers {
             let compiled = out.matcher(*id, matcher, &mut atoms)?;
@@ -352,10 +344,10 @@ impl Compiled {
                     let atom = *atoms.fields.entry(test.clone()).or_insert(next);
                     if atom == next {
                         let compiled = CompiledTest::new(operators).map_err(|e| e.to_string())?;
-                        self.needs_target |= *field == Field::Target;
-                        match self.fields.iter_mut().find(|(place, _)| place.is(field)) {
+                        let place = Place::of(field);
+                        match self.fields.iter_mut().find(|(p, _)| *p == place) {
                             Some((_, tests)) => tests.push((atom, compiled)),
-                            None => self.fields.push((Place::of(field), vec![(atom, compiled)])),
+                            None => self.fields.push((place, vec![(atom, compiled)])),
                         }
                     }
                     out.fields.push(Need { atom, hit: true });

@@ -1,12 +1,13 @@
 //! Values of an event's fields, and tests on them (SPEC §4, "Matchers").
 
 use clawdstrike_rules::plan::{Field, FieldTest, Scalar};
-use clawdstrike_telemetry::Event;
+use clawdstrike_telemetry::{Event, target};
 use serde_json::Value;
 
-/// A field that an event holds decoded; [`Place::of`] finds it once for a rule set, not once an event.
+/// A field that an event holds decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Direct {
+    Tenant,
     Agent,
     Session,
     Type,
@@ -17,41 +18,61 @@ enum Direct {
     Message,
 }
 
-/// Where a field's value is found.
-#[derive(Clone, Debug)]
-pub struct Place {
-    direct: Option<Direct>,
-    field: Field,
+/// A part of the record that is parsed by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Context,
+    Args,
+    Record,
+}
+
+/// Where a field's value is found; known once for a rule set, not once an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place(At);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum At {
+    Direct(Direct),
+    /// The normalised target.
+    Target,
+    /// A path below a part.
+    Below(Part, Vec<String>),
 }
 
 impl Place {
-    /// Of a field.
+    /// Of a field that a matcher tests or compares.
     pub fn of(field: &Field) -> Place {
-        let Field::Path(path) = field else { return Place { direct: None, field: field.clone() } };
+        let Field::Path(path) = field else { return Place(At::Target) };
         let parts: Vec<&str> = path.iter().map(String::as_str).collect();
         let direct = match parts.as_slice() {
-            ["agent_id"] => Some(Direct::Agent),
-            ["session_id"] => Some(Direct::Session),
-            ["event_type"] => Some(Direct::Type),
-            ["action", "target"] => Some(Direct::RawTarget),
-            ["result", "allowed"] => Some(Direct::Allowed),
-            ["result", "guard"] => Some(Direct::Guard),
-            ["result", "severity"] => Some(Direct::Severity),
-            ["result", "message"] => Some(Direct::Message),
-            _ => None,
+            ["agent_id"] => Direct::Agent,
+            ["session_id"] => Direct::Session,
+            ["event_type"] => Direct::Type,
+            ["action", "target"] => Direct::RawTarget,
+            ["result", "allowed"] => Direct::Allowed,
+            ["result", "guard"] => Direct::Guard,
+            ["result", "severity"] => Direct::Severity,
+            ["result", "message"] => Direct::Message,
+            ["context", ..] => return Place(At::Below(Part::Context, path[1..].to_vec())),
+            ["action", "args", ..] => return Place(At::Below(Part::Args, path[2..].to_vec())),
+            _ => return Place(At::Below(Part::Record, path.clone())),
         };
-        Place { direct, field: field.clone() }
+        Place(At::Direct(direct))
     }
 
-    /// Whether it is the place of this field.
-    pub fn is(&self, field: &Field) -> bool {
-        self.field == *field
+    /// Of a field of a `by` list: as [`Place::of`], but a tenant that is absent is the empty one.
+    pub fn in_group(field: &Field) -> Place {
+        match field {
+            Field::Path(path) if path.len() == 1 && path[0] == "tenant_id" => Place(At::Direct(Direct::Tenant)),
+            _ => Place::of(field),
+        }
     }
 }
 
 fn direct(event: &Event<'_>, field: Direct) -> Value {
     let text = |s: &str| Value::String(s.to_owned());
     match field {
+        Direct::Tenant => text(&event.tenant_id),
         Direct::Agent => text(&event.agent_id),
         Direct::Session => text(&event.session_id),
         Direct::Type => text(event.event_type.name()),
@@ -63,40 +84,38 @@ fn direct(event: &Event<'_>, field: Direct) -> Value {
     }
 }
 
-/// Fields of one event; the record is parsed again only if a field asks for it, and only once.
+/// Fields of one event; what a field asks for is worked out then, and only once.
 pub struct Fields<'a> {
     event: &'a Event<'a>,
-    target: &'a str,
-    document: Option<Value>,
+    target: Option<Value>,
+    context: Option<Value>,
+    args: Option<Value>,
+    record: Option<Value>,
 }
 
 impl<'a> Fields<'a> {
-    /// The fields of an event with this normalised target.
-    pub fn new(event: &'a Event<'a>, target: &'a str) -> Self {
-        Fields { event, target, document: None }
+    /// The fields of an event.
+    pub fn new(event: &'a Event<'a>) -> Self {
+        Fields { event, target: None, context: None, args: None, record: None }
     }
 
     /// Calls `f` with the value of a field; null counts as absent.
     pub fn with<R>(&mut self, place: &Place, f: impl FnOnce(Option<&Value>) -> R) -> R {
-        if let Some(field) = place.direct {
-            return f(Some(&direct(self.event, field)));
+        let event = self.event;
+        match &place.0 {
+            At::Direct(field) => f(Some(&direct(event, *field))),
+            At::Target => f(Some(self.target.get_or_insert_with(|| {
+                Value::String(target::normalise(event.event_type, &event.target).text().into_owned())
+            }))),
+            At::Below(part, path) => {
+                let part = match part {
+                    Part::Context => self.context.get_or_insert_with(|| event.context_value()),
+                    Part::Args => self.args.get_or_insert_with(|| event.args_value()),
+                    Part::Record => self.record.get_or_insert_with(|| event.document()),
+                };
+                f(lookup(part, path))
+            }
         }
-        let path = match &place.field {
-            Field::Target => return f(Some(&Value::String(self.target.to_owned()))),
-            Field::Path(path) => path,
-        };
-        let document = self.document.get_or_insert_with(|| self.event.document());
-        f(lookup(document, path))
-    }
-}
-
-/// Calls `f` with the value of a `by` field: as [`Fields::with`], but a tenant that is absent is the empty one.
-pub fn with_group_field<R>(fields: &mut Fields<'_>, field: &Field, f: impl FnOnce(Option<&Value>) -> R) -> R {
-    match field {
-        Field::Path(path) if path.len() == 1 && path[0] == "tenant_id" => {
-            f(Some(&Value::String(fields.event.tenant_id.clone().into_owned())))
-        }
-        _ => fields.with(&Place::of(field), f),
     }
 }
 

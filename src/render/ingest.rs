@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
-use clawdstrike_telemetry::{ClockRule, DeadLetter, Event, Reference, decode, target};
+use clawdstrike_telemetry::{ClockRule, DeadLetter, Event, Reference, decode};
 use crossbeam_channel::Receiver;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
@@ -19,7 +19,7 @@ use super::class::travels;
 use super::class::{Class, ClassDef, MAX_BYS};
 use super::classify::Classifier;
 use super::control::{Command, Counters, Mark, Notice};
-use super::field::Fields;
+use super::field::{Fields, Place};
 use super::hit::{Head, HitBatch, Payload, Position};
 use super::key::Hasher;
 use super::rules::{Registry, Rules, SESSION};
@@ -105,6 +105,8 @@ struct Ingest {
     now: Option<i64>,
     registry: Registry,
     rules: Rules,
+    /// Where the fields of each `by` list are.
+    bys: Vec<Vec<Place>>,
     classifier: Option<Classifier>,
     /// Where events of a class go: bit `b`, to groups of `by` list `b`. By the class's number within this worker.
     roles: Vec<Option<u64>>,
@@ -233,6 +235,7 @@ impl Ingest {
             now: None,
             registry: Registry::default(),
             rules: Rules::default(),
+            bys: Vec::new(),
             classifier: None,
             roles: Vec::new(),
             counters: Counters::default(),
@@ -260,6 +263,7 @@ impl Ingest {
             }
             Command::Rules(set) => {
                 self.rules = self.registry.load(&set);
+                self.bys = self.rules.bys.iter().map(|list| list.iter().map(Place::in_group).collect()).collect();
                 self.roles.clear();
                 if self.rules.bys.len() > MAX_BYS {
                     tracing::error!(
@@ -450,17 +454,14 @@ impl Ingest {
             start: 0,
         };
         let mut bys = travels(roles);
-        let mut normalised = None;
+        let mut fields = Fields::new(event);
         while bys != 0 {
             let by = bys.trailing_zeros() as u16;
             bys &= bys - 1;
             let key = if by == SESSION {
                 Some(session)
             } else {
-                let target = normalised
-                    .get_or_insert_with(|| target::normalise(event.event_type, &event.target).text().into_owned());
-                let list = &self.rules.bys[usize::from(by)];
-                hasher.group(by, &event.tenant_id, &mut Fields::new(event, target), list, &mut self.scratch)
+                hasher.group(by, &event.tenant_id, &mut fields, &self.bys[usize::from(by)], &mut self.scratch)
             };
             if let Some(key) = key {
                 (head.key, head.by) = (key, by);

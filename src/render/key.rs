@@ -1,10 +1,9 @@
 //! Hashes of keys and values. Attackers choose what is hashed, so hashes are keyed with a secret that the cluster draws at
 //! its start; nothing that outlives a run may depend on them.
 
-use clawdstrike_rules::plan::Field;
 use xxhash_rust::xxh3::{xxh3_64_with_secret, xxh3_128_with_secret};
 
-use super::field::{Fields, scalar_bytes, with_group_field};
+use super::field::{Fields, Place, scalar_bytes};
 use super::rules::{ById, SESSION};
 
 /// Builds maps whose keys are hashes of [`Hasher`] already.
@@ -85,15 +84,15 @@ impl Hasher {
         by: ById,
         tenant: &str,
         fields: &mut Fields<'_>,
-        list: &[Field],
+        list: &[Place],
         scratch: &mut Vec<u8>,
     ) -> Option<u128> {
         scratch.clear();
         scratch.extend_from_slice(&by.to_le_bytes());
         scratch.extend_from_slice(&(tenant.len() as u32).to_le_bytes());
         scratch.extend_from_slice(tenant.as_bytes());
-        for field in list {
-            with_group_field(fields, field, |value| scalar_bytes(value, scratch))?;
+        for place in list {
+            fields.with(place, |value| scalar_bytes(value, scratch))?;
         }
         Some(self.wide(scratch))
     }

@@ -3,6 +3,7 @@
 //! together.
 
 use std::cell::OnceCell;
+use std::cmp::Reverse;
 
 use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, MatchKind};
 use hashbrown::HashMap;
@@ -19,6 +20,8 @@ const SET_BYTES: usize = 64 << 20;
 const LEAST_TEXT: usize = 3;
 /// A pattern with more alternatives is tried with the others.
 const MOST_TEXTS: usize = 16;
+/// As are patterns of which more than so many look for one text: where it occurs, each would be tried alone.
+const MOST_SHARING: usize = 32;
 
 /// The patterns.
 #[derive(Default)]
@@ -50,10 +53,19 @@ impl Patterns {
     /// # Errors
     /// The patterns need too much memory.
     pub fn compile(&mut self) -> Result<(), String> {
+        let parsed: Vec<Option<Hir>> = self.patterns.iter().map(|p| regex_syntax::parse(&p.pattern).ok()).collect();
+        let mut shared: HashMap<Vec<u8>, usize> = HashMap::new();
+        parsed.iter().flatten().for_each(|hir| count_texts(hir, &mut shared));
+        let chosen = |hir: &Hir| {
+            let texts = required(hir, &shared)?;
+            texts
+                .iter()
+                .all(|t| t.len() >= LEAST_TEXT && shared.get(t).is_none_or(|n| *n <= MOST_SHARING))
+                .then_some(texts)
+        };
         let mut numbers: HashMap<Vec<u8>, u32> = HashMap::new();
-        for (n, pattern) in (0u32..).zip(&self.patterns) {
-            let texts = regex_syntax::parse(&pattern.pattern).ok().and_then(|hir| required(&hir));
-            match texts.filter(|texts| texts.iter().all(|t| t.len() >= LEAST_TEXT)) {
+        for (n, hir) in (0u32..).zip(&parsed) {
+            match hir.as_ref().and_then(chosen) {
                 Some(texts) => {
                     for text in texts {
                         let next = numbers.len() as u32;
@@ -115,24 +127,36 @@ impl Pattern {
     }
 }
 
-/// Texts of which at least one occurs wherever the pattern is found; `None` if there is no such list.
-fn required(hir: &Hir) -> Option<Vec<Vec<u8>>> {
+/// Counts the texts of a pattern that may be looked for.
+fn count_texts(hir: &Hir, shared: &mut HashMap<Vec<u8>, usize>) {
+    match hir.kind() {
+        HirKind::Literal(literal) => *shared.entry(literal.0.to_vec()).or_default() += 1,
+        HirKind::Capture(capture) => count_texts(&capture.sub, shared),
+        HirKind::Repetition(repetition) => count_texts(&repetition.sub, shared),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().for_each(|p| count_texts(p, shared)),
+        _ => {}
+    }
+}
+
+/// Texts of which at least one occurs wherever the pattern is found; `None` if there is no such list. `shared`: how often
+/// each text stands in all patterns together.
+fn required(hir: &Hir, shared: &HashMap<Vec<u8>, usize>) -> Option<Vec<Vec<u8>>> {
     match hir.kind() {
         HirKind::Literal(literal) => Some(vec![literal.0.to_vec()]),
-        HirKind::Capture(capture) => required(&capture.sub),
-        HirKind::Repetition(repetition) if repetition.min > 0 => required(&repetition.sub),
-        // The one whose shortest text is longest says most.
-        HirKind::Concat(parts) => parts.iter().filter_map(required).max_by_key(|texts| shortest(texts)),
+        HirKind::Capture(capture) => required(&capture.sub, shared),
+        HirKind::Repetition(repetition) if repetition.min > 0 => required(&repetition.sub, shared),
+        // What the fewest patterns have says most; then what is long.
+        HirKind::Concat(parts) => parts.iter().filter_map(|part| required(part, shared)).max_by_key(|texts| {
+            let shortest = texts.iter().map(Vec::len).min().unwrap_or(0);
+            let most = texts.iter().filter_map(|text| shared.get(text)).max();
+            (shortest >= LEAST_TEXT, Reverse(most.copied()), shortest)
+        }),
         HirKind::Alternation(parts) => {
-            let texts: Vec<Vec<u8>> = parts.iter().map(required).collect::<Option<Vec<_>>>()?.concat();
+            let texts = parts.iter().map(|part| required(part, shared)).collect::<Option<Vec<_>>>()?.concat();
             (texts.len() <= MOST_TEXTS).then_some(texts)
         }
         _ => None,
     }
-}
-
-fn shortest(texts: &[Vec<u8>]) -> usize {
-    texts.iter().map(Vec::len).min().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -154,7 +178,7 @@ mod tests {
     #[test]
     fn finds_what_must_occur() {
         let texts = |pattern: &str| {
-            let texts = required(&regex_syntax::parse(pattern).unwrap());
+            let texts = required(&regex_syntax::parse(pattern).unwrap(), &HashMap::new());
             texts.map(|t| t.into_iter().map(|t| String::from_utf8(t).unwrap()).collect::<Vec<_>>())
         };
         let list = |texts: &[&str]| Some(texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>());
@@ -164,6 +188,33 @@ mod tests {
         assert_eq!(texts(r"^(passwd|.*)$"), None);
         assert_eq!(texts(r"(abc)?"), None);
         assert_eq!(texts(r"(?i)key"), None);
+    }
+
+    #[test]
+    fn looks_for_what_few_patterns_have() {
+        let mut all = Patterns::default();
+        for n in 0..100 {
+            all.add(&format!("^/home/agent/projects/[^/]*/part-{n}/.*$"), n);
+        }
+        all.compile().unwrap();
+        assert_eq!((all.of_text.len(), all.in_sets.len()), (100, 0));
+        let mut hits = Vec::new();
+        all.find("/home/agent/projects/crawler/part-7/main.rs", &mut hits);
+        assert_eq!(hits, [7]);
+        let tried = all.patterns.iter().filter(|p| p.compiled.get().is_some()).count();
+        assert_eq!(tried, 1);
+    }
+
+    #[test]
+    fn patterns_that_have_little_of_their_own_are_tried_together() {
+        let mut all = Patterns::default();
+        for n in 0..100 {
+            all.add(&format!("^/home/agent/x{{{n}}}$"), n);
+        }
+        all.compile().unwrap();
+        let mut hits = Vec::new();
+        all.find("/home/agent/xxx", &mut hits);
+        assert_eq!((hits, all.of_text.len()), (vec![3], 1));
     }
 
     proptest! {

@@ -210,6 +210,8 @@ struct Reader<'a> {
     guard: Option<Text>,
     severity: Option<Text>,
     message: Option<Text>,
+    context: &'a str,
+    args: &'a str,
 }
 
 impl<'a> Reader<'a> {
@@ -229,6 +231,8 @@ impl<'a> Reader<'a> {
             guard: None,
             severity: None,
             message: None,
+            context: "",
+            args: "",
         }
     }
 
@@ -251,6 +255,7 @@ impl<'a> Reader<'a> {
                 Field::Action if self.opens(field)? => self.action()?,
                 Field::Result if self.opens(field)? => self.result()?,
                 Field::Action | Field::Result => {}
+                Field::Context => self.context = self.scanner.skipped()?,
                 _ => self.scanner.skip()?,
             }
         }
@@ -263,6 +268,7 @@ impl<'a> Reader<'a> {
             match field {
                 Field::Target => self.target = self.bounded(field, 0..=MAX_TARGET_BYTES, Reason::TargetTooLong)?,
                 Field::ContentHash => drop(self.text(field)?),
+                Field::Args => self.args = self.scanner.skipped()?,
                 _ => self.scanner.skip()?,
             }
         }
@@ -401,6 +407,8 @@ impl<'a> Reader<'a> {
             guard: self.guard.map(text).unwrap_or_default(),
             severity: self.severity.map(text).map(lower_case).unwrap_or_default(),
             message: self.message.map(text).unwrap_or_default(),
+            context: self.context,
+            args: self.args,
             raw,
         })
     }

@@ -52,6 +52,10 @@ pub struct Event<'a> {
     pub severity: Cow<'a, str>,
     /// Empty if absent.
     pub message: Cow<'a, str>,
+    /// `context` as it is written, JSON; empty if absent.
+    pub context: &'a str,
+    /// `action.args` as it is written, JSON; empty if absent.
+    pub args: &'a str,
     /// The whole record, with every field that isn't named here.
     pub raw: &'a [u8],
 }
@@ -78,6 +82,24 @@ impl Event<'_> {
         }
         Value::Object(record)
     }
+
+    /// `context` as [`Event::document`] has it, for the price of parsing that part.
+    pub fn context_value(&self) -> Value {
+        match part(self.context) {
+            Value::Null => Value::Object(Map::new()),
+            value => value,
+        }
+    }
+
+    /// `action.args` as [`Event::document`] has it; null if absent.
+    pub fn args_value(&self) -> Value {
+        part(self.args)
+    }
+}
+
+/// `decode` has checked the text.
+fn part(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_default()
 }
 
 fn drop_nulls(object: &mut Map<String, Value>, names: &[&str]) {

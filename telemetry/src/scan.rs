@@ -276,6 +276,14 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// As [`Scanner::skip`]; gives the value as it is written.
+    pub(crate) fn skipped(&mut self) -> Result<&'a str, Stopped> {
+        self.peek_value();
+        let start = self.at;
+        self.skip()?;
+        Ok(&self.text[start..self.at])
+    }
+
     /// Closes what ends here. Whether the depth is `outer` again; else the next value follows.
     #[inline(always)]
     fn after_value(&mut self, outer: usize) -> Result<bool, Stopped> {
