@@ -57,7 +57,7 @@ impl<'f> Context<'f> {
     }
 
     fn report(&mut self, level: Level, at: Span, code: &'static str, message: String) -> &mut Diagnostic {
-        let diagnostic = Diagnostic::new(level, code, self.file, &self.lines, at, message);
+        let diagnostic = Diagnostic::new(level, code, self.file, &self.lines, self.inside(at), message);
         let shown = &mut self.shown[usize::from(level == Level::Warning)];
         if *shown == MAX_FINDINGS {
             return self.unshown.insert(diagnostic);
@@ -66,6 +66,15 @@ impl<'f> Context<'f> {
         let index = self.diagnostics.len();
         self.diagnostics.push(diagnostic);
         &mut self.diagnostics[index]
+    }
+
+    /// The place, or the end of the file: the parser counts one line more than a text has whose last one isn't ended.
+    fn inside(&self, at: Span) -> Span {
+        let end = |last: &&str| Span { line: self.lines.len() as u32, column: last.chars().count() as u32 + 1, len: 0 };
+        match self.lines.last() {
+            Some(last) if at.line as usize > self.lines.len() => end(last),
+            _ => at,
+        }
     }
 
     /// What stands at a place, as it is written.

@@ -376,3 +376,13 @@ fn explain_tells_how_patterns_were_read_and_how_much_is_kept() {
         assert!(text.contains(part), "no {part:?} in\n{text}");
     }
 }
+
+#[test]
+fn an_error_at_the_end_of_a_file_points_into_it() {
+    for text in ["rules: []\nallow", "rules: [", "rules: []\r\nallow", "rules: \"x", "a: b\rc"] {
+        let files = [SourceFile { name: "r.yaml".into(), text: text.into() }];
+        let errors = compile(&files).expect_err(text).errors;
+        let lines = text.replace("\r\n", "\n").matches(['\n', '\r']).count() as u32 + 1;
+        assert!(errors.iter().all(|error| error.line <= lines), "{text:?}: {errors:?}");
+    }
+}
