@@ -233,8 +233,14 @@ impl<'n> Keys<'n> {
 
     /// Everything that wasn't taken yet; taken now.
     pub(crate) fn rest(&mut self) -> Vec<&'n (Key, Node)> {
+        self.rest_but(|_| true)
+    }
+
+    /// Everything that wasn't taken yet or isn't known; taken now.
+    pub(crate) fn rest_but(&mut self, known: impl Fn(&str) -> bool) -> Vec<&'n (Key, Node)> {
         let used = std::mem::replace(&mut self.used, vec![true; self.entries.len()]);
-        self.entries.iter().zip(used).filter(|(_, used)| !used).map(|(entry, _)| entry).collect()
+        let open = |(entry, used): &(&(Key, Node), bool)| !*used || !known(&entry.0.name);
+        self.entries.iter().zip(used).filter(open).map(|(entry, _)| entry).collect()
     }
 
     /// Reports every key that wasn't taken.

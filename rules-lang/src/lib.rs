@@ -22,6 +22,8 @@ mod pattern;
 pub mod plan;
 mod resolve;
 pub mod rule_tests;
+pub mod schema;
+mod shape;
 pub mod sigma;
 mod suggest;
 mod yaml;

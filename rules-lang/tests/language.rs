@@ -1,17 +1,27 @@
 //! What sound rules mean: defaults, normalisation, and how target patterns were read.
 
+use std::sync::LazyLock;
+
 use clawdstrike_rules::plan::{
     ActionKind, Condition, EventTypes, Field, FieldTest, HostPart, Matcher, Number, PatternForm, RuleSet, Scalar,
     Severity, TargetPattern, Test, TimeWindow,
 };
-use clawdstrike_rules::{MAX_CONDITIONS, MAX_FINDINGS, MAX_STEPS, SourceFile, compile, explain};
+use clawdstrike_rules::{MAX_CONDITIONS, MAX_FINDINGS, MAX_STEPS, SourceFile, compile, explain, schema};
 use regex::Regex;
 
 const MINUTE: i64 = 60_000_000;
 
+static SCHEMA: LazyLock<jsonschema::Validator> =
+    LazyLock::new(|| jsonschema::validator_for(&schema::rules()).expect("a schema"));
+
 fn set(text: &str) -> RuleSet {
     let files = [SourceFile { name: "r.yaml".into(), text: text.into() }];
-    compile(&files).unwrap_or_else(|errors| panic!("{errors}")).set
+    let set = compile(&files).unwrap_or_else(|errors| panic!("{errors}")).set;
+    for document in schema::documents(&files[0]).unwrap_or_else(|errors| panic!("{errors}")) {
+        let wrong: Vec<_> = SCHEMA.iter_errors(&document).map(|error| error.to_string()).collect();
+        assert!(wrong.is_empty(), "it compiles, but to an editor it is wrong: {wrong:?}\n{text}");
+    }
+    set
 }
 
 /// A set of one rule with one threshold, whose matcher has these keys.

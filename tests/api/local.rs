@@ -53,6 +53,7 @@ fn every_command_has_help_with_an_example() {
         "rules explain",
         "rules list",
         "rules load",
+        "rules schema",
         "sessions list",
         "sessions show",
         "sessions watch",
@@ -192,6 +193,17 @@ fn explain_tells_how_patterns_are_read() {
     let (code, _, err) = run(&mut edr(&["rules", "explain", &path, "--rule", "NONE"]));
     assert_eq!(code, 1);
     assert!(err.contains("\"NONE\""), "{err}");
+}
+
+#[test]
+fn schemas_are_printed_whole() {
+    for (arguments, key) in [(&["rules", "schema"][..], "rules"), (&["rules", "schema", "--of", "tests"], "tests")] {
+        let (code, out, err) = run(&mut edr(arguments));
+        assert_eq!(code, 0, "{err}");
+        let schema: Value = serde_json::from_str(&out).expect("JSON");
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+        assert!(schema["properties"][key].is_object() && schema["additionalProperties"] == false, "{schema}");
+    }
 }
 
 #[test]
