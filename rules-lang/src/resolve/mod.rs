@@ -24,7 +24,7 @@ pub(crate) use allowlist::{ENTRY, TIMES};
 pub(crate) use field::{fields_schema, operators_schema, path, path_keys, test_schema};
 pub(crate) use matcher::{EVENT_TYPE, MATCHER, TARGET_KEYS, event_types, event_types_schema};
 pub(crate) use pattern::ANY_OF;
-pub(crate) use rule::{CONDITIONS, RULE, Resolved};
+pub(crate) use rule::{CONDITIONS, RULE, Resolved, session};
 pub(crate) use sequence::STEP;
 pub(crate) use threshold::DISTINCT;
 pub(crate) use window::WINDOW;

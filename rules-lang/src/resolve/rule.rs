@@ -279,7 +279,8 @@ fn severity(cx: &mut Context<'_>, node: &Node) -> Option<Severity> {
     None
 }
 
-fn session() -> Vec<Field> {
+/// The `by` list of sessions, and of a rule that has none of its own.
+pub(crate) fn session() -> Vec<Field> {
     SESSION.map(|name| Field::Path(vec![name.to_owned()])).to_vec()
 }
 

@@ -11,7 +11,7 @@ use crate::cli::output::Out;
 #[command(after_help = "\
 Examples:
   clawdstrike-edr rules schema > rules.schema.json
-  clawdstrike-edr rules schema --of tests > rules.test.schema.json
+  clawdstrike-edr rules schema --of tests > tests.schema.json
 
 It is JSON Schema draft 2020-12, made of the tables that the compiler reads by. The line
 `# yaml-language-server: $schema=../rules.schema.json` at the top of a rule file makes editors use it (the path is from the
