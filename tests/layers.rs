@@ -29,7 +29,7 @@ const APART: [&str; 3] = ["operators", "rules-lang", "telemetry"];
 const UNSAFE: [&str; 1] = ["src/source/kafka/queue.rs"];
 
 /// Where the workspace's sources are.
-const SOURCES: [&str; 6] = ["src", "operators", "rules-lang", "telemetry", "bench", "tests"];
+const SOURCES: [&str; 7] = ["src", "operators", "rules-lang", "telemetry", "bench", "tests", "fuzz"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -57,7 +57,7 @@ impl<'f> Context<'f> {
     }
 
     fn report(&mut self, level: Level, at: Span, code: &'static str, message: String) -> &mut Diagnostic {
-        let diagnostic = Diagnostic::new(level, code, self.file, &self.lines, at, message);
+        let diagnostic = Diagnostic::new(level, code, self.file, &self.lines, self.inside(at), message);
         let shown = &mut self.shown[usize::from(level == Level::Warning)];
         if *shown == MAX_FINDINGS {
             return self.unshown.insert(diagnostic);
@@ -66,6 +66,15 @@ impl<'f> Context<'f> {
         let index = self.diagnostics.len();
         self.diagnostics.push(diagnostic);
         &mut self.diagnostics[index]
+    }
+
+    /// The place, or the end of the file: the parser counts one line more than a text has whose last one isn't ended.
+    fn inside(&self, at: Span) -> Span {
+        let end = |last: &&str| Span { line: self.lines.len() as u32, column: last.chars().count() as u32 + 1, len: 0 };
+        match self.lines.last() {
+            Some(last) if at.line as usize > self.lines.len() => end(last),
+            _ => at,
+        }
     }
 
     /// What stands at a place, as it is written.
@@ -224,8 +233,14 @@ impl<'n> Keys<'n> {
 
     /// Everything that wasn't taken yet; taken now.
     pub(crate) fn rest(&mut self) -> Vec<&'n (Key, Node)> {
+        self.rest_but(|_| true)
+    }
+
+    /// Everything that wasn't taken yet or isn't known; taken now.
+    pub(crate) fn rest_but(&mut self, known: impl Fn(&str) -> bool) -> Vec<&'n (Key, Node)> {
         let used = std::mem::replace(&mut self.used, vec![true; self.entries.len()]);
-        self.entries.iter().zip(used).filter(|(_, used)| !used).map(|(entry, _)| entry).collect()
+        let open = |(entry, used): &(&(Key, Node), bool)| !*used || !known(&entry.0.name);
+        self.entries.iter().zip(used).filter(open).map(|(entry, _)| entry).collect()
     }
 
     /// Reports every key that wasn't taken.

@@ -2,6 +2,7 @@
 //!
 //! Decides nothing: it tells what the plan says, in words.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::Serialize;
@@ -12,6 +13,7 @@ use crate::plan::{
     AllowEntry, Condition, EventTypes, Field, FieldTest, HostPart, Matcher, PatternForm, Rule, RuleSet, Scalar,
     Severity, TargetPattern, Test, TimeWindow,
 };
+use crate::resolve;
 
 /// A rule set in words.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -20,6 +22,43 @@ pub struct Explanation {
     pub rules: Vec<RuleReading>,
     /// In the order of files and lines.
     pub allowlist: Vec<EntryReading>,
+    /// Every matcher once, however many conditions hold it: an event is tried on each once for all of them.
+    pub predicates: Vec<PredicateReading>,
+    /// Every `by` list once; the session's is the first, whether or not a rule has it.
+    pub groups: Vec<GroupReading>,
+}
+
+/// A matcher, and where it is used.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PredicateReading {
+    /// From 1, in the order of rules and conditions.
+    pub number: usize,
+    /// In one line.
+    pub says: String,
+    /// Ids of the rules that use it, in order.
+    pub rules: Vec<String>,
+}
+
+/// A `by` list, and who has it: all conditions of these rules look at the same groups and share what is kept of them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GroupReading {
+    /// From 0.
+    pub number: usize,
+    /// Its fields; the tenant belongs to every group besides.
+    pub by: Vec<String>,
+    /// It is that of the session, which is kept for the session's view anyway.
+    pub session: bool,
+    /// Ids of the rules that have it, in order.
+    pub rules: Vec<String>,
+}
+
+/// A part of a condition that is a predicate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PredicateUse {
+    /// Which part: `step 1`, `without of step 2`, `until`, `events`, `matcher 1`, `trigger`, `absent`.
+    pub part: String,
+    /// The number of its [`PredicateReading`].
+    pub predicate: usize,
 }
 
 /// How one rule was read.
@@ -61,6 +100,12 @@ pub struct ConditionReading {
     pub patterns: Vec<PatternReading>,
     /// What a group keeps, and until when.
     pub state: String,
+    /// The machine that computes it.
+    pub operator: &'static str,
+    /// The number of the [`GroupReading`] whose groups that machine runs in.
+    pub group: usize,
+    /// Its matchers.
+    pub predicates: Vec<PredicateUse>,
 }
 
 /// How one alternative of a target pattern was read.
@@ -93,10 +138,79 @@ pub struct EntryReading {
 
 /// Tells how a rule set was read.
 pub fn explain(set: &RuleSet) -> Explanation {
-    Explanation { rules: set.rules.iter().map(rule).collect(), allowlist: set.allowlist.iter().map(entry).collect() }
+    let mut shared = Shared::default();
+    let rules = set.rules.iter().map(|r| rule(r, &mut shared)).collect();
+    Explanation {
+        rules,
+        allowlist: set.allowlist.iter().map(entry).collect(),
+        predicates: shared.predicates,
+        groups: shared.groups,
+    }
 }
 
-fn rule(rule: &Rule) -> RuleReading {
+impl Explanation {
+    /// Leaves only the rule with this id, and what it uses; says whether there is one.
+    pub fn only(&mut self, id: &str) -> bool {
+        self.rules.retain(|rule| rule.id == id);
+        self.allowlist.clear();
+        self.predicates.retain(|predicate| predicate.rules.iter().any(|rule| rule == id));
+        self.groups.retain(|group| group.rules.iter().any(|rule| rule == id));
+        !self.rules.is_empty()
+    }
+}
+
+/// What several rules have in common: equal matchers and equal `by` lists, as the engine numbers them by content.
+struct Shared<'p> {
+    predicates: Vec<PredicateReading>,
+    numbers: HashMap<&'p Matcher, usize>,
+    groups: Vec<GroupReading>,
+    group_numbers: HashMap<Vec<Field>, usize>,
+}
+
+impl Default for Shared<'_> {
+    fn default() -> Self {
+        let by = resolve::session();
+        let session = GroupReading { number: 0, by: by.iter().map(field).collect(), session: true, rules: Vec::new() };
+        Shared {
+            predicates: Vec::new(),
+            numbers: HashMap::new(),
+            groups: vec![session],
+            group_numbers: HashMap::from([(by, 0)]),
+        }
+    }
+}
+
+impl<'p> Shared<'p> {
+    fn predicate(&mut self, of: &'p Matcher, rule: &str) -> usize {
+        let next = self.predicates.len() + 1;
+        let number = *self.numbers.entry(of).or_insert(next);
+        if number == next {
+            self.predicates.push(PredicateReading { number, says: matcher(of), rules: Vec::new() });
+        }
+        used_by(&mut self.predicates[number - 1].rules, rule);
+        number
+    }
+
+    fn group(&mut self, by: &[Field], rule: &str) -> usize {
+        let next = self.groups.len();
+        let number = *self.group_numbers.entry(by.to_vec()).or_insert(next);
+        if number == next {
+            let by = by.iter().map(field).collect();
+            self.groups.push(GroupReading { number, by, session: false, rules: Vec::new() });
+        }
+        used_by(&mut self.groups[number].rules, rule);
+        number
+    }
+}
+
+/// Notes a rule, which comes with all that it uses before the next one does.
+fn used_by(rules: &mut Vec<String>, rule: &str) {
+    if rules.last().is_none_or(|last| last != rule) {
+        rules.push(rule.to_owned());
+    }
+}
+
+fn rule<'p>(rule: &'p Rule, shared: &mut Shared<'p>) -> RuleReading {
     let action = |action: &crate::plan::Action| {
         let params: Vec<_> = action.params.iter().map(|(name, value)| format!("{name}: {value}")).collect();
         let name = serde_json::json!(action.kind).as_str().unwrap_or_default().to_owned();
@@ -109,16 +223,16 @@ fn rule(rule: &Rule) -> RuleReading {
         origin: format!("{}:{}", rule.origin.file, rule.origin.line),
         severity: rule.severity,
         by: rule.by.iter().map(field).collect(),
-        conditions: rule.conditions.iter().map(condition).collect(),
+        conditions: rule.conditions.iter().map(|c| condition(c, rule, shared)).collect(),
         suppress_for: duration::format(rule.suppress_for),
         actions: rule.actions.iter().map(action).collect(),
         shadow: rule.shadow,
     }
 }
 
-fn condition(condition: &Condition) -> ConditionReading {
+fn condition<'p>(condition: &'p Condition, rule: &Rule, shared: &mut Shared<'p>) -> ConditionReading {
     let window = duration::format(condition.window());
-    let mut matchers: Vec<&Matcher> = Vec::new();
+    let mut matchers: Vec<(String, &Matcher)> = Vec::new();
     let (kind, parts, state) = match condition {
         Condition::Sequence(c) => {
             let mut parts = Vec::new();
@@ -126,15 +240,16 @@ fn condition(condition: &Condition) -> ConditionReading {
                 let count = if step.count == 1 { String::new() } else { format!("{} times ", step.count) };
                 parts.push(format!("step {}: {count}{}", index + 1, matcher(&step.matcher)));
                 parts.extend(step.without.iter().map(|without| format!("  no {} before it", matcher(without))));
-                matchers.extend(std::iter::once(&step.matcher).chain(&step.without));
+                matchers.push((format!("step {}", index + 1), &step.matcher));
+                matchers.extend(step.without.iter().map(|m| (format!("without of step {}", index + 1), m)));
             }
             parts.extend(c.until.iter().map(|until| format!("until {}", matcher(until))));
-            matchers.extend(&c.until);
+            matchers.extend(c.until.iter().map(|m| ("until".to_owned(), m)));
             let kept: u64 = c.steps.iter().map(|step| u64::from(step.count)).sum();
             ("sequence", parts, format!("the events of one window, of them {kept} as evidence of an open match"))
         }
         Condition::Threshold(c) => {
-            matchers.push(&c.matcher);
+            matchers.push(("events".to_owned(), &c.matcher));
             let mut parts = vec![matcher(&c.matcher)];
             parts.extend(c.count.map(|k| format!("at least {k} events")));
             parts.extend(c.unique_targets.map(|k| format!("at least {k} distinct targets")));
@@ -144,7 +259,7 @@ fn condition(condition: &Condition) -> ConditionReading {
             ("threshold", parts, "the matching events of one window, a time and a hash each".to_owned())
         }
         Condition::Pattern(c) => {
-            matchers.extend(&c.matchers);
+            matchers.extend(c.matchers.iter().enumerate().map(|(n, m)| (format!("matcher {}", n + 1), m)));
             let mut parts = vec![format!("at least {} of {}, in any order:", c.at_least, c.matchers.len())];
             parts.extend(c.matchers.iter().map(|m| format!("  {}", matcher(m))));
             (
@@ -154,12 +269,12 @@ fn condition(condition: &Condition) -> ConditionReading {
             )
         }
         Condition::Absence(c) => {
-            matchers.extend([&c.trigger, &c.absent]);
+            matchers.extend([("trigger".to_owned(), &c.trigger), ("absent".to_owned(), &c.absent)]);
             let parts = vec![matcher(&c.trigger), format!("and not {} within the window after it", matcher(&c.absent))];
             ("absence", parts, "the triggers of one window that nothing has answered".to_owned())
         }
         Condition::NewValue(c) => {
-            matchers.push(&c.matcher);
+            matchers.push(("events".to_owned(), &c.matcher));
             let mut parts = vec![matcher(&c.matcher), format!("a new value of {}", field(&c.field))];
             if c.learn > 0 {
                 parts.push(format!("once the group is {} old", duration::format(c.learn)));
@@ -168,7 +283,13 @@ fn condition(condition: &Condition) -> ConditionReading {
         }
     };
     let state = format!("{state}; kept for {window} and the lateness");
-    ConditionReading { kind, window, parts, patterns: patterns(matchers.into_iter()), state }
+    let patterns = patterns(matchers.iter().map(|(_, matcher)| *matcher));
+    let predicates = matchers
+        .into_iter()
+        .map(|(part, matcher)| PredicateUse { part, predicate: shared.predicate(matcher, &rule.id) })
+        .collect();
+    let group = shared.group(&rule.by, &rule.id);
+    ConditionReading { kind, window, parts, patterns, state, operator: kind, group, predicates }
 }
 
 fn patterns<'m>(matchers: impl Iterator<Item = &'m Matcher>) -> Vec<PatternReading> {
@@ -288,10 +409,13 @@ fn time(micros: i64) -> String {
     text.unwrap_or_else(|| format!("{micros} us after 1970"))
 }
 
+/// How many rules a line of text names.
+const MAX_NAMED: usize = 5;
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for rule in &self.rules {
-            write!(f, "{rule}")?;
+            self.show_rule(f, rule)?;
         }
         for entry in &self.allowlist {
             writeln!(f, "allowlist ({})", printable(&entry.origin))?;
@@ -302,24 +426,53 @@ impl fmt::Display for Explanation {
     }
 }
 
-impl fmt::Display for RuleReading {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} \"{}\" ({})", printable(&self.id), printable(&self.name), printable(&self.origin))?;
-        writeln!(f, "  version       {}", self.version)?;
-        writeln!(f, "  severity      {}", format!("{:?}", self.severity).to_lowercase())?;
-        writeln!(f, "  group         {} (and tenant_id)", printable(&self.by.join(", ")))?;
-        writeln!(f, "  suppress_for  {}", self.suppress_for)?;
-        let actions = if self.actions.is_empty() { "none".to_owned() } else { self.actions.join(", ") };
-        writeln!(f, "  actions       {}{}", printable(&actions), if self.shadow { " (shadow: not run)" } else { "" })?;
-        for condition in &self.conditions {
+impl Explanation {
+    fn show_rule(&self, f: &mut fmt::Formatter<'_>, rule: &RuleReading) -> fmt::Result {
+        writeln!(f, "{} \"{}\" ({})", printable(&rule.id), printable(&rule.name), printable(&rule.origin))?;
+        writeln!(f, "  version       {}", rule.version)?;
+        writeln!(f, "  severity      {}", format!("{:?}", rule.severity).to_lowercase())?;
+        writeln!(f, "  group         {} (and tenant_id)", printable(&rule.by.join(", ")))?;
+        writeln!(f, "  suppress_for  {}", rule.suppress_for)?;
+        let actions = if rule.actions.is_empty() { "none".to_owned() } else { rule.actions.join(", ") };
+        writeln!(f, "  actions       {}{}", printable(&actions), if rule.shadow { " (shadow: not run)" } else { "" })?;
+        for condition in &rule.conditions {
             writeln!(f, "  {} within {}", condition.kind, condition.window)?;
             for part in &condition.parts {
                 writeln!(f, "    {}", printable(part))?;
             }
             writeln!(f, "    state of a group: {}", condition.state)?;
+            self.show_shared(f, rule, condition)?;
             show_patterns(f, &condition.patterns)?;
         }
         Ok(())
+    }
+
+    /// The machine with its groups, and the predicates, each with the other rules that have it.
+    fn show_shared(&self, f: &mut fmt::Formatter<'_>, rule: &RuleReading, condition: &ConditionReading) -> fmt::Result {
+        let operator = condition.operator;
+        if let Ok(index) = self.groups.binary_search_by_key(&condition.group, |group| group.number) {
+            let group = &self.groups[index];
+            let whose = if group.session { "the session's groups" } else { "groups of its own `by` list" };
+            writeln!(f, "    runs as {operator} in {whose}, {}", others(&group.rules, &rule.id))?;
+        }
+        for part in &condition.predicates {
+            let number = part.predicate;
+            if let Ok(index) = self.predicates.binary_search_by_key(&number, |predicate| predicate.number) {
+                let with = others(&self.predicates[index].rules, &rule.id);
+                writeln!(f, "    {} is predicate {number}, {with}", part.part)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which other rules have it.
+fn others(rules: &[String], own: &str) -> String {
+    let named: Vec<_> = rules.iter().filter(|rule| *rule != own).take(MAX_NAMED).map(|rule| printable(rule)).collect();
+    match rules.len().saturating_sub(1) {
+        0 => "shared with no other rule".to_owned(),
+        all if all > named.len() => format!("shared with {} and {} more", named.join(", "), all - named.len()),
+        _ => format!("shared with {}", named.join(", ")),
     }
 }
 

@@ -22,6 +22,8 @@ mod pattern;
 pub mod plan;
 mod resolve;
 pub mod rule_tests;
+pub mod schema;
+mod shape;
 pub mod sigma;
 mod suggest;
 mod yaml;
@@ -30,7 +32,10 @@ use std::collections::{BTreeMap, HashSet};
 
 pub use context::MAX_FINDINGS;
 pub use diagnostic::{Diagnostic, EXCERPT_CHARS, Errors, Level};
-pub use explain::{ConditionReading, EntryReading, Explanation, PatternReading, RuleReading, explain};
+pub use explain::{
+    ConditionReading, EntryReading, Explanation, GroupReading, PatternReading, PredicateReading, PredicateUse,
+    RuleReading, explain,
+};
 pub use pattern::{MAX_PATTERN_CHARS, REGEX_SIZE_LIMIT};
 pub use resolve::{MAX_CONDITIONS, MAX_COUNT, MAX_ITEMS, MAX_STEPS};
 pub use yaml::{MAX_DEPTH, MAX_FILE_BYTES, MAX_NODES};

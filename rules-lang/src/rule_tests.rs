@@ -4,13 +4,15 @@
 
 use std::collections::HashSet;
 
-use serde_json::{Map, Number, json};
+use serde_json::{Map, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::context::{Context, Keys};
+use crate::context::Context;
 use crate::diagnostic::{Errors, Level, Span, quoted};
 use crate::plan::EventTypes;
+use crate::schema::value;
+use crate::shape::{KeyShape, Mapping, Needs, Rest, Shape};
 use crate::yaml::{Node, Value};
 use crate::{SourceFile, duration, resolve, yaml};
 
@@ -22,6 +24,106 @@ const MAX_TESTS: usize = 10_000;
 const MAX_EVENTS: usize = 1_000_000;
 /// The latest that an event of a test may be.
 const MAX_AT: i64 = 60 * duration::DAY;
+
+pub(crate) static FILE: Shape = Shape {
+    name: "file",
+    what: "a file of tests",
+    doc: "The tests of the rule file beside it: events, and the alerts they must raise.",
+    keys: &[
+        KeyShape::optional("with", "Further rule files, by paths relative to this file.", || {
+            value::texts(value::text(), 1, MAX_TESTS)
+        }),
+        KeyShape::optional("defaults", "Keys that events of this file leave out.", || value::of(&DEFAULTS)),
+        KeyShape::required("tests", "[{name: ..., events: [...], expect: []}]", "The tests.", || {
+            value::list(value::of(&TEST), 1, MAX_TESTS)
+        }),
+    ],
+    rest: Rest::Unknown,
+    needs: Needs::Nothing,
+};
+
+pub(crate) static TEST: Shape = Shape {
+    name: "test",
+    what: "a test",
+    doc: "Events, and everything that they may raise.",
+    keys: &[
+        KeyShape::required("name", "reads a key, then calls an unknown host", "For people.", value::word),
+        KeyShape::optional("defaults", "Keys that events of this test leave out.", || value::of(&DEFAULTS)),
+        KeyShape::required(
+            "events",
+            "[{at: 0s, event_type: file_access, target: /etc/passwd}]",
+            "What happens; the order is that of their times.",
+            || value::list(value::of(&EVENT), 1, MAX_EVENTS),
+        ),
+        KeyShape::required(
+            "expect",
+            "[] (silence), or [{rule: RULE_ID}]",
+            "All alerts that the events may raise; an empty list is silence.",
+            || value::list(value::of(&EXPECTED), 0, usize::MAX),
+        ),
+    ],
+    rest: Rest::Unknown,
+    needs: Needs::Nothing,
+};
+
+pub(crate) static EXPECTED: Shape = Shape {
+    name: "expectation",
+    what: "an expectation",
+    doc: "Alerts of one rule.",
+    keys: &[
+        KeyShape::required("rule", "RULE_ID", "The rule's id.", value::word),
+        KeyShape::optional("alerts", "How many alerts; 1 if it is left out.", || value::whole(1, u64::MAX)),
+        KeyShape::optional("at", "When the first alert's first match is.", offset_schema),
+        KeyShape::optional("matches", "How many matches all alerts have together.", || value::whole(1, u64::MAX)),
+        KeyShape::optional("evidence", "How many events the first alert shows.", || value::whole(1, u64::MAX)),
+    ],
+    rest: Rest::Unknown,
+    needs: Needs::Nothing,
+};
+
+/// An event; those of its keys that stand in for a field may be defaults.
+pub(crate) static EVENT: Shape = Shape {
+    name: "event",
+    what: "an event",
+    doc: "An event, or several alike. Any other key is a field by its path.",
+    keys: &[
+        KeyShape::optional("at", "When, counted from the start of the test; 0s if it is left out.", offset_schema),
+        KeyShape::optional("every", "Time between repeated events; 1s if it is left out.", offset_schema),
+        KeyShape::optional("repeat", "So many events; `{n}` in a text is the event's number, from 0.", || {
+            value::whole(1, MAX_EVENTS as u64)
+        }),
+        EVENT_TYPE,
+        TARGET,
+        ALLOWED,
+        AGENT,
+        SESSION,
+        TENANT,
+    ],
+    rest: Rest::Paths,
+    needs: Needs::Nothing,
+};
+
+pub(crate) static DEFAULTS: Shape = Shape {
+    name: "defaults",
+    what: "\"defaults\"",
+    doc: "Keys that stand in for what an event leaves out. Any other key is a field by its path.",
+    keys: &[EVENT_TYPE, TARGET, ALLOWED, AGENT, SESSION, TENANT],
+    rest: Rest::Paths,
+    needs: Needs::Nothing,
+};
+
+const EVENT_TYPE: KeyShape = KeyShape::optional("event_type", "The event's type.", resolve::event_types_schema);
+const TARGET: KeyShape = KeyShape::optional("target", "`action.target`; empty if it is left out.", || json!({}));
+const ALLOWED: KeyShape = KeyShape::optional("allowed", "`result.allowed`; true if it is left out.", || json!({}));
+const AGENT: KeyShape = KeyShape::optional("agent_id", "Whose event; `agent` if it is left out.", || json!({}));
+const SESSION: KeyShape =
+    KeyShape::optional("session_id", "Of which session; `session` if it is left out.", || json!({}));
+const TENANT: KeyShape = KeyShape::optional("tenant_id", "Of which tenant; none if it is left out.", || json!({}));
+
+fn offset_schema() -> serde_json::Value {
+    let units = UNITS.map(|(name, _)| name).join("|");
+    json!({"type": "string", "pattern": format!("^(?:[0-9]+(?:{units}))+$"), "examples": ["90s"]})
+}
 
 /// A file of tests.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -79,46 +181,44 @@ pub fn parse_tests(file: &SourceFile) -> Result<TestFile, Errors> {
 }
 
 fn read_document(cx: &mut Context<'_>, document: &Node, out: &mut TestFile) {
-    let what = "a file of tests";
-    let Some(mut keys) = cx.keys(document, what) else { return };
+    let Some(mut keys) = cx.mapping(document, &FILE) else { return };
     if let Some(with) = keys.take("with") {
         let names = cx.texts(with, "\"with\"", MAX_TESTS).unwrap_or_default();
         out.with.extend(names.into_iter().map(|(name, _)| name.to_owned()));
     }
     let defaults = read_defaults(cx, &mut keys);
-    if let Some(tests) = keys.require(cx, "tests", what, "[{name: ..., events: [...], expect: []}]") {
+    if let Some(tests) = keys.require(cx, "tests") {
         for node in cx.list(tests, "\"tests\"", MAX_TESTS).unwrap_or_default() {
             out.tests.extend(read_test(cx, node, &defaults));
         }
     }
-    keys.finish(cx, what, &["with", "defaults", "tests"]);
+    keys.finish(cx);
 }
 
 /// Keys that stand in for what an event leaves out.
 type Defaults<'n> = Vec<(&'n str, &'n Node)>;
 
-fn read_defaults<'n>(cx: &mut Context<'_>, keys: &mut Keys<'n>) -> Defaults<'n> {
+fn read_defaults<'n>(cx: &mut Context<'_>, keys: &mut Mapping<'n>) -> Defaults<'n> {
     let Some(node) = keys.take("defaults") else { return Vec::new() };
-    let Some(mut keys) = cx.keys(node, "\"defaults\"") else { return Vec::new() };
+    let Some(mut keys) = cx.mapping(node, &DEFAULTS) else { return Vec::new() };
     keys.rest().into_iter().map(|(key, value)| (key.name.as_str(), value)).collect()
 }
 
 fn read_test(cx: &mut Context<'_>, node: &Node, file_defaults: &Defaults<'_>) -> Option<RuleTest> {
-    let what = "a test";
-    let mut keys = cx.keys(node, what)?;
-    let name = keys.require(cx, "name", what, "reads a key, then calls an unknown host");
+    let mut keys = cx.mapping(node, &TEST)?;
+    let name = keys.require(cx, "name");
     let name = name.and_then(|n| cx.word(n, "\"name\"")).map(str::to_owned);
     // The test's own come first, and the first one counts.
     let mut defaults = read_defaults(cx, &mut keys);
     defaults.extend(file_defaults.iter().copied());
     let mut events = Vec::new();
-    if let Some(list) = keys.require(cx, "events", what, "[{at: 0s, event_type: file_access, target: /etc/passwd}]") {
+    if let Some(list) = keys.require(cx, "events") {
         for node in cx.list(list, "\"events\"", MAX_EVENTS).unwrap_or_default() {
             read_event(cx, node, &defaults, &mut events);
         }
     }
     events.sort_by_key(|(time, _)| *time);
-    let expect = keys.require(cx, "expect", what, "[] (silence), or [{rule: RULE_ID}]");
+    let expect = keys.require(cx, "expect");
     let expect = match expect.map(|n| &n.value) {
         Some(Value::List(items)) => items.iter().filter_map(|item| read_expected(cx, item)).collect(),
         Some(_) => {
@@ -127,23 +227,27 @@ fn read_test(cx: &mut Context<'_>, node: &Node, file_defaults: &Defaults<'_>) ->
         }
         None => Vec::new(),
     };
-    keys.finish(cx, what, &["name", "defaults", "events", "expect"]);
+    keys.finish(cx);
     Some(RuleTest { name: name?, line: node.span.line, events, expect })
 }
 
 fn read_expected(cx: &mut Context<'_>, node: &Node) -> Option<Expected> {
-    let what = "an expectation";
-    let mut keys = cx.keys(node, what)?;
-    let rule = keys.require(cx, "rule", what, "RULE_ID").and_then(|n| cx.word(n, "\"rule\"")).map(str::to_owned);
+    let mut keys = cx.mapping(node, &EXPECTED)?;
+    let rule = keys.require(cx, "rule").and_then(|n| cx.word(n, "\"rule\"")).map(str::to_owned);
     let alerts = whole(cx, &mut keys, "alerts", 1..=u64::MAX);
     let at = keys.take("at").and_then(|n| offset(cx, n, "\"at\""));
     let matches = whole(cx, &mut keys, "matches", 1..=u64::MAX);
     let evidence = whole(cx, &mut keys, "evidence", 1..=u64::MAX);
-    keys.finish(cx, what, &["rule", "alerts", "at", "matches", "evidence"]);
+    keys.finish(cx);
     Some(Expected { rule: rule?, line: node.span.line, alerts: alerts.unwrap_or(1), at, matches, evidence })
 }
 
-fn whole(cx: &mut Context<'_>, keys: &mut Keys<'_>, name: &str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+fn whole(
+    cx: &mut Context<'_>,
+    keys: &mut Mapping<'_>,
+    name: &str,
+    range: std::ops::RangeInclusive<u64>,
+) -> Option<u64> {
     let node = keys.take(name)?;
     match node.value {
         Value::Number(n) if n.fract() == 0.0 && n >= 0.0 && range.contains(&(n as u64)) => Some(n as u64),
@@ -155,13 +259,8 @@ fn whole(cx: &mut Context<'_>, keys: &mut Keys<'_>, name: &str, range: std::ops:
     }
 }
 
-/// The keys that don't name a field of the record by its path.
-const OWN_KEYS: [&str; 9] =
-    ["at", "every", "repeat", "event_type", "target", "allowed", "agent_id", "session_id", "tenant_id"];
-
 fn read_event(cx: &mut Context<'_>, node: &Node, defaults: &Defaults<'_>, out: &mut Vec<(i64, serde_json::Value)>) {
-    let what = "an event";
-    let Some(mut keys) = cx.keys(node, what) else { return };
+    let Some(mut keys) = cx.mapping(node, &EVENT) else { return };
     let at = keys.take("at").map_or(Some(0), |n| offset(cx, n, "\"at\""));
     let every = keys.take("every").map_or(Some(duration::SECOND), |n| offset(cx, n, "\"every\""));
     let repeat = whole(cx, &mut keys, "repeat", 1..=MAX_EVENTS as u64).unwrap_or(1) as usize;
@@ -187,10 +286,10 @@ fn read_event(cx: &mut Context<'_>, node: &Node, defaults: &Defaults<'_>, out: &
             }
             path => path,
         };
-        record.set(cx, path, to_json(value));
+        record.set(cx, path, value.to_json());
     }
     if !record.fields.contains_key("event_type") {
-        cx.error(node.span, "E012", format!("{what} has no \"event_type\""))
+        cx.error(node.span, "E012", "an event has no \"event_type\"")
             .hint(format!("one of: {}", EventTypes::NAMES.join(", ")));
     }
     if out.len() + repeat > MAX_EVENTS {
@@ -237,7 +336,7 @@ impl Record {
                     )
                     .hint(format!(
                         "leave one of the two out; keys besides {} are fields by their paths",
-                        OWN_KEYS.join(", ")
+                        EVENT.names().join(", ")
                     ));
                     return;
                 }
@@ -254,19 +353,6 @@ fn number(value: &mut serde_json::Value, n: usize) {
         serde_json::Value::Array(items) => items.iter_mut().for_each(|item| number(item, n)),
         serde_json::Value::Object(fields) => fields.values_mut().for_each(|field| number(field, n)),
         _ => {}
-    }
-}
-
-fn to_json(node: &Node) -> serde_json::Value {
-    match &node.value {
-        Value::Null => serde_json::Value::Null,
-        Value::Bool(flag) => json!(flag),
-        // Whole numbers are written as such: 5, not 5.0.
-        Value::Number(n) if n.fract() == 0.0 && n.abs() < 9e15 => json!(*n as i64),
-        Value::Number(n) => Number::from_f64(*n).map_or(serde_json::Value::Null, serde_json::Value::Number),
-        Value::Text(text) => json!(text),
-        Value::List(items) => items.iter().map(to_json).collect(),
-        Value::Map(entries) => entries.iter().map(|(key, value)| (key.name.clone(), to_json(value))).collect(),
     }
 }
 
@@ -296,14 +382,15 @@ fn offset(cx: &mut Context<'_>, node: &Node, what: &str) -> Option<i64> {
     }
 }
 
+const UNITS: [(&str, i64); 5] = [
+    ("ms", 1_000),
+    ("s", duration::SECOND),
+    ("m", 60 * duration::SECOND),
+    ("h", 3_600 * duration::SECOND),
+    ("d", duration::DAY),
+];
+
 fn parse_offset(text: &str) -> Option<i64> {
-    let units = [
-        ("ms", 1_000),
-        ("s", duration::SECOND),
-        ("m", 60 * duration::SECOND),
-        ("h", 3_600 * duration::SECOND),
-        ("d", duration::DAY),
-    ];
     let mut rest = text;
     let mut sum = 0i64;
     while !rest.is_empty() {
@@ -311,7 +398,7 @@ fn parse_offset(text: &str) -> Option<i64> {
         let (number, behind) = rest.split_at(digits);
         let letters = behind.len() - behind.trim_start_matches(|c: char| c.is_ascii_lowercase()).len();
         let (unit, behind) = behind.split_at(letters);
-        let (_, size) = units.iter().find(|(name, _)| *name == unit)?;
+        let (_, size) = UNITS.iter().find(|(name, _)| *name == unit)?;
         sum = sum.checked_add(number.parse::<i64>().ok()?.checked_mul(*size)?)?;
         rest = behind;
     }

@@ -1,17 +1,27 @@
 //! What sound rules mean: defaults, normalisation, and how target patterns were read.
 
+use std::sync::LazyLock;
+
 use clawdstrike_rules::plan::{
     ActionKind, Condition, EventTypes, Field, FieldTest, HostPart, Matcher, Number, PatternForm, RuleSet, Scalar,
     Severity, TargetPattern, Test, TimeWindow,
 };
-use clawdstrike_rules::{MAX_CONDITIONS, MAX_FINDINGS, MAX_STEPS, SourceFile, compile, explain};
+use clawdstrike_rules::{MAX_CONDITIONS, MAX_FINDINGS, MAX_STEPS, SourceFile, compile, explain, schema};
 use regex::Regex;
 
 const MINUTE: i64 = 60_000_000;
 
+static SCHEMA: LazyLock<jsonschema::Validator> =
+    LazyLock::new(|| jsonschema::validator_for(&schema::rules()).expect("a schema"));
+
 fn set(text: &str) -> RuleSet {
     let files = [SourceFile { name: "r.yaml".into(), text: text.into() }];
-    compile(&files).unwrap_or_else(|errors| panic!("{errors}")).set
+    let set = compile(&files).unwrap_or_else(|errors| panic!("{errors}")).set;
+    for document in schema::documents(&files[0]).unwrap_or_else(|errors| panic!("{errors}")) {
+        let wrong: Vec<_> = SCHEMA.iter_errors(&document).map(|error| error.to_string()).collect();
+        assert!(wrong.is_empty(), "it compiles, but to an editor it is wrong: {wrong:?}\n{text}");
+    }
+    set
 }
 
 /// A set of one rule with one threshold, whose matcher has these keys.
@@ -372,6 +382,78 @@ fn explain_tells_how_patterns_were_read_and_how_much_is_kept() {
         "group         agent_id, session_id (and tenant_id)",
         "step 2: 3 times any event, result.allowed = false",
         "kept for 30m",
+    ] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+}
+
+#[test]
+fn an_error_at_the_end_of_a_file_points_into_it() {
+    for text in ["rules: []\nallow", "rules: [", "rules: []\r\nallow", "rules: \"x", "a: b\rc"] {
+        let files = [SourceFile { name: "r.yaml".into(), text: text.into() }];
+        let errors = compile(&files).expect_err(text).errors;
+        let lines = text.replace("\r\n", "\n").matches(['\n', '\r']).count() as u32 + 1;
+        assert!(errors.iter().all(|error| error.line <= lines), "{text:?}: {errors:?}");
+    }
+}
+
+/// Three rules: two with the session's groups, one by agent; all share a predicate, however it is written.
+const SHARING: &str = "rules:
+- {id: A, name: n, severity: low, conditions: [{type: sequence, window: 5m, events: [
+    {event_type: file_access, target_in: [/a]}, {event_type: any, count: 2, without: {event_type: mcp_tool}}], until: {event_type: patch_apply}}]}
+- {id: B, name: n, severity: low, by: [agent_id], conditions: [{type: threshold, window: 1m, count: 5, target_glob: /a, event_type: [file_access]}]}
+- {id: C, name: n, severity: low, conditions: [
+    {type: absence, window: 1m, trigger: {event_type: file_access, target_glob: [/a]}, absent: {event_type: mcp_tool}},
+    {type: pattern, window: 1m, all_of: [{event_type: shell_command}, {event_type: file_access, target_glob: /a}]}]}
+";
+
+#[test]
+fn explain_tells_what_rules_share() {
+    let explanation = explain(&set(SHARING));
+    let uses = |rule: usize, condition: usize| -> Vec<(&str, usize)> {
+        let condition = &explanation.rules[rule].conditions[condition];
+        condition.predicates.iter().map(|part| (part.part.as_str(), part.predicate)).collect()
+    };
+    assert_eq!(uses(0, 0), [("step 1", 1), ("step 2", 2), ("without of step 2", 3), ("until", 4)]);
+    assert_eq!(uses(1, 0), [("events", 1)]);
+    assert_eq!(uses(2, 0), [("trigger", 1), ("absent", 3)]);
+    assert_eq!(uses(2, 1), [("matcher 1", 5), ("matcher 2", 1)]);
+    let users: Vec<_> = explanation.predicates.iter().map(|p| (p.number, p.rules.join(" "))).collect();
+    let expected = [(1, "A B C"), (2, "A"), (3, "A C"), (4, "A"), (5, "C")];
+    assert_eq!(users, expected.map(|(number, rules)| (number, rules.to_owned())));
+    let groups: Vec<_> = explanation.groups.iter().map(|g| (g.number, g.session, g.rules.join(" "))).collect();
+    assert_eq!(groups, [(0, true, "A C".to_owned()), (1, false, "B".to_owned())]);
+    assert_eq!(
+        (explanation.groups[0].by.join(" "), explanation.groups[1].by.join(" ")),
+        ("agent_id session_id".into(), "agent_id".into())
+    );
+    let operators: Vec<_> =
+        explanation.rules.iter().flat_map(|rule| &rule.conditions).map(|c| (c.operator, c.group)).collect();
+    assert_eq!(operators, [("sequence", 0), ("threshold", 1), ("absence", 0), ("pattern", 0)]);
+}
+
+#[test]
+fn explain_of_one_rule_names_what_it_shares_with_those_left_out() {
+    let mut explanation = explain(&set(SHARING));
+    assert!(explanation.only("B"));
+    assert_eq!((explanation.rules.len(), explanation.predicates.len(), explanation.groups.len()), (1, 1, 1));
+    let text = explanation.to_string();
+    for part in [
+        "runs as threshold in groups of its own `by` list, shared with no other rule",
+        "events is predicate 1, shared with A, C\n",
+    ] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+    assert!(!explain(&set(SHARING)).only("NONE"));
+    let many: String = (0..9)
+        .map(|n| format!("- {{id: R{n}, name: n, severity: low, conditions: [{{type: threshold, window: 1m, count: 2, event_type: any}}]}}\n"))
+        .collect();
+    let mut explanation = explain(&set(&format!("rules:\n{many}")));
+    assert!(explanation.only("R4"));
+    let text = explanation.to_string();
+    for part in [
+        "runs as threshold in the session's groups, shared with R0, R1, R2, R3, R5 and 3 more",
+        "events is predicate 1, shared with R0, R1, R2, R3, R5 and 3 more",
     ] {
         assert!(text.contains(part), "no {part:?} in\n{text}");
     }

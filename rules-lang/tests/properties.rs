@@ -88,7 +88,7 @@ fn check(text: String) -> Result<(), TestCaseError> {
         Err(errors) => {
             prop_assert!(!errors.errors.is_empty());
             for error in errors.errors.iter().chain(&errors.warnings) {
-                prop_assert!(error.line >= 1 && error.line <= lines + 1 && error.column >= 1, "{error:?}");
+                prop_assert!(error.line >= 1 && error.line <= lines && error.column >= 1, "{error:?}");
                 prop_assert!(error.hint.is_some(), "{error:?}");
                 prop_assert!(error.to_string().chars().all(|c| c == '\n' || !c.is_control()), "{error:?}");
             }

@@ -264,3 +264,38 @@ fn rarest(matchers: &[Matcher]) -> usize {
     };
     (0..matchers.len()).max_by_key(|&i| (rarity(&matchers[i]), std::cmp::Reverse(i))).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use clawdstrike_rules::{SourceFile, compile, explain};
+
+    use super::*;
+
+    /// `rules explain` tells what rules share without looking at this module: the two must agree.
+    #[test]
+    fn explain_counts_what_is_interned() {
+        let text = "rules:
+- {id: A, name: n, severity: low, by: [agent_id], conditions: [{type: sequence, window: 5m, events: [
+    {event_type: file_access, target_in: [/a]}, {event_type: any, without: {event_type: mcp_tool}}], until: {event_type: patch_apply}}]}
+- {id: B, name: n, severity: low, conditions: [{type: threshold, window: 1m, count: 5, target_glob: /a, event_type: [file_access]}]}
+- {id: C, name: n, severity: low, by: [session_id, agent_id], conditions: [
+    {type: absence, window: 1m, trigger: {event_type: any}, absent: {event_type: mcp_tool}},
+    {type: new_value, window: 1m, field: target, event_type: file_access},
+    {type: pattern, window: 1m, all_of: [{event_type: shell_command}, {event_type: file_access, target_glob: /a}]}]}
+";
+        let shipped = include_str!("../../rules/ai-threats.yaml");
+        for text in [text, shipped] {
+            let files = [SourceFile { name: "r.yaml".into(), text: text.into() }];
+            let set = compile(&files).unwrap_or_else(|e| panic!("{e}")).set;
+            let (rules, told) = (Registry::default().load(&set), explain(&set));
+            assert_eq!(rules.matchers.len(), told.predicates.len());
+            assert_eq!(rules.bys.len(), told.groups.len());
+            let session: Vec<_> = told.groups.iter().map(|g| g.session).collect();
+            assert_eq!(session.iter().position(|s| *s), Some(usize::from(SESSION)));
+            for (info, reading) in set.rules.iter().zip(&told.rules) {
+                let numbered = rules.rules.values().find(|r| r.rule.id == info.id).expect("the rule");
+                assert!(reading.conditions.iter().all(|c| c.group == usize::from(numbered.by)), "{}", info.id);
+            }
+        }
+    }
+}

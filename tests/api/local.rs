@@ -53,6 +53,7 @@ fn every_command_has_help_with_an_example() {
         "rules explain",
         "rules list",
         "rules load",
+        "rules schema",
         "sessions list",
         "sessions show",
         "sessions watch",
@@ -185,13 +186,27 @@ fn explain_tells_how_patterns_are_read() {
     let (code, out, err) = run(&mut edr(&["rules", "explain", &path, "--rule", "MANY_READS"]));
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("MANY_READS") && out.contains("glob") && out.contains("regex"), "{out}");
-    assert!(!out.contains("OTHER"), "{out}");
+    assert_eq!(out.matches("OTHER").count(), 2, "as what shares groups and predicate, not as a rule: {out}");
+    assert!(out.contains("events is predicate 1, shared with OTHER"), "{out}");
     let (code, out, _) = run(&mut edr(&["rules", "explain", &path, "--output", "json"]));
     let json: Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!((code, json["rules"].as_array().map(Vec::len)), (0, Some(2)));
+    assert_eq!(json["predicates"][0]["rules"], serde_json::json!(["MANY_READS", "OTHER"]));
+    assert_eq!(json["rules"][1]["conditions"][0]["predicates"][0]["predicate"], 1);
     let (code, _, err) = run(&mut edr(&["rules", "explain", &path, "--rule", "NONE"]));
     assert_eq!(code, 1);
     assert!(err.contains("\"NONE\""), "{err}");
+}
+
+#[test]
+fn schemas_are_printed_whole() {
+    for (arguments, key) in [(&["rules", "schema"][..], "rules"), (&["rules", "schema", "--of", "tests"], "tests")] {
+        let (code, out, err) = run(&mut edr(arguments));
+        assert_eq!(code, 0, "{err}");
+        let schema: Value = serde_json::from_str(&out).expect("JSON");
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+        assert!(schema["properties"][key].is_object() && schema["additionalProperties"] == false, "{schema}");
+    }
 }
 
 #[test]

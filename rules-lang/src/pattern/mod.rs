@@ -7,6 +7,7 @@ mod host;
 mod split;
 
 use regex::RegexBuilder;
+use serde_json::{Value as Json, json};
 
 use crate::context::Context;
 use crate::diagnostic::{Span, quoted};
@@ -38,6 +39,11 @@ impl Targets {
             _ => Targets::Mixed,
         }
     }
+}
+
+/// The schema of a pattern's text.
+pub(crate) fn schema() -> Json {
+    json!({"type": "string", "minLength": 1, "maxLength": MAX_PATTERN_CHARS})
 }
 
 /// Reads a `target_pattern`: alternatives, each a glob or a regex.

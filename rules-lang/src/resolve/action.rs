@@ -2,30 +2,134 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json, json};
 
 use super::window;
 use crate::context::{Context, Keys};
 use crate::diagnostic::{Span, quoted};
 use crate::duration::DAY;
 use crate::plan::{Action, ActionKind};
+use crate::schema::value;
+use crate::shape::KeyShape;
 use crate::suggest;
 use crate::yaml::{Node, Value};
 
-const ACTIONS: [(&str, ActionKind, &[&str]); 8] = [
-    ("terminate_session", ActionKind::TerminateSession, &[]),
-    ("quarantine_agent", ActionKind::QuarantineAgent, &["duration"]),
-    ("rate_limit", ActionKind::RateLimit, &["requests_per_minute"]),
-    ("alert_soc", ActionKind::AlertSoc, &[]),
-    ("alert", ActionKind::Alert, &[]),
-    ("increase_logging", ActionKind::IncreaseLogging, &["level"]),
-    ("snapshot_session", ActionKind::SnapshotSession, &[]),
-    ("update_policy", ActionKind::UpdatePolicy, &["policy_patch"]),
+/// An action, and what it takes besides [`APPROVAL`].
+pub(crate) struct ActionShape {
+    pub(crate) name: &'static str,
+    kind: ActionKind,
+    /// For who writes one.
+    pub(crate) doc: &'static str,
+    params: &'static [Param],
+}
+
+/// A parameter of an action.
+struct Param {
+    key: KeyShape,
+    /// Reads it, as the rule gives it; gets its name in quotes.
+    read: fn(&mut Context<'_>, &str, &Node) -> Option<Json>,
+}
+
+pub(crate) static ACTIONS: [ActionShape; 8] = [
+    action_shape("terminate_session", ActionKind::TerminateSession, "Ends the session.", &[]),
+    action_shape(
+        "quarantine_agent",
+        ActionKind::QuarantineAgent,
+        "Keeps the agent from working for a time.",
+        &[DURATION],
+    ),
+    action_shape("rate_limit", ActionKind::RateLimit, "Slows the agent down.", &[RATE]),
+    action_shape("alert_soc", ActionKind::AlertSoc, "Sends the alert to the SOC's webhook.", &[]),
+    action_shape("alert", ActionKind::Alert, "Writes the alert to the log.", &[]),
+    action_shape("increase_logging", ActionKind::IncreaseLogging, "Makes the agent log more.", &[LEVEL]),
+    action_shape("snapshot_session", ActionKind::SnapshotSession, "Keeps a snapshot of the session.", &[]),
+    action_shape("update_policy", ActionKind::UpdatePolicy, "Changes the agent's policy.", &[PATCH]),
 ];
-/// The longest quarantine.
-const MAX_QUARANTINE: i64 = 365 * DAY;
+
+const fn action_shape(
+    name: &'static str,
+    kind: ActionKind,
+    doc: &'static str,
+    params: &'static [Param],
+) -> ActionShape {
+    ActionShape { name, kind, doc, params }
+}
+
+const DURATION: Param = Param {
+    key: KeyShape::optional("duration", "How long; 1h if it is left out.", || value::duration(QUARANTINE)),
+    read: |cx, what, node| {
+        window::duration(cx, node, what, QUARANTINE)?;
+        cx.text(node, what).map(Json::from)
+    },
+};
+const RATE: Param = Param {
+    key: KeyShape::optional("requests_per_minute", "How many requests stay allowed; 10 if it is left out.", || {
+        value::whole(1, MAX_RATE)
+    }),
+    read: |cx, what, node| match node.value {
+        Value::Number(rate) if rate.fract() == 0.0 && (1.0..=MAX_RATE as f64).contains(&rate) => {
+            Some(Json::from(rate as u64))
+        }
+        _ => {
+            cx.error(node.span, "E027", format!("{what} must be a whole number from 1 to {MAX_RATE}"))
+                .hint("write `requests_per_minute: 10`; to stop an agent use quarantine_agent");
+            None
+        }
+    },
+};
+const LEVEL: Param = Param {
+    key: KeyShape::optional("level", "The log level; debug if it is left out.", value::word),
+    read: |cx, what, node| cx.word(node, what).map(Json::from),
+};
+const PATCH: Param = Param {
+    key: KeyShape::optional("policy_patch", "What changes in the policy.", || json!({"type": "object"})),
+    read: |cx, what, node| match &node.value {
+        Value::Map(_) => Some(node.to_json()),
+        _ => {
+            cx.mistyped(node, what, "a mapping");
+            None
+        }
+    },
+};
+/// What every action takes.
+const APPROVAL: Param = Param {
+    key: KeyShape::optional("requires_approval", "Held until somebody approves it.", || value::flag(false)),
+    read: |cx, what, node| cx.flag(node, what).map(Json::from),
+};
+/// The shortest and the longest quarantine.
+const QUARANTINE: (i64, i64) = (window::WINDOW.0, 365 * DAY);
 /// The highest rate that is still a limit.
-const MAX_RATE: f64 = 1_000_000.0;
+const MAX_RATE: u64 = 1_000_000;
+
+impl ActionShape {
+    fn params(&self) -> impl Iterator<Item = &Param> {
+        self.params.iter().chain([&APPROVAL])
+    }
+}
+
+/// What the schema calls `action`: a name, or a name with its parameters.
+pub(crate) fn schema() -> Json {
+    let with_params = ACTIONS.iter().map(|action| {
+        let params = action.params().map(|param| (param.key.name.to_owned(), crate::schema::property(&param.key)));
+        let params = json!({
+            "description": action.doc,
+            "type": ["object", "null"],
+            "properties": params.collect::<Map<_, _>>(),
+            "additionalProperties": false,
+        });
+        (action.name.to_owned(), params)
+    });
+    json!({
+        "description": "What an alert asks for: a name, or a name with its parameters.",
+        "anyOf": [value::named(ACTIONS.iter().map(|action| (action.name, action.doc))), {
+            "type": "object",
+            "properties": with_params.collect::<Map<_, _>>(),
+            "additionalProperties": false,
+            "minProperties": 1,
+            "maxProperties": 1,
+        }],
+    })
+}
 
 /// Reads a rule's `actions`.
 pub(super) fn list(cx: &mut Context<'_>, node: &Node) -> Option<Vec<Action>> {
@@ -63,17 +167,17 @@ fn action(cx: &mut Context<'_>, node: &Node) -> Option<Action> {
             return None;
         }
     };
-    let Some((name, kind, known)) = ACTIONS.iter().find(|(known, ..)| known == name) else {
-        let names: Vec<&str> = ACTIONS.iter().map(|(name, ..)| *name).collect();
+    let Some(shape) = ACTIONS.iter().find(|known| known.name == name) else {
+        let names: Vec<&str> = ACTIONS.iter().map(|action| action.name).collect();
         cx.error(at, "E026", format!("{} is no action", quoted(name))).hint(suggest::hint(name, &names));
         return None;
     };
     let params = match params {
-        Some(node) if !matches!(node.value, Value::Null) => params_of(cx, node, name, known)?,
+        Some(node) if !matches!(node.value, Value::Null) => params_of(cx, node, shape)?,
         _ => BTreeMap::new(),
     };
-    doubt(cx, *kind, &params, at);
-    Some(Action { kind: *kind, params })
+    doubt(cx, shape.kind, &params, at);
+    Some(Action { kind: shape.kind, params })
 }
 
 fn doubt(cx: &mut Context<'_>, kind: ActionKind, params: &BTreeMap<String, Json>, at: Span) {
@@ -83,72 +187,28 @@ fn doubt(cx: &mut Context<'_>, kind: ActionKind, params: &BTreeMap<String, Json>
     }
 }
 
-fn params_of(cx: &mut Context<'_>, node: &Node, name: &str, known: &[&str]) -> Option<BTreeMap<String, Json>> {
-    let what = format!("\"{name}\"");
+fn params_of(cx: &mut Context<'_>, node: &Node, shape: &ActionShape) -> Option<BTreeMap<String, Json>> {
+    let what = format!("\"{}\"", shape.name);
     let mut keys: Keys<'_> = cx.keys(node, &format!("the parameters of {what}"))?;
     let mut params = BTreeMap::new();
     let mut sound = true;
-    let names: Vec<&str> = known.iter().copied().chain(["requires_approval"]).collect();
-    for &name in &names {
+    for param in shape.params() {
+        let name = param.key.name;
         let Some(value) = keys.take(name) else {
             continue;
         };
-        match param(cx, name, value) {
+        match (param.read)(cx, &format!("\"{name}\""), value) {
             Some(value) => {
                 params.insert(name.to_owned(), value);
             }
             None => sound = false,
         }
     }
+    let names: Vec<&str> = shape.params().map(|param| param.key.name).collect();
     for (key, _) in keys.rest() {
         cx.error(key.span, "E027", format!("{what} has no parameter {}", quoted(&key.name)))
             .hint(suggest::hint(&key.name, &names));
         sound = false;
     }
     sound.then_some(params)
-}
-
-/// One parameter, as the rule gives it.
-fn param(cx: &mut Context<'_>, name: &str, node: &Node) -> Option<Json> {
-    let what = format!("\"{name}\"");
-    match name {
-        "duration" => {
-            window::duration(cx, node, &what, (window::WINDOW.0, MAX_QUARANTINE))?;
-            cx.text(node, &what).map(Json::from)
-        }
-        "requests_per_minute" => match node.value {
-            Value::Number(rate) if rate.fract() == 0.0 && (1.0..=MAX_RATE).contains(&rate) => {
-                Some(Json::from(rate as u64))
-            }
-            _ => {
-                cx.error(node.span, "E027", format!("{what} must be a whole number from 1 to {MAX_RATE}"))
-                    .hint("write `requests_per_minute: 10`; to stop an agent use quarantine_agent");
-                None
-            }
-        },
-        "level" => cx.word(node, &what).map(Json::from),
-        "requires_approval" => cx.flag(node, &what).map(Json::from),
-        _ => match &node.value {
-            Value::Map(_) => Some(json(node)),
-            _ => {
-                cx.mistyped(node, &what, "a mapping");
-                None
-            }
-        },
-    }
-}
-
-/// A YAML value as JSON; whole numbers stay whole.
-fn json(node: &Node) -> Json {
-    // The largest magnitude below which every whole number is a double.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    match &node.value {
-        Value::Null => Json::Null,
-        Value::Bool(flag) => Json::from(*flag),
-        Value::Number(number) if number.fract() == 0.0 && number.abs() < EXACT => Json::from(*number as i64),
-        Value::Number(number) => Json::from(*number),
-        Value::Text(text) => Json::from(text.as_str()),
-        Value::List(items) => Json::Array(items.iter().map(json).collect()),
-        Value::Map(entries) => entries.iter().map(|(key, value)| (key.name.clone(), json(value))).collect(),
-    }
 }

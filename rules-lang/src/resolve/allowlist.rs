@@ -1,18 +1,86 @@
 //! Allowlist entries: which events fill nothing, of which rules, and when.
 
+use serde_json::{Value as Json, json};
 use time::format_description::well_known::Rfc3339;
 use time::{Date, Month, OffsetDateTime, UtcOffset};
 
 use super::{matcher, rule::MAX_ITEMS};
-use crate::context::{Context, Keys};
+use crate::context::Context;
 use crate::diagnostic::{Span, quoted};
 use crate::pattern::{self, Targets};
 use crate::plan::{AllowEntry, EventTypes, Origin, TargetPattern, TimeWindow};
+use crate::schema::value;
+use crate::shape::{KeyShape, Needs, Rest, Shape};
 use crate::suggest;
 use crate::yaml::{Node, Value};
 
-const ENTRY_KEYS: [&str; 7] =
-    ["agent_pattern", "event_types", "target_patterns", "time_window", "rules", "expires", "reason"];
+pub(crate) static ENTRY: Shape = Shape {
+    name: "allowlist_entry",
+    what: "an allowlist entry",
+    doc: "Events that fill no step, matcher, trigger or count. They still count where they prevent a match.",
+    keys: &[
+        KeyShape::optional("agent_pattern", "The agent's id matches this glob, in which `*` is anything.", || {
+            let mut glob = pattern::schema();
+            glob["pattern"] = json!("\\S");
+            glob
+        }),
+        KeyShape::optional("event_types", "Only events of such a type.", matcher::event_types_schema),
+        KeyShape::optional(
+            "target_patterns",
+            "The normalised target matches one of these, each read as a `target_pattern`.",
+            || value::texts(pattern::schema(), 1, super::field::MAX_ALTERNATIVES),
+        ),
+        KeyShape::optional("time_window", "Only at these times of the event.", times_schema),
+        KeyShape::optional("rules", "Only for the rules with these ids; for all if it is left out.", || {
+            value::texts(value::text(), 1, MAX_ITEMS)
+        }),
+        KeyShape::optional(
+            "expires",
+            "Only for events before this date (its 00:00 UTC) or RFC 3339 time.",
+            || json!({"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}", "examples": ["2030-01-01"]}),
+        ),
+        KeyShape::optional("reason", "For the auditor.", value::text),
+    ],
+    rest: Rest::Unknown,
+    needs: Needs::AnyOf(&NEEDED),
+};
+/// An entry has at least one of these, or it would silence everything.
+const NEEDED: [&str; 3] = ["agent_pattern", "target_patterns", "rules"];
+
+pub(crate) static TIMES: Shape = Shape {
+    name: "time_window",
+    what: "\"time_window\"",
+    doc: "A weekly window, `from` included and `to` not; past midnight it belongs to the day it begins on.",
+    keys: &[
+        KeyShape::optional("days", "The days it begins on; every day if it is left out.", || {
+            value::names_or_list(&DAYS, DAYS.len())
+        }),
+        KeyShape::required("from", "\"09:00\"", "When it begins.", time_schema),
+        KeyShape::required("to", "\"17:00\"", "When it ends, up to 24:00.", time_schema),
+        KeyShape::optional(
+            "tz",
+            "An IANA time zone; the configured one if it is left out.",
+            || json!({"type": "string", "pattern": "\\S", "examples": ["UTC", "Europe/Berlin"]}),
+        ),
+    ],
+    rest: Rest::Unknown,
+    needs: Needs::Nothing,
+};
+/// The name of [`BUSINESS_HOURS`].
+const BUSINESS_HOURS_NAME: &str = "business_hours";
+
+fn times_schema() -> Json {
+    let business_hours = json!({
+        "description": "Monday to Friday, 09:00 to 17:00, in the configured time zone.",
+        "const": BUSINESS_HOURS_NAME,
+    });
+    json!({"anyOf": [business_hours, value::of(&TIMES)]})
+}
+
+fn time_schema() -> Json {
+    let pattern = "^(?:(?:[01]?[0-9]|2[0-3]):[0-5][0-9]|24:00)$";
+    json!({"type": "string", "pattern": pattern, "examples": ["09:00"]})
+}
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 /// Monday to Friday, 09:00-17:00, in the configured zone.
 const BUSINESS_HOURS: TimeWindow = TimeWindow { days: 0b001_1111, from: 9 * 60, to: 17 * 60, zone: None };
@@ -20,9 +88,9 @@ const DAY_MINUTES: u16 = 24 * 60;
 
 /// Resolves one item of `allowlist`, with the places of the rule ids that it names.
 pub(super) fn resolve(cx: &mut Context<'_>, node: &Node) -> Option<(AllowEntry, Vec<Span>)> {
-    let mut keys = cx.keys(node, "an allowlist entry")?;
+    let mut keys = cx.mapping(node, &ENTRY)?;
     let origin = Origin { file: cx.file().to_owned(), line: keys.span.line };
-    let nodes = ["agent_pattern", "target_patterns", "rules"].map(|name| keys.take(name));
+    let nodes = NEEDED.map(|name| keys.take(name));
     if nodes.iter().all(Option::is_none) {
         cx.error(keys.span, "E080", "an allowlist entry needs \"agent_pattern\", \"target_patterns\" or \"rules\"")
             .hint(
@@ -41,7 +109,7 @@ pub(super) fn resolve(cx: &mut Context<'_>, node: &Node) -> Option<(AllowEntry, 
     let times = read(keys.take("time_window"), |node| time_window(cx, node));
     let expires = read(keys.take("expires"), |node| expires(cx, node));
     let reason = read(keys.take("reason"), |node| cx.text(node, "\"reason\""));
-    keys.finish(cx, "an allowlist entry", &ENTRY_KEYS);
+    keys.finish(cx);
     let (rules, places) = rules?.unwrap_or_default().into_iter().map(|(id, at)| (id.to_owned(), at)).unzip();
     let entry = AllowEntry {
         agent: agent?,
@@ -70,19 +138,19 @@ fn targets(cx: &mut Context<'_>, node: &Node, kinds: Targets) -> Option<Vec<Targ
 
 fn time_window(cx: &mut Context<'_>, node: &Node) -> Option<TimeWindow> {
     match &node.value {
-        Value::Text(text) if text == "business_hours" => Some(BUSINESS_HOURS),
+        Value::Text(text) if text == BUSINESS_HOURS_NAME => Some(BUSINESS_HOURS),
         Value::Text(text) => {
             cx.error(node.span, "E081", format!("{} is no time window", quoted(text)))
                 .hint("write `business_hours`, or {days: [mon, tue], from: \"09:00\", to: \"17:00\", tz: UTC}");
             None
         }
         _ => {
-            let mut keys: Keys<'_> = cx.keys(node, "\"time_window\"")?;
+            let mut keys = cx.mapping(node, &TIMES)?;
             let days = read(keys.take("days"), |node| days(cx, node));
-            let from = keys.require(cx, "from", "\"time_window\"", "\"09:00\"").and_then(|node| minutes(cx, node));
-            let to = keys.require(cx, "to", "\"time_window\"", "\"17:00\"").and_then(|node| minutes(cx, node));
+            let from = keys.require(cx, "from").and_then(|node| minutes(cx, node));
+            let to = keys.require(cx, "to").and_then(|node| minutes(cx, node));
             let zone = read(keys.take("tz"), |node| zone(cx, node));
-            keys.finish(cx, "\"time_window\"", &["days", "from", "to", "tz"]);
+            keys.finish(cx);
             let days = days?.unwrap_or(0b111_1111);
             Some(TimeWindow { days, from: from? % DAY_MINUTES, to: to?, zone: zone? })
         }

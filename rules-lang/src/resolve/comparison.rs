@@ -1,11 +1,24 @@
 //! Comparisons of counts: `>= k`, `> k` or k, all normalised to "at least".
 
+use serde_json::{Value as Json, json};
+
 use crate::context::Context;
 use crate::diagnostic::quoted;
 use crate::yaml::{Node, Value};
 
 /// The largest count: more hits than that in one group's window aren't kept.
 pub const MAX_COUNT: u64 = 10_000_000;
+
+/// The schema of what [`at_least`] reads.
+pub(crate) fn schema() -> Json {
+    json!({
+        "type": ["string", "integer"],
+        "pattern": r"^\s*(>=?\s*)?\+?[0-9]+\s*$",
+        "minimum": 1,
+        "maximum": MAX_COUNT,
+        "examples": [">= 3", "> 100", 3],
+    })
+}
 
 /// Reads a count's comparison to the least number that satisfies it, from 1 to [`MAX_COUNT`].
 pub(crate) fn at_least(cx: &mut Context<'_>, node: &Node, what: &str) -> Option<u64> {

@@ -1,15 +1,74 @@
 //! Matchers: which events fill a step, a trigger or a count.
 
+use serde_json::{Value as Json, json};
+
 use super::field;
-use crate::context::{Context, Keys, unknown_key};
+use crate::context::{Context, unknown_key};
 use crate::diagnostic::{Span, quoted};
 use crate::pattern::{self, Targets};
 use crate::plan::{EventTypes, Matcher, TargetPattern, Test};
+use crate::schema::value;
+use crate::shape::{KeyShape, Mapping, Needs, Rest, Shape};
 use crate::suggest;
 use crate::yaml::{Key, Node, Value};
 
-const MATCHER_KEYS: [&str; 7] =
-    ["event_type", "target_pattern", "target_in", "target_not_in", "target_glob", "target_regex", "target_indicator"];
+/// A matcher by itself.
+pub(crate) static MATCHER: Shape = Shape {
+    name: "matcher",
+    what: "a matcher",
+    doc: "Which events: all of its keys must hold.",
+    keys: &[],
+    rest: Rest::Matcher,
+    needs: Needs::Nothing,
+};
+
+/// A matcher's set of types.
+pub(crate) const EVENT_TYPE: KeyShape =
+    KeyShape::optional(field::EVENT_TYPE, "The event is of such a type.", event_types_schema);
+
+/// A matcher's key about the target.
+pub(crate) struct TargetKey {
+    pub(crate) key: KeyShape,
+    read: fn(&mut Context<'_>, &Key, &Node, Targets) -> Option<Test>,
+}
+
+/// The keys of every matcher besides `event_type` and paths.
+pub(crate) static TARGET_KEYS: [TargetKey; 5] = [
+    TargetKey {
+        key: KeyShape::optional(
+            "target_pattern",
+            "Alternatives separated by `|`: regexes if they begin with `.*`, `^` or `(` or end with `$`, else globs.",
+            pattern::schema,
+        ),
+        read: |cx, key, value, targets| {
+            let text = pattern_text(cx, value, key)?;
+            Some(Test::Target(pattern::alternatives(cx, text, value.span, targets)?))
+        },
+    },
+    TargetKey {
+        key: KeyShape::optional("target_in", "The normalised target matches one of these globs.", globs_schema),
+        read: |cx, key, value, targets| Some(Test::Target(globs(cx, value, key, targets)?)),
+    },
+    TargetKey {
+        key: KeyShape::optional("target_not_in", "The normalised target matches none of these globs.", globs_schema),
+        read: |cx, key, value, targets| Some(Test::NotTarget(globs(cx, value, key, targets)?)),
+    },
+    TargetKey {
+        key: KeyShape::optional(
+            "target_glob",
+            "The normalised target matches this glob, or one of the list. In paths `*` stays within a component.",
+            globs_schema,
+        ),
+        read: |cx, key, value, targets| Some(Test::Target(globs(cx, value, key, targets)?)),
+    },
+    TargetKey {
+        key: KeyShape::optional("target_regex", "The regex is found in the normalised target.", pattern::schema),
+        read: |cx, key, value, _| {
+            let text = pattern_text(cx, value, key)?;
+            Some(Test::TargetRegex(pattern::search(cx, text, value.span, false)?))
+        },
+    },
+];
 
 /// Keys that belong elsewhere, and where.
 const MISPLACED: [(&str, &str); 5] = [
@@ -22,24 +81,27 @@ const MISPLACED: [(&str, &str); 5] = [
 
 /// Reads a matcher that stands alone, as `what`.
 pub(crate) fn alone(cx: &mut Context<'_>, node: &Node, what: &str) -> Option<Matcher> {
-    let mut keys = cx.keys(node, what)?;
-    inline(cx, &mut keys, what, &[])
+    let mut keys = cx.mapping_called(node, &MATCHER, what)?;
+    inline(cx, &mut keys)
 }
 
-/// Reads what is left of a mapping as a matcher; `own` are the keys that the mapping takes besides.
-pub(crate) fn inline(cx: &mut Context<'_>, keys: &mut Keys<'_>, what: &str, own: &[&str]) -> Option<Matcher> {
+/// Reads what is left of a mapping as a matcher.
+pub(crate) fn inline(cx: &mut Context<'_>, keys: &mut Mapping<'_>) -> Option<Matcher> {
     let rest = keys.rest();
+    let what = &keys.what;
+    let own = keys.shape.names();
     if rest.is_empty() {
         cx.warn(keys.span, "W003", format!("{what} names no property, so every event satisfies it"))
             .hint("write `event_type: any` if that is meant");
     }
-    let (types, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(key, _)| key.name == "event_type");
+    let (types, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(key, _)| key.name == EVENT_TYPE.name);
     let event_types = match types.first() {
-        Some((_, value)) => event_types(cx, value, "event_type"),
+        Some((_, value)) => event_types(cx, value, EVENT_TYPE.name),
         None => Some(EventTypes::ANY),
     };
     let targets = event_types.map_or(Targets::Mixed, Targets::of);
-    let mut tests: Vec<_> = others.iter().filter_map(|(key, value)| test(cx, key, value, targets, what, own)).collect();
+    let mut tests: Vec<_> =
+        others.iter().filter_map(|(key, value)| test(cx, key, value, targets, what, &own)).collect();
     let complete = tests.len() == others.len();
     tests.sort();
     tests.dedup();
@@ -52,17 +114,10 @@ fn test(cx: &mut Context<'_>, key: &Key, value: &Node, targets: Targets, what: &
         cx.error(key.span, "E044", format!("\"{name}\" may not stand in {what}")).hint(*hint);
         return None;
     }
+    if let Some(target) = TARGET_KEYS.iter().find(|target| target.key.name == key.name) {
+        return (target.read)(cx, key, value, targets);
+    }
     Some(match key.name.as_str() {
-        "target_pattern" => {
-            let text = pattern_text(cx, value, key)?;
-            Test::Target(pattern::alternatives(cx, text, value.span, targets)?)
-        }
-        "target_in" | "target_glob" => Test::Target(globs(cx, value, key, targets)?),
-        "target_not_in" => Test::NotTarget(globs(cx, value, key, targets)?),
-        "target_regex" => {
-            let text = pattern_text(cx, value, key)?;
-            Test::TargetRegex(pattern::search(cx, text, value.span, false)?)
-        }
         "target_indicator" => {
             cx.error(key.span, "E024", "\"target_indicator\" is not supported yet")
                 .hint("list the targets with target_in until indicator feeds are");
@@ -76,8 +131,9 @@ fn test(cx: &mut Context<'_>, key: &Key, value: &Node, targets: Targets, what: &
             let known: Vec<&str> = own
                 .iter()
                 .copied()
-                .chain(MATCHER_KEYS)
-                .chain(field::first_parts().into_iter().filter(|part| *part != "event_type"))
+                .chain([EVENT_TYPE.name])
+                .chain(TARGET_KEYS.iter().map(|target| target.key.name))
+                .chain(field::first_parts().into_iter().filter(|part| *part != EVENT_TYPE.name))
                 .collect();
             if key.name == "target" {
                 cx.error(key.span, "E011", format!("{what} has no key \"target\""))
@@ -116,21 +172,43 @@ fn globs(cx: &mut Context<'_>, node: &Node, key: &Key, targets: Targets) -> Opti
     (patterns.len() == texts.len()).then_some(patterns)
 }
 
+/// Globs, or one of them.
+fn globs_schema() -> Json {
+    value::texts(pattern::schema(), 1, field::MAX_ALTERNATIVES)
+}
+
+/// The most event types in a list: each, and `any`.
+const MAX_EVENT_TYPES: usize = EventTypes::NAMES.len() + 1;
+
+/// The names that [`event_type`] reads.
+fn event_type_names() -> Vec<&'static str> {
+    EventTypes::NAMES.into_iter().chain([ANY]).collect()
+}
+
+/// Every type.
+const ANY: &str = "any";
+
+/// The schema of what [`event_types`] reads.
+pub(crate) fn event_types_schema() -> Json {
+    let mut types = value::names_or_list(&event_type_names(), MAX_EVENT_TYPES);
+    types["description"] = json!("One type, a list of them, or `any`.");
+    types
+}
+
 /// Reads one event type, a list of them, or `any`.
 pub(crate) fn event_types(cx: &mut Context<'_>, node: &Node, what: &str) -> Option<EventTypes> {
-    let names = cx.texts(node, &format!("\"{what}\""), EventTypes::NAMES.len() + 1)?;
+    let names = cx.texts(node, &format!("\"{what}\""), MAX_EVENT_TYPES)?;
     let bits: Vec<_> = names.iter().filter_map(|(name, at)| event_type(cx, name, *at)).collect();
     (bits.len() == names.len()).then(|| EventTypes(bits.iter().fold(0, |all, bit| all | bit)))
 }
 
 fn event_type(cx: &mut Context<'_>, name: &str, at: Span) -> Option<u8> {
-    if name == "any" {
+    if name == ANY {
         return Some(EventTypes::ANY.0);
     }
     if let Some(index) = EventTypes::NAMES.iter().position(|known| *known == name) {
         return Some(1 << index);
     }
-    let known: Vec<&str> = EventTypes::NAMES.into_iter().chain(["any"]).collect();
-    cx.error(at, "E025", format!("{} is no event type", quoted(name))).hint(suggest::hint(name, &known));
+    cx.error(at, "E025", format!("{} is no event type", quoted(name))).hint(suggest::hint(name, &event_type_names()));
     None
 }

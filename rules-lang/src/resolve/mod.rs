@@ -19,14 +19,38 @@ pub use comparison::MAX_COUNT;
 pub use rule::{MAX_CONDITIONS, MAX_ITEMS};
 pub use sequence::MAX_STEPS;
 
-pub(crate) use field::path;
-pub(crate) use matcher::event_types;
-pub(crate) use rule::Resolved;
+pub(crate) use action::schema as action_schema;
+pub(crate) use allowlist::{ENTRY, TIMES};
+pub(crate) use field::{fields_schema, operators_schema, path, path_keys, test_schema};
+pub(crate) use matcher::{EVENT_TYPE, MATCHER, TARGET_KEYS, event_types, event_types_schema};
+pub(crate) use pattern::ANY_OF;
+pub(crate) use rule::{CONDITIONS, RULE, Resolved, session};
+pub(crate) use sequence::STEP;
+pub(crate) use threshold::DISTINCT;
 pub(crate) use window::WINDOW;
 
 use crate::context::Context;
 use crate::plan::AllowEntry;
+use crate::schema::value;
+use crate::shape::{KeyShape, Needs, Rest, Shape};
 use crate::yaml::{Node, Value};
+
+/// A rule file.
+pub(crate) static FILE: Shape = Shape {
+    name: "file",
+    what: "a rule file",
+    doc: "Rules, an allowlist, or both.",
+    keys: &[
+        KeyShape::optional("rules", "Detection rules; ids are unique in a set of files.", || {
+            value::list_or_null(value::of(&rule::RULE))
+        }),
+        KeyShape::optional("allowlist", "Events that fill no step, matcher, trigger or count.", || {
+            value::list_or_null(value::of(&allowlist::ENTRY))
+        }),
+    ],
+    rest: Rest::Unknown,
+    needs: Needs::Nothing,
+};
 
 /// What one file says.
 #[derive(Default)]
@@ -42,7 +66,7 @@ pub(crate) fn document(cx: &mut Context<'_>, document: &Node, file: &mut File) {
     if matches!(document.value, Value::Null) {
         return;
     }
-    let Some(mut keys) = cx.keys(document, "a rule file") else {
+    let Some(mut keys) = cx.mapping(document, &FILE) else {
         return;
     };
     if let Some(rules) = keys.take("rules") {
@@ -55,7 +79,7 @@ pub(crate) fn document(cx: &mut Context<'_>, document: &Node, file: &mut File) {
             file.allowlist.extend(allowlist::resolve(cx, node));
         }
     }
-    keys.finish(cx, "a rule file", &["rules", "allowlist"]);
+    keys.finish(cx);
 }
 
 /// A list that may be empty; null is none.

@@ -1,13 +1,15 @@
 //! One rule: its own properties; each condition in its own file.
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use super::{absence, action, field, new_value, pattern, sequence, threshold, window};
-use crate::context::{Context, Keys};
+use crate::context::Context;
 use crate::diagnostic::{Span, quoted};
 use crate::duration::DAY;
 use crate::plan::{Condition, Field, Origin, Rule, Severity};
+use crate::schema::value;
+use crate::shape::{KeyShape, Mapping, Needs, Rest, Shape};
 use crate::suggest;
 use crate::yaml::Node;
 
@@ -20,24 +22,122 @@ const MAX_BY: usize = 16;
 /// The longest id, in characters.
 const MAX_ID_CHARS: usize = 128;
 
-const RULE_KEYS: [&str; 15] = [
-    "id",
-    "name",
-    "severity",
-    "conditions",
-    "description",
-    "by",
-    "actions",
-    "suppress_for",
-    "attack",
-    "tags",
-    "references",
-    "false_positives",
-    "shadow",
-    "enabled",
-    "backfill_actions",
+pub(crate) static RULE: Shape = Shape {
+    name: "rule",
+    what: "a rule",
+    doc: "One detection rule.",
+    keys: &[
+        KeyShape::required("id", "MY_RULE", "Unique in the set of files.", || {
+            // No control characters, no blank at the ends.
+            let (edge, any) = (r"[^\s\u0000-\u001f\u007f-\u009f]", r"[^\u0000-\u001f\u007f-\u009f]");
+            let pattern = format!("^{edge}(?:{any}*{edge})?$");
+            json!({"type": "string", "pattern": pattern, "maxLength": MAX_ID_CHARS, "examples": ["MY_RULE"]})
+        }),
+        KeyShape::required("name", "\"What it finds\"", "For people.", value::word),
+        KeyShape::required(
+            "severity",
+            "high",
+            "How bad a match is.",
+            || json!({"type": "string", "enum": SEVERITIES.map(|(name, _)| name)}),
+        ),
+        KeyShape::required(
+            "conditions",
+            "[{type: threshold, window: 1m, event_type: any, count: \"> 100\"}]",
+            "All must hold together; each is looked at within its own window.",
+            || value::list(value::reference("condition"), 1, MAX_CONDITIONS),
+        ),
+        KeyShape::optional("description", "For the analyst who reads the alert.", value::text),
+        KeyShape::optional(
+            "by",
+            "The group: each combination of these fields' values is looked at on its own. `tenant_id` is part of every one.",
+            || {
+                let mut by = value::list(field::schema(), 1, MAX_BY);
+                by["uniqueItems"] = json!(true);
+                by["default"] = json!(SESSION);
+                by
+            },
+        ),
+        KeyShape::optional("actions", "What an alert asks for, once.", || {
+            value::list(value::reference("action"), 0, usize::MAX)
+        }),
+        KeyShape::optional(
+            "suppress_for",
+            "A match at most this long after the one before joins its alert; the longest window if it is left out.",
+            || value::duration(SUPPRESSION),
+        ),
+        KeyShape::optional(
+            "attack",
+            "MITRE ATT&CK, ATLAS and OWASP Agentic ids: T1552.001, AML.T0051, ASI01.",
+            any_texts,
+        ),
+        KeyShape::optional("tags", "Free words.", any_texts),
+        KeyShape::optional("references", "Links.", any_texts),
+        KeyShape::optional("false_positives", "When this fires on something harmless.", any_texts),
+        KeyShape::optional("shadow", "Alerts are marked, and run no actions.", || value::flag(false)),
+        KeyShape::optional("enabled", "False: the rule is left out.", || value::flag(true)),
+        KeyShape::optional("backfill_actions", "Run actions also for alerts that back-fill opened.", || {
+            value::flag(false)
+        }),
+    ],
+    rest: Rest::Unknown,
+    needs: Needs::Nothing,
+};
+/// The default group.
+const SESSION: [&str; 2] = ["agent_id", "session_id"];
+
+fn any_texts() -> Json {
+    value::texts(value::text(), 0, MAX_ITEMS)
+}
+
+/// Bounds of `suppress_for`.
+const SUPPRESSION: (i64, i64) = (0, 7 * DAY);
+
+/// A kind of condition.
+pub(crate) struct ConditionKind {
+    pub(crate) name: &'static str,
+    pub(crate) shape: &'static Shape,
+    read: fn(&mut Context<'_>, Mapping<'_>) -> Option<Condition>,
+}
+
+pub(crate) static CONDITIONS: [ConditionKind; 5] = [
+    ConditionKind {
+        name: "sequence",
+        shape: &sequence::SEQUENCE,
+        read: |cx, keys| sequence::resolve(cx, keys).map(Condition::Sequence),
+    },
+    ConditionKind {
+        name: "threshold",
+        shape: &threshold::THRESHOLD,
+        read: |cx, keys| threshold::resolve(cx, keys).map(Condition::Threshold),
+    },
+    ConditionKind {
+        name: "pattern",
+        shape: &pattern::PATTERN,
+        read: |cx, keys| pattern::resolve(cx, keys).map(Condition::Pattern),
+    },
+    ConditionKind {
+        name: "absence",
+        shape: &absence::ABSENCE,
+        read: |cx, keys| absence::resolve(cx, keys).map(Condition::Absence),
+    },
+    ConditionKind {
+        name: "new_value",
+        shape: &new_value::NEW_VALUE,
+        read: |cx, keys| new_value::resolve(cx, keys).map(Condition::NewValue),
+    },
 ];
-const CONDITIONS: [&str; 5] = ["sequence", "threshold", "pattern", "absence", "new_value"];
+/// What tells the kinds apart.
+pub(crate) const TYPE: KeyShape =
+    KeyShape::required("type", "sequence", "The kind of condition.", || json!({"type": "string"}));
+/// A condition whose kind isn't known yet.
+static CONDITION: Shape = Shape {
+    name: "condition",
+    what: "a condition",
+    doc: "What must hold.",
+    keys: &[TYPE],
+    rest: Rest::Unknown,
+    needs: Needs::Nothing,
+};
 const SEVERITIES: [(&str, Severity); 5] = [
     ("info", Severity::Info),
     ("low", Severity::Low),
@@ -58,12 +158,12 @@ pub(crate) struct Resolved {
 
 /// Resolves one item of `rules`. `None` if it has no usable id; reported.
 pub(super) fn resolve(cx: &mut Context<'_>, node: &Node) -> Option<Resolved> {
-    let mut keys = cx.keys(node, "a rule")?;
-    let id_node = keys.require(cx, "id", "a rule", "MY_RULE");
+    let mut keys = cx.mapping(node, &RULE)?;
+    let id_node = keys.require(cx, "id");
     let id = id_node.and_then(|node| id(cx, node));
     let enabled = flag(cx, &mut keys, "enabled", true);
     let plan = plan(cx, &mut keys, id.unwrap_or_default());
-    keys.finish(cx, "a rule", &RULE_KEYS);
+    keys.finish(cx);
     let at = id_node.map_or(node.span, |node| node.span);
     Some(Resolved { id: id?.to_owned(), at, enabled: enabled.unwrap_or(true), plan })
 }
@@ -78,18 +178,17 @@ fn id<'n>(cx: &mut Context<'_>, node: &'n Node) -> Option<&'n str> {
     Some(id)
 }
 
-fn plan(cx: &mut Context<'_>, keys: &mut Keys<'_>, id: &str) -> Option<Rule> {
+fn plan(cx: &mut Context<'_>, keys: &mut Mapping<'_>, id: &str) -> Option<Rule> {
     let origin = Origin { file: cx.file().to_owned(), line: keys.span.line };
-    let name = keys.require(cx, "name", "a rule", "\"What it finds\"").and_then(|node| cx.word(node, "\"name\""));
-    let severity = keys.require(cx, "severity", "a rule", "high").and_then(|node| severity(cx, node));
-    let conditions =
-        keys.require(cx, "conditions", "a rule", "[{type: threshold, window: 1m, event_type: any, count: \"> 100\"}]");
+    let name = keys.require(cx, "name").and_then(|node| cx.word(node, "\"name\""));
+    let severity = keys.require(cx, "severity").and_then(|node| severity(cx, node));
+    let conditions = keys.require(cx, "conditions");
     let conditions = conditions.and_then(|node| self::conditions(cx, node));
     let description = optional(keys.take("description"), "", |node| cx.text(node, "\"description\""));
     let by = optional(keys.take("by"), session(), |node| group(cx, node));
     let actions = optional(keys.take("actions"), Vec::new(), |node| action::list(cx, node));
     let suppress_for =
-        keys.take("suppress_for").map(|node| window::duration(cx, node, "\"suppress_for\"", (0, 7 * DAY)));
+        keys.take("suppress_for").map(|node| window::duration(cx, node, "\"suppress_for\"", SUPPRESSION));
     let attack = keys.take("attack");
     let attack = optional(attack, Vec::new(), |node| attack_ids(cx, node));
     let [tags, references, false_positives] = ["tags", "references", "false_positives"]
@@ -125,7 +224,7 @@ fn optional<'n, T>(node: Option<&'n Node>, default: T, read: impl FnOnce(&'n Nod
     node.map_or(Some(default), read)
 }
 
-fn flag(cx: &mut Context<'_>, keys: &mut Keys<'_>, name: &str, default: bool) -> Option<bool> {
+fn flag(cx: &mut Context<'_>, keys: &mut Mapping<'_>, name: &str, default: bool) -> Option<bool> {
     optional(keys.take(name), default, |node| cx.flag(node, &format!("\"{name}\"")))
 }
 
@@ -180,8 +279,9 @@ fn severity(cx: &mut Context<'_>, node: &Node) -> Option<Severity> {
     None
 }
 
-fn session() -> Vec<Field> {
-    ["agent_id", "session_id"].map(|name| Field::Path(vec![name.to_owned()])).to_vec()
+/// The `by` list of sessions, and of a rule that has none of its own.
+pub(crate) fn session() -> Vec<Field> {
+    SESSION.map(|name| Field::Path(vec![name.to_owned()])).to_vec()
 }
 
 fn group(cx: &mut Context<'_>, node: &Node) -> Option<Vec<Field>> {
@@ -210,15 +310,13 @@ fn conditions(cx: &mut Context<'_>, node: &Node) -> Option<Vec<Condition>> {
 }
 
 fn condition(cx: &mut Context<'_>, node: &Node) -> Option<Condition> {
-    let mut keys = cx.keys(node, "a condition")?;
-    let kind = keys.require(cx, "type", "a condition", "sequence")?;
+    let mut keys = cx.mapping(node, &CONDITION)?;
+    let kind = keys.require(cx, TYPE.name)?;
     let name = cx.text(kind, "\"type\"")?;
+    if let Some(kind) = CONDITIONS.iter().find(|kind| kind.name == name) {
+        return (kind.read)(cx, keys.of(kind.shape));
+    }
     match name {
-        "sequence" => sequence::resolve(cx, keys).map(Condition::Sequence),
-        "threshold" => threshold::resolve(cx, keys).map(Condition::Threshold),
-        "pattern" => pattern::resolve(cx, keys).map(Condition::Pattern),
-        "absence" => absence::resolve(cx, keys).map(Condition::Absence),
-        "new_value" => new_value::resolve(cx, keys).map(Condition::NewValue),
         "flow" => {
             cx.error(kind.span, "E024", "condition \"flow\" is not supported yet")
                 .hint("a sequence with `by: [target]` follows one target across sessions");
@@ -226,7 +324,7 @@ fn condition(cx: &mut Context<'_>, node: &Node) -> Option<Condition> {
         }
         _ => {
             cx.error(kind.span, "E023", format!("{} is no condition", quoted(name)))
-                .hint(suggest::hint(name, &CONDITIONS));
+                .hint(suggest::hint(name, &CONDITIONS.each_ref().map(|kind| kind.name)));
             None
         }
     }

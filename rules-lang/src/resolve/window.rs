@@ -1,16 +1,26 @@
 //! Durations of rules, within their bounds.
 
-use crate::context::{Context, Keys};
+use crate::context::Context;
 use crate::diagnostic::quoted;
 use crate::duration::{self, DAY, SECOND};
+use crate::schema::value;
+use crate::shape::{KeyShape, Mapping};
 use crate::yaml::{Node, Value};
 
 /// The shortest and the longest window (SPEC §4, "Bounds"): what keeps every rule's state bounded.
 pub(crate) const WINDOW: (i64, i64) = (SECOND, 7 * DAY);
 
+/// A condition's `window`.
+pub(crate) const KEY: KeyShape = KeyShape::required(
+    "window",
+    "5m",
+    "How far the events of one match may lie apart, both ends included: a whole number and s, m, h or d.",
+    || value::duration(WINDOW),
+);
+
 /// Reads a condition's `window`.
-pub(crate) fn window(cx: &mut Context<'_>, keys: &mut Keys<'_>, what: &str) -> Option<i64> {
-    let node = keys.require(cx, "window", what, "5m")?;
+pub(crate) fn window(cx: &mut Context<'_>, keys: &mut Mapping<'_>) -> Option<i64> {
+    let node = keys.require(cx, "window")?;
     duration(cx, node, "\"window\"", WINDOW)
 }
 

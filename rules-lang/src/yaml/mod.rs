@@ -8,6 +8,7 @@ mod scalar;
 use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span as Marks, Tag};
+use serde_json::Value as Json;
 
 use crate::context::Context;
 use crate::diagnostic::{Span, quoted};
@@ -24,6 +25,23 @@ pub const MAX_NODES: usize = 1_000_000;
 pub(crate) struct Node {
     pub(crate) span: Span,
     pub(crate) value: Value,
+}
+
+impl Node {
+    /// As JSON; whole numbers stay whole.
+    pub(crate) fn to_json(&self) -> Json {
+        // The largest magnitude below which every whole number is a double.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        match &self.value {
+            Value::Null => Json::Null,
+            Value::Bool(flag) => Json::from(*flag),
+            Value::Number(number) if number.fract() == 0.0 && number.abs() < EXACT => Json::from(*number as i64),
+            Value::Number(number) => Json::from(*number),
+            Value::Text(text) => Json::from(text.as_str()),
+            Value::List(items) => Json::Array(items.iter().map(Node::to_json).collect()),
+            Value::Map(entries) => entries.iter().map(|(key, value)| (key.name.clone(), value.to_json())).collect(),
+        }
+    }
 }
 
 /// A value of the core schema.

@@ -11,7 +11,7 @@ use crate::cli::output::{Format, Out};
 use crate::cli::{Exit, OutputArgs};
 use crate::rule_files;
 
-/// Tell how rules are read: each pattern as glob or regex, groups, windows, state, actions; no engine needed.
+/// Tell how rules are read: each pattern as glob or regex, groups, windows, state, what rules share; no engine needed.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  clawdstrike-edr rules explain rules --rule CREDENTIAL_EXFILTRATION")]
 pub(in crate::cli) struct ExplainArgs {
@@ -43,10 +43,8 @@ pub(super) fn run(args: ExplainArgs) -> anyhow::Result<Exit> {
     tell_others(&files);
     let mut explanation = explain(&compiled.set);
     if let Some(id) = &args.rule {
-        explanation.rules.retain(|rule| rule.id == *id);
-        explanation.allowlist.clear();
         anyhow::ensure!(
-            !explanation.rules.is_empty(),
+            explanation.only(id),
             "rule \"{id}\" is not among these files (or is disabled): leave --rule out to see all"
         );
     }

@@ -1,10 +1,11 @@
-//! `rules`: detection rules, on disk (check, explain, import, test) and in a running engine (list, load).
+//! `rules`: detection rules, on disk (check, explain, import, schema, test) and in a running engine (list, load).
 
 mod check;
 mod explain;
 mod import;
 mod list;
 mod load;
+mod schema;
 mod test;
 
 use clap::Subcommand;
@@ -27,6 +28,7 @@ pub(super) enum Command {
     Import(import::Command),
     List(list::ListArgs),
     Load(load::LoadArgs),
+    Schema(schema::SchemaArgs),
     Test(test::TestArgs),
 }
 
@@ -37,6 +39,7 @@ pub(super) fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Import(command) => import::run(command),
         Command::List(args) => block_on(list::run(args)),
         Command::Load(args) => block_on(load::run(args)),
+        Command::Schema(args) => schema::run(args),
         Command::Test(args) => test::run(args),
     }
 }
