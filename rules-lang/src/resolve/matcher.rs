@@ -3,7 +3,8 @@
 use super::field;
 use crate::context::{Context, Keys, unknown_key};
 use crate::diagnostic::{Span, quoted};
-use crate::pattern::{self, Targets};
+use crate::lint;
+use crate::pattern::{self, Kind, Targets};
 use crate::plan::{EventTypes, Matcher, TargetPattern, Test};
 use crate::suggest;
 use crate::yaml::{Key, Node, Value};
@@ -38,16 +39,21 @@ pub(crate) fn inline(cx: &mut Context<'_>, keys: &mut Keys<'_>, what: &str, own:
         Some((_, value)) => event_types(cx, value, "event_type"),
         None => Some(EventTypes::ANY),
     };
-    let targets = event_types.map_or(Targets::Mixed, Targets::of);
-    let mut tests: Vec<_> = others.iter().filter_map(|(key, value)| test(cx, key, value, targets, what, own)).collect();
+    let types = event_types.unwrap_or(EventTypes::ANY);
+    let mut tests: Vec<_> = others.iter().filter_map(|(key, value)| test(cx, key, value, types, what, own)).collect();
     let complete = tests.len() == others.len();
+    if complete && event_types.is_some() {
+        let placed: Vec<_> =
+            others.iter().zip(&tests).map(|((key, value), test)| (key.name.as_str(), value.span, test)).collect();
+        lint::contradiction(cx, what, types, &placed);
+    }
     tests.sort();
     tests.dedup();
     let event_types = event_types?;
     complete.then_some(Matcher { event_types, tests })
 }
 
-fn test(cx: &mut Context<'_>, key: &Key, value: &Node, targets: Targets, what: &str, own: &[&str]) -> Option<Test> {
+fn test(cx: &mut Context<'_>, key: &Key, value: &Node, types: EventTypes, what: &str, own: &[&str]) -> Option<Test> {
     if let Some((name, hint)) = MISPLACED.iter().find(|(name, _)| *name == key.name) {
         cx.error(key.span, "E044", format!("\"{name}\" may not stand in {what}")).hint(*hint);
         return None;
@@ -55,13 +61,19 @@ fn test(cx: &mut Context<'_>, key: &Key, value: &Node, targets: Targets, what: &
     Some(match key.name.as_str() {
         "target_pattern" => {
             let text = pattern_text(cx, value, key)?;
-            Test::Target(pattern::alternatives(cx, text, value.span, targets)?)
+            let patterns = pattern::alternatives(cx, text, value.span, Targets::of(types))?;
+            let placed: Vec<_> =
+                patterns.iter().map(|pattern| (pattern, cx.within(value.span, &pattern.text))).collect();
+            lint::shadowed(cx, &placed, &Kind::of(types));
+            Test::Target(patterns)
         }
-        "target_in" | "target_glob" => Test::Target(globs(cx, value, key, targets)?),
-        "target_not_in" => Test::NotTarget(globs(cx, value, key, targets)?),
+        "target_in" | "target_glob" => Test::Target(globs(cx, value, key, types)?),
+        "target_not_in" => Test::NotTarget(globs(cx, value, key, types)?),
         "target_regex" => {
             let text = pattern_text(cx, value, key)?;
-            Test::TargetRegex(pattern::search(cx, text, value.span, false)?)
+            let regex = pattern::search(cx, text, value.span, false)?;
+            pattern::doubt_regex(cx, text, &regex, value.span, Targets::of(types));
+            Test::TargetRegex(regex)
         }
         "target_indicator" => {
             cx.error(key.span, "E024", "\"target_indicator\" is not supported yet")
@@ -70,7 +82,11 @@ fn test(cx: &mut Context<'_>, key: &Key, value: &Node, targets: Targets, what: &
         }
         name if field::looks_like_path(name) => {
             let field = field::path(cx, name, key.span)?;
-            Test::Field(field.clone(), field::test(cx, &field, value)?)
+            let test = field::test(cx, &field, value)?;
+            if let Some((message, hint)) = lint::never(name, &field, &test) {
+                cx.warn(key.span, "W013", message).hint(hint);
+            }
+            Test::Field(field, test)
         }
         _ => {
             let known: Vec<&str> = own
@@ -109,11 +125,17 @@ fn not_null(cx: &mut Context<'_>, node: &Node, key: &Key) -> Option<()> {
 }
 
 /// A list of globs, or one.
-fn globs(cx: &mut Context<'_>, node: &Node, key: &Key, targets: Targets) -> Option<Vec<TargetPattern>> {
+fn globs(cx: &mut Context<'_>, node: &Node, key: &Key, types: EventTypes) -> Option<Vec<TargetPattern>> {
     not_null(cx, node, key)?;
     let texts = cx.texts(node, &format!("\"{}\"", key.name), field::MAX_ALTERNATIVES)?;
+    let targets = Targets::of(types);
     let patterns: Vec<_> = texts.iter().filter_map(|(text, at)| pattern::glob(cx, text, *at, targets)).collect();
-    (patterns.len() == texts.len()).then_some(patterns)
+    if patterns.len() < texts.len() {
+        return None;
+    }
+    let placed: Vec<_> = patterns.iter().zip(&texts).map(|(pattern, (_, at))| (pattern, *at)).collect();
+    lint::shadowed(cx, &placed, &Kind::of(types));
+    Some(patterns)
 }
 
 /// Reads one event type, a list of them, or `any`.

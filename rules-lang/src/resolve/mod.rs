@@ -19,13 +19,13 @@ pub use comparison::MAX_COUNT;
 pub use rule::{MAX_CONDITIONS, MAX_ITEMS};
 pub use sequence::MAX_STEPS;
 
+pub(crate) use allowlist::Entry;
 pub(crate) use field::path;
 pub(crate) use matcher::event_types;
 pub(crate) use rule::Resolved;
 pub(crate) use window::WINDOW;
 
 use crate::context::Context;
-use crate::plan::AllowEntry;
 use crate::yaml::{Node, Value};
 
 /// What one file says.
@@ -33,8 +33,8 @@ use crate::yaml::{Node, Value};
 pub(crate) struct File {
     /// Every rule whose id could be read, with its plan if it is sound.
     pub(crate) rules: Vec<Resolved>,
-    /// Sound entries, with the place of each rule id that they name.
-    pub(crate) allowlist: Vec<(AllowEntry, Vec<crate::diagnostic::Span>)>,
+    /// Sound entries.
+    pub(crate) allowlist: Vec<Entry>,
 }
 
 /// Resolves one document of a file.
