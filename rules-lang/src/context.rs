@@ -56,6 +56,11 @@ impl<'f> Context<'f> {
         self.report(Level::Warning, at, code, message.into())
     }
 
+    /// A warning that is reported elsewhere, if at all.
+    pub(crate) fn warning(&self, at: Span, code: &'static str, message: String) -> Diagnostic {
+        Diagnostic::new(Level::Warning, code, self.file, &self.lines, at, message)
+    }
+
     fn report(&mut self, level: Level, at: Span, code: &'static str, message: String) -> &mut Diagnostic {
         let diagnostic = Diagnostic::new(level, code, self.file, &self.lines, self.inside(at), message);
         let shown = &mut self.shown[usize::from(level == Level::Warning)];

@@ -18,6 +18,7 @@ mod context;
 mod diagnostic;
 pub mod duration;
 mod explain;
+mod lint;
 mod pattern;
 pub mod plan;
 mod resolve;
@@ -61,6 +62,16 @@ pub struct Compiled {
     pub set: RuleSet,
     /// What its author should look at.
     pub warnings: Vec<Diagnostic>,
+    /// When allowlist entries end (microseconds since 1970), and what is to be said from then on.
+    ends: Vec<(i64, Diagnostic)>,
+}
+
+impl Compiled {
+    /// Warnings of allowlist entries that are past their `expires` at this time (microseconds since 1970), in the order
+    /// of files and places. Apart from `warnings`, because a set compiles to the same at any time.
+    pub fn expired(&self, now: i64) -> impl Iterator<Item = &Diagnostic> {
+        self.ends.iter().filter(move |(end, _)| *end <= now).map(|(_, warning)| warning)
+    }
 }
 
 /// Compiles a set of rule files.
@@ -73,6 +84,7 @@ pub fn compile(files: &[SourceFile]) -> Result<Compiled, Errors> {
     let mut compiled = HashSet::new();
     let mut ids: BTreeMap<String, String> = BTreeMap::new();
     let mut named: Vec<Named> = Vec::new();
+    let mut ends = Vec::new();
     for (index, source) in files.iter().enumerate() {
         let mut cx = Context::new(&source.name, &source.text, &mut compiled);
         let file = read(&mut cx, &source.text);
@@ -87,15 +99,25 @@ pub fn compile(files: &[SourceFile]) -> Result<Compiled, Errors> {
             ids.insert(rule.id, place);
             set.rules.extend(rule.plan.filter(|_| rule.enabled));
         }
-        for (entry, places) in file.allowlist {
-            let ids = entry.rules.iter().cloned().zip(places);
+        for resolve::Entry { plan, rules, expires } in file.allowlist {
+            let ids = plan.rules.iter().cloned().zip(rules);
             named.extend(ids.map(|(id, at)| Named { file: index, id, at }));
-            set.allowlist.push(entry);
+            ends.extend(plan.expires.zip(expires.map(|at| expired(&cx, at))));
+            set.allowlist.push(plan);
         }
         diagnostics.push(cx.into_diagnostics());
     }
     warn_of_unknown_rules(files, &ids, &named, &mut diagnostics);
-    finish(set, diagnostics)
+    finish(set, diagnostics, ends)
+}
+
+/// What is said of an entry once it has ended.
+fn expired(cx: &Context<'_>, at: Span) -> Diagnostic {
+    let mut warning = cx.warning(at, "W015", "this allowlist entry has expired".to_owned());
+    warning
+        .label("it holds for events before this time")
+        .hint("remove the entry, or give it a later date if what it allows is still meant to be");
+    warning
 }
 
 /// A rule id that an allowlist entry names.
@@ -149,7 +171,11 @@ fn warn_of_unknown_rules(
     }
 }
 
-fn finish(mut set: RuleSet, mut diagnostics: Vec<Vec<Diagnostic>>) -> Result<Compiled, Errors> {
+fn finish(
+    mut set: RuleSet,
+    mut diagnostics: Vec<Vec<Diagnostic>>,
+    ends: Vec<(i64, Diagnostic)>,
+) -> Result<Compiled, Errors> {
     for of_file in &mut diagnostics {
         of_file.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
     }
@@ -159,5 +185,5 @@ fn finish(mut set: RuleSet, mut diagnostics: Vec<Vec<Diagnostic>>) -> Result<Com
         return Err(Errors { errors, warnings });
     }
     set.rules.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(Compiled { set, warnings })
+    Ok(Compiled { set, warnings, ends })
 }

@@ -13,8 +13,8 @@ use clawdstrike_rules::plan::RuleSet;
 use clawdstrike_telemetry::time;
 use serde_json::{Map, Value, json};
 
-use super::Exit;
 use super::output::{Format, Out, Table, field, risk_style, severity_style, tell};
+use super::{Exit, instant};
 use crate::alert::Alert;
 use crate::config::{Duration, Limits};
 use crate::rule_files;
@@ -77,11 +77,6 @@ pub(super) enum Emit {
     All,
     /// Every version of every alert, as it happened.
     Changes,
-}
-
-/// Microseconds since 1970.
-fn instant(text: &str) -> Result<i64, String> {
-    time::parse(text).ok_or_else(|| "expected a time in RFC 3339, such as 2024-05-01T12:00:00Z".to_owned())
 }
 
 pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {

@@ -72,6 +72,8 @@ fn reads_every_field() {
         guard: "g".into(),
         severity: "critical".into(),
         message: "m".into(),
+        context: "\"any\"",
+        args: "[{}]",
         raw: raw.as_bytes(),
     };
     assert_eq!(event, expected);

@@ -259,6 +259,8 @@ proptest! {
             prop_assert_eq!(document["agent_id"].as_str(), Some(&*event.agent_id));
             prop_assert_eq!(document["action"]["target"].as_str(), Some(&*event.target));
             prop_assert_eq!(document["result"]["severity"].as_str(), Some(&*event.severity));
+            prop_assert_eq!(&document["context"], &event.context_value());
+            prop_assert_eq!(&document["action"]["args"], &event.args_value());
             prop_assert_eq!(document["result"]["allowed"].as_bool(), Some(event.allowed));
         }
     }

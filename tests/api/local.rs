@@ -106,6 +106,22 @@ fn a_good_set_is_accepted() {
 }
 
 #[test]
+fn an_allowlist_entry_that_has_expired_is_a_warning() {
+    let folder = folder();
+    let entry = "allowlist: [{agent_pattern: \"ci-*\", expires: 2026-01-01, target_patterns: [a, a]}]\n";
+    let path = write(folder.path(), "allow.yaml", entry);
+    for (now, warnings) in [("2025-12-31T23:59:59.999999Z", 1), ("2026-01-01T01:00:00+01:00", 2)] {
+        let (code, out, err) = run(&mut edr(&["rules", "check", &path, "--now", now]));
+        assert_eq!(code, 0, "{out}{err}");
+        assert!(out.contains(&format!("1 allowlist entry, {warnings} warning")), "{out}");
+        assert_eq!(out.contains("warning[W015]"), warnings == 2, "{out}");
+    }
+    let (code, _, err) = run(&mut edr(&["rules", "check", &path, "--now", "tomorrow"]));
+    assert_eq!(code, 2);
+    assert!(err.contains("RFC 3339"), "{err}");
+}
+
+#[test]
 fn all_errors_of_all_files_are_printed_with_their_places() {
     let folder = folder();
     let a = write(folder.path(), "a.yaml", RULE.replace("severity: high", "severity: hihg"));

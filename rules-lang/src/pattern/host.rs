@@ -25,7 +25,7 @@ pub(super) fn pattern(glob: &str) -> Result<HostPattern, Error> {
 }
 
 /// The normalised text of an IPv6 address, if the pattern is one: bare, in brackets, or in escaped brackets.
-fn address(glob: &str) -> Option<String> {
+pub(crate) fn address(glob: &str) -> Option<String> {
     let bare = [("[", "]"), (r"\[", r"\]")]
         .iter()
         .find_map(|(open, close)| glob.strip_prefix(open)?.strip_suffix(close))
@@ -38,7 +38,7 @@ fn address(glob: &str) -> Option<String> {
 }
 
 /// Where the port of a pattern begins (its `:`), if it ends in `:digits`, `:*` or `:{...}`.
-pub(super) fn port_at(glob: &str) -> Option<usize> {
+pub(crate) fn port_at(glob: &str) -> Option<usize> {
     let is_port = |port: &str| {
         let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
         digits || port == "*" || is_one_group(port)

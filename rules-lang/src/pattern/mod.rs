@@ -3,10 +3,11 @@
 //! Knows texts and regexes, not events. Every regex it gives compiles within [`REGEX_SIZE_LIMIT`].
 
 pub(crate) mod glob;
-mod host;
+pub(crate) mod host;
 mod split;
 
 use regex::RegexBuilder;
+use regex_syntax::hir::{Class, Hir, HirKind};
 use serde_json::{Value as Json, json};
 
 use crate::context::Context;
@@ -19,6 +20,30 @@ pub const REGEX_SIZE_LIMIT: usize = 4 << 20;
 /// The longest pattern, in characters.
 pub const MAX_PATTERN_CHARS: usize = 2_000;
 
+// file_access, file_write, patch_apply; network_egress.
+const PATHS: u8 = 0b010_0011;
+const HOSTS: u8 = 0b000_0100;
+
+/// How the target of an event is normalised, by the event's type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Path,
+    Host,
+    Text,
+}
+
+impl Kind {
+    /// The kinds of the targets of these event types.
+    pub(crate) fn of(types: EventTypes) -> Vec<Kind> {
+        let any = EventTypes::ANY.0;
+        [(PATHS, Kind::Path), (HOSTS, Kind::Host), (any & !PATHS & !HOSTS, Kind::Text)]
+            .into_iter()
+            .filter(|(mask, _)| types.0 & mask != 0)
+            .map(|(_, kind)| kind)
+            .collect()
+    }
+}
+
 /// What kind of targets the events of a matcher have, for lints: what can never match depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Targets {
@@ -30,9 +55,6 @@ pub(crate) enum Targets {
 impl Targets {
     /// The kind of the targets of all these event types, if they have one kind.
     pub(crate) fn of(types: EventTypes) -> Self {
-        // file_access, file_write, patch_apply; network_egress.
-        const PATHS: u8 = 0b010_0011;
-        const HOSTS: u8 = 0b000_0100;
         match types.0 {
             types if types & !PATHS == 0 => Targets::Paths,
             HOSTS => Targets::Hosts,
@@ -75,7 +97,11 @@ pub(crate) fn alternatives(cx: &mut Context<'_>, text: &str, at: Span, targets: 
                     .hint("blanks count; write the alternatives without blanks around \"|\" if they aren't meant");
             }
             match split::form(part) {
-                PatternForm::Regex => anchored(cx, part, place),
+                PatternForm::Regex => {
+                    let pattern = anchored(cx, part, place)?;
+                    doubt_regex(cx, part, pattern.path.as_deref().unwrap_or(part), place, targets);
+                    Some(pattern)
+                }
                 PatternForm::Glob => {
                     if let Some(sign) = split::looks_like_regex(part) {
                         cx.warn(
@@ -114,6 +140,9 @@ pub(crate) fn glob(cx: &mut Context<'_>, text: &str, at: Span, targets: Targets)
     // The readings differ in what a `*` is, not in shape, so one stands for all three.
     check_glob(cx, text, &path, at)?;
     doubt(cx, text, at, targets);
+    if targets == Targets::Paths {
+        doubt_regex(cx, text, &path, at, targets);
+    }
     Some(TargetPattern { text: text.to_owned(), form: PatternForm::Glob, path: Some(path), host, other: Some(other) })
 }
 
@@ -140,6 +169,46 @@ fn doubt(cx: &mut Context<'_>, text: &str, at: Span, targets: Targets) {
         _ => return,
     };
     cx.warn(at, "W010", format!("pattern {} can't match: {reason}", quoted(text))).hint(hint);
+}
+
+/// Characters that the targets of a kind don't hold.
+type Never = fn(char) -> bool;
+
+/// Warns of a regex that asks for a character which no target of its kind has.
+pub(crate) fn doubt_regex(cx: &mut Context<'_>, text: &str, regex: &str, at: Span, targets: Targets) {
+    let asked: &[(Never, &str, &str)] = match targets {
+        Targets::Hosts => &[
+            (|c| c.is_ascii_uppercase(), "hosts are in lower case", "write it in lower case"),
+            (|c| c == '/', "hosts have no \"/\": scheme and path of a URL go", "match the host, or host:port"),
+        ],
+        Targets::Paths => &[(|c| c == '\\', "paths are compared with \"/\" for every \"\\\"", "write `/`")],
+        Targets::Mixed => return,
+    };
+    // Few regexes hold such a character at all.
+    if !asked.iter().any(|(never, ..)| text.contains(*never)) {
+        return;
+    }
+    let Ok(hir) = regex_syntax::parse(regex) else {
+        return;
+    };
+    if let Some((_, reason, hint)) = asked.iter().find(|(never, ..)| requires(&hir, *never)) {
+        cx.warn(at, "W010", format!("pattern {} can't match: {reason}", quoted(text))).hint(*hint);
+    }
+}
+
+/// Whether every text that matches holds one of these characters. A class may stand for several of them.
+fn requires(hir: &Hir, never: Never) -> bool {
+    match hir.kind() {
+        HirKind::Literal(literal) => std::str::from_utf8(&literal.0).is_ok_and(|text| text.contains(never)),
+        HirKind::Class(Class::Unicode(class)) => {
+            class.iter().all(|range| range.end().is_ascii() && (range.start()..=range.end()).all(never))
+        }
+        HirKind::Repetition(repeated) => repeated.min > 0 && requires(&repeated.sub, never),
+        HirKind::Capture(group) => requires(&group.sub, never),
+        HirKind::Concat(parts) => parts.iter().any(|part| requires(part, never)),
+        HirKind::Alternation(parts) => parts.iter().all(|part| requires(part, never)),
+        HirKind::Empty | HirKind::Look(_) | HirKind::Class(_) => false,
+    }
 }
 
 /// Reads a glob over plain text (`agent_pattern`) to an anchored regex.

@@ -7,7 +7,8 @@ use time::{Date, Month, OffsetDateTime, UtcOffset};
 use super::{matcher, rule::MAX_ITEMS};
 use crate::context::Context;
 use crate::diagnostic::{Span, quoted};
-use crate::pattern::{self, Targets};
+use crate::lint;
+use crate::pattern::{self, Kind, Targets};
 use crate::plan::{AllowEntry, EventTypes, Origin, TargetPattern, TimeWindow};
 use crate::schema::value;
 use crate::shape::{KeyShape, Needs, Rest, Shape};
@@ -86,8 +87,17 @@ const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 const BUSINESS_HOURS: TimeWindow = TimeWindow { days: 0b001_1111, from: 9 * 60, to: 17 * 60, zone: None };
 const DAY_MINUTES: u16 = 24 * 60;
 
-/// Resolves one item of `allowlist`, with the places of the rule ids that it names.
-pub(super) fn resolve(cx: &mut Context<'_>, node: &Node) -> Option<(AllowEntry, Vec<Span>)> {
+/// A sound entry, and where what is looked at once the whole set is known stands.
+pub(crate) struct Entry {
+    pub(crate) plan: AllowEntry,
+    /// The place of each rule id that it names.
+    pub(crate) rules: Vec<Span>,
+    /// The place of `expires`.
+    pub(crate) expires: Option<Span>,
+}
+
+/// Resolves one item of `allowlist`.
+pub(super) fn resolve(cx: &mut Context<'_>, node: &Node) -> Option<Entry> {
     let mut keys = cx.mapping(node, &ENTRY)?;
     let origin = Origin { file: cx.file().to_owned(), line: keys.span.line };
     let nodes = NEEDED.map(|name| keys.take(name));
@@ -104,14 +114,15 @@ pub(super) fn resolve(cx: &mut Context<'_>, node: &Node) -> Option<(AllowEntry, 
     });
     let rules = read(rules, |node| cx.texts(node, "\"rules\"", MAX_ITEMS));
     let event_types = read(keys.take("event_types"), |node| matcher::event_types(cx, node, "event_types"));
-    let kinds = event_types.flatten().map_or(Targets::Mixed, Targets::of);
-    let targets = read(targets, |node| self::targets(cx, node, kinds));
+    let targets = read(targets, |node| self::targets(cx, node, event_types.flatten().unwrap_or(EventTypes::ANY)));
     let times = read(keys.take("time_window"), |node| time_window(cx, node));
-    let expires = read(keys.take("expires"), |node| expires(cx, node));
+    let ends = keys.take("expires");
+    let expires = read(ends, |node| self::expires(cx, node));
     let reason = read(keys.take("reason"), |node| cx.text(node, "\"reason\""));
     keys.finish(cx);
-    let (rules, places) = rules?.unwrap_or_default().into_iter().map(|(id, at)| (id.to_owned(), at)).unzip();
-    let entry = AllowEntry {
+    let (rules, places): (_, Vec<_>) =
+        rules?.unwrap_or_default().into_iter().map(|(id, at)| (id.to_owned(), at)).unzip();
+    let plan = AllowEntry {
         agent: agent?,
         event_types: event_types?.unwrap_or(EventTypes::ANY),
         targets: targets?.unwrap_or_default(),
@@ -121,7 +132,7 @@ pub(super) fn resolve(cx: &mut Context<'_>, node: &Node) -> Option<(AllowEntry, 
         reason: reason?.unwrap_or_default().to_owned(),
         origin,
     };
-    Some((entry, places))
+    Some(Entry { plan, rules: places, expires: ends.map(|node| node.span) })
 }
 
 /// `Some(None)` if the key isn't there, `None` if it is wrong.
@@ -130,10 +141,19 @@ fn read<'n, T>(node: Option<&'n Node>, read: impl FnOnce(&'n Node) -> Option<T>)
     node.map_or(Some(None), |node| read(node).map(Some))
 }
 
-fn targets(cx: &mut Context<'_>, node: &Node, kinds: Targets) -> Option<Vec<TargetPattern>> {
+fn targets(cx: &mut Context<'_>, node: &Node, types: EventTypes) -> Option<Vec<TargetPattern>> {
     let texts = cx.texts(node, "\"target_patterns\"", super::field::MAX_ALTERNATIVES)?;
-    let patterns: Vec<_> = texts.iter().filter_map(|(text, at)| pattern::alternatives(cx, text, *at, kinds)).collect();
-    (patterns.len() == texts.len()).then(|| patterns.concat())
+    let kinds = Targets::of(types);
+    let lists: Vec<_> =
+        texts.iter().filter_map(|(text, at)| Some((pattern::alternatives(cx, text, *at, kinds)?, *at))).collect();
+    if lists.len() < texts.len() {
+        return None;
+    }
+    // An entry matches by any alternative of any of its patterns: they are one list.
+    let alternatives = lists.iter().flat_map(|(patterns, at)| patterns.iter().map(move |pattern| (pattern, *at)));
+    let alternatives: Vec<_> = alternatives.map(|(pattern, at)| (pattern, cx.within(at, &pattern.text))).collect();
+    lint::shadowed(cx, &alternatives, &Kind::of(types));
+    Some(lists.into_iter().flat_map(|(patterns, _)| patterns).collect())
 }
 
 fn time_window(cx: &mut Context<'_>, node: &Node) -> Option<TimeWindow> {

@@ -5,7 +5,8 @@ use serde_json::{Value as Json, json};
 use super::field;
 use crate::context::{Context, unknown_key};
 use crate::diagnostic::{Span, quoted};
-use crate::pattern::{self, Targets};
+use crate::lint;
+use crate::pattern::{self, Kind, Targets};
 use crate::plan::{EventTypes, Matcher, TargetPattern, Test};
 use crate::schema::value;
 use crate::shape::{KeyShape, Mapping, Needs, Rest, Shape};
@@ -29,7 +30,7 @@ pub(crate) const EVENT_TYPE: KeyShape =
 /// A matcher's key about the target.
 pub(crate) struct TargetKey {
     pub(crate) key: KeyShape,
-    read: fn(&mut Context<'_>, &Key, &Node, Targets) -> Option<Test>,
+    read: fn(&mut Context<'_>, &Key, &Node, EventTypes) -> Option<Test>,
 }
 
 /// The keys of every matcher besides `event_type` and paths.
@@ -40,18 +41,22 @@ pub(crate) static TARGET_KEYS: [TargetKey; 5] = [
             "Alternatives separated by `|`: regexes if they begin with `.*`, `^` or `(` or end with `$`, else globs.",
             pattern::schema,
         ),
-        read: |cx, key, value, targets| {
+        read: |cx, key, value, types| {
             let text = pattern_text(cx, value, key)?;
-            Some(Test::Target(pattern::alternatives(cx, text, value.span, targets)?))
+            let patterns = pattern::alternatives(cx, text, value.span, Targets::of(types))?;
+            let placed: Vec<_> =
+                patterns.iter().map(|pattern| (pattern, cx.within(value.span, &pattern.text))).collect();
+            lint::shadowed(cx, &placed, &Kind::of(types));
+            Some(Test::Target(patterns))
         },
     },
     TargetKey {
         key: KeyShape::optional("target_in", "The normalised target matches one of these globs.", globs_schema),
-        read: |cx, key, value, targets| Some(Test::Target(globs(cx, value, key, targets)?)),
+        read: |cx, key, value, types| Some(Test::Target(globs(cx, value, key, types)?)),
     },
     TargetKey {
         key: KeyShape::optional("target_not_in", "The normalised target matches none of these globs.", globs_schema),
-        read: |cx, key, value, targets| Some(Test::NotTarget(globs(cx, value, key, targets)?)),
+        read: |cx, key, value, types| Some(Test::NotTarget(globs(cx, value, key, types)?)),
     },
     TargetKey {
         key: KeyShape::optional(
@@ -59,13 +64,15 @@ pub(crate) static TARGET_KEYS: [TargetKey; 5] = [
             "The normalised target matches this glob, or one of the list. In paths `*` stays within a component.",
             globs_schema,
         ),
-        read: |cx, key, value, targets| Some(Test::Target(globs(cx, value, key, targets)?)),
+        read: |cx, key, value, types| Some(Test::Target(globs(cx, value, key, types)?)),
     },
     TargetKey {
         key: KeyShape::optional("target_regex", "The regex is found in the normalised target.", pattern::schema),
-        read: |cx, key, value, _| {
+        read: |cx, key, value, types| {
             let text = pattern_text(cx, value, key)?;
-            Some(Test::TargetRegex(pattern::search(cx, text, value.span, false)?))
+            let regex = pattern::search(cx, text, value.span, false)?;
+            pattern::doubt_regex(cx, text, &regex, value.span, Targets::of(types));
+            Some(Test::TargetRegex(regex))
         },
     },
 ];
@@ -99,23 +106,27 @@ pub(crate) fn inline(cx: &mut Context<'_>, keys: &mut Mapping<'_>) -> Option<Mat
         Some((_, value)) => event_types(cx, value, EVENT_TYPE.name),
         None => Some(EventTypes::ANY),
     };
-    let targets = event_types.map_or(Targets::Mixed, Targets::of);
-    let mut tests: Vec<_> =
-        others.iter().filter_map(|(key, value)| test(cx, key, value, targets, what, &own)).collect();
+    let types = event_types.unwrap_or(EventTypes::ANY);
+    let mut tests: Vec<_> = others.iter().filter_map(|(key, value)| test(cx, key, value, types, what, &own)).collect();
     let complete = tests.len() == others.len();
+    if complete && event_types.is_some() {
+        let placed: Vec<_> =
+            others.iter().zip(&tests).map(|((key, value), test)| (key.name.as_str(), value.span, test)).collect();
+        lint::contradiction(cx, what, types, &placed);
+    }
     tests.sort();
     tests.dedup();
     let event_types = event_types?;
     complete.then_some(Matcher { event_types, tests })
 }
 
-fn test(cx: &mut Context<'_>, key: &Key, value: &Node, targets: Targets, what: &str, own: &[&str]) -> Option<Test> {
+fn test(cx: &mut Context<'_>, key: &Key, value: &Node, types: EventTypes, what: &str, own: &[&str]) -> Option<Test> {
     if let Some((name, hint)) = MISPLACED.iter().find(|(name, _)| *name == key.name) {
         cx.error(key.span, "E044", format!("\"{name}\" may not stand in {what}")).hint(*hint);
         return None;
     }
     if let Some(target) = TARGET_KEYS.iter().find(|target| target.key.name == key.name) {
-        return (target.read)(cx, key, value, targets);
+        return (target.read)(cx, key, value, types);
     }
     Some(match key.name.as_str() {
         "target_indicator" => {
@@ -125,7 +136,11 @@ fn test(cx: &mut Context<'_>, key: &Key, value: &Node, targets: Targets, what: &
         }
         name if field::looks_like_path(name) => {
             let field = field::path(cx, name, key.span)?;
-            Test::Field(field.clone(), field::test(cx, &field, value)?)
+            let test = field::test(cx, &field, value)?;
+            if let Some((message, hint)) = lint::never(name, &field, &test) {
+                cx.warn(key.span, "W013", message).hint(hint);
+            }
+            Test::Field(field, test)
         }
         _ => {
             let known: Vec<&str> = own
@@ -165,11 +180,17 @@ fn not_null(cx: &mut Context<'_>, node: &Node, key: &Key) -> Option<()> {
 }
 
 /// A list of globs, or one.
-fn globs(cx: &mut Context<'_>, node: &Node, key: &Key, targets: Targets) -> Option<Vec<TargetPattern>> {
+fn globs(cx: &mut Context<'_>, node: &Node, key: &Key, types: EventTypes) -> Option<Vec<TargetPattern>> {
     not_null(cx, node, key)?;
     let texts = cx.texts(node, &format!("\"{}\"", key.name), field::MAX_ALTERNATIVES)?;
+    let targets = Targets::of(types);
     let patterns: Vec<_> = texts.iter().filter_map(|(text, at)| pattern::glob(cx, text, *at, targets)).collect();
-    (patterns.len() == texts.len()).then_some(patterns)
+    if patterns.len() < texts.len() {
+        return None;
+    }
+    let placed: Vec<_> = patterns.iter().zip(&texts).map(|(pattern, (_, at))| (pattern, *at)).collect();
+    lint::shadowed(cx, &placed, &Kind::of(types));
+    Some(patterns)
 }
 
 /// Globs, or one of them.

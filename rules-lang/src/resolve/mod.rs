@@ -20,7 +20,7 @@ pub use rule::{MAX_CONDITIONS, MAX_ITEMS};
 pub use sequence::MAX_STEPS;
 
 pub(crate) use action::schema as action_schema;
-pub(crate) use allowlist::{ENTRY, TIMES};
+pub(crate) use allowlist::{ENTRY, Entry, TIMES};
 pub(crate) use field::{fields_schema, operators_schema, path, path_keys, test_schema};
 pub(crate) use matcher::{EVENT_TYPE, MATCHER, TARGET_KEYS, event_types, event_types_schema};
 pub(crate) use pattern::ANY_OF;
@@ -30,7 +30,6 @@ pub(crate) use threshold::DISTINCT;
 pub(crate) use window::WINDOW;
 
 use crate::context::Context;
-use crate::plan::AllowEntry;
 use crate::schema::value;
 use crate::shape::{KeyShape, Needs, Rest, Shape};
 use crate::yaml::{Node, Value};
@@ -57,8 +56,8 @@ pub(crate) static FILE: Shape = Shape {
 pub(crate) struct File {
     /// Every rule whose id could be read, with its plan if it is sound.
     pub(crate) rules: Vec<Resolved>,
-    /// Sound entries, with the place of each rule id that they name.
-    pub(crate) allowlist: Vec<(AllowEntry, Vec<crate::diagnostic::Span>)>,
+    /// Sound entries.
+    pub(crate) allowlist: Vec<Entry>,
 }
 
 /// Resolves one document of a file.
