@@ -134,15 +134,14 @@ impl Groups {
         let had_session = group.session.is_some();
         group.apply(ctx, hits, &mut changes);
         self.sessions += usize::from(!had_session && group.session.is_some());
-        let mut holds = group.holds();
+        account(&mut self.held, group);
         let most = ctx.settings.state_memory / LARGEST_GROUP;
-        if holds > most {
+        if group.held > most {
             // Half, so that looking at all of it costs each new event little.
             group.trim(ctx, most / 2);
-            holds = group.holds();
+            account(&mut self.held, group);
             self.shed += 1;
         }
-        self.held = self.held - std::mem::replace(&mut group.held, holds) + holds;
         let due = group.absence_due().map_or(i64::MAX, |t| t.saturating_add(1)).min(latest.saturating_add(BUCKET));
         if due < group.due {
             if due / BUCKET < group.due / BUCKET {
@@ -181,10 +180,9 @@ impl Groups {
             let had_session = group.session.is_some();
             seen(Touched { key, group, changes });
             self.sessions -= usize::from(had_session && group.session.is_none());
-            let holds = group.holds();
-            self.held = self.held - std::mem::replace(&mut group.held, holds) + holds;
+            account(&mut self.held, group);
             if group.is_empty() {
-                self.held -= holds;
+                self.held -= group.held;
                 if group.had_lives && self.ended.len() < ENDED {
                     self.ended.insert(key);
                 }
@@ -219,14 +217,13 @@ impl Groups {
         let leaving = (sessions.len() - bound + bound / 16).clamp(1, sessions.len());
         sessions.select_nth_unstable(leaving - 1);
         for (_, key) in &sessions[..leaving] {
-            if let Some(group) = self.get_mut(*key)
+            if let Some(group) = self.shards[Self::shard(*key)].get_mut(key)
                 && let Some(session) = group.session.take()
             {
                 left(&session);
                 group.had_lives = true;
-                group.held -= session.held();
                 self.sessions -= 1;
-                self.held -= session.held();
+                account(&mut self.held, group);
             }
         }
     }
@@ -251,4 +248,11 @@ impl Groups {
             }
         }
     }
+}
+
+/// Brings what all groups hold up to what this one holds now.
+fn account(all: &mut usize, group: &mut Group) {
+    let holds = group.holds();
+    *all = *all - group.held + holds;
+    group.held = holds;
 }

@@ -307,7 +307,8 @@ fn services_end_with_a_test_process_that_is_killed() {
         .expect("the holder holds")
         .expect("a line");
     let address = address(told.trim());
-    assert_eq!(run_folders(holder.id()).len(), 1);
+    let folders = run_folders(holder.id());
+    assert_eq!(folders.len(), 1, "{folders:?}");
     TcpStream::connect(&address).expect("it serves");
     holder.kill().expect("killed");
     holder.wait().expect("gone");
