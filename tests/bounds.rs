@@ -8,7 +8,6 @@ use std::sync::Arc;
 use clawdstrike_edr::config::{Bytes, Limits};
 use clawdstrike_edr::runtime::replay::{Outcome, Replay, run};
 use clawdstrike_edr::session::SessionView;
-use clawdstrike_rules::plan::RuleSet;
 use clawdstrike_rules::{SourceFile, compile};
 use clawdstrike_telemetry::time;
 
@@ -29,13 +28,8 @@ fn replay(lines: &str, limits: Limits) -> Outcome {
 }
 
 fn replay_with(rules: &str, lines: &str, limits: Limits) -> Outcome {
-    let rules = match rules {
-        "" => RuleSet::default(),
-        text => {
-            let file = SourceFile { name: "r.yaml".into(), text: text.into() };
-            compile(&[file]).unwrap_or_else(|e| panic!("{e}")).set
-        }
-    };
+    let file = SourceFile { name: "r.yaml".into(), text: rules.into() };
+    let rules = compile(&[file]).unwrap_or_else(|e| panic!("{e}")).set;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("events.jsonl");
     fs::write(&file, lines).unwrap();

@@ -1,5 +1,5 @@
-//! Wall time, CPU time and memory of a piece of work, and the table of them. CPU time is the whole process's, from `/proc/self/stat` (in
-//! ticks of 10 ms), so a reader thread's share counts.
+//! Wall time, CPU time and memory of a piece of work, and the table of them. CPU time is the whole process's, from
+//! `/proc/self/stat` (in ticks of 10 ms), so a reader thread's share counts.
 
 use std::time::{Duration, Instant};
 

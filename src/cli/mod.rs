@@ -129,13 +129,13 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
     }
 }
 
-/// Runs a client command; one thread is plenty for a connection.
 /// Reads a time of the command line, in RFC 3339, to microseconds since 1970.
 fn instant(text: &str) -> Result<i64, String> {
     clawdstrike_telemetry::time::parse(text)
         .ok_or_else(|| "expected a time in RFC 3339, such as 2024-05-01T12:00:00Z".to_owned())
 }
 
+/// Runs a client command; one thread is plenty for a connection.
 fn block_on(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }

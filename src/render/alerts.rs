@@ -3,12 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use clawdstrike_operators::epochs::Epochs;
+use clawdstrike_operators::epochs::{self, Epochs};
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
@@ -45,6 +44,16 @@ struct Kept {
     alert: Alert,
 }
 
+/// What comes in for an epoch.
+#[derive(Default)]
+struct Arrived {
+    versions: Vec<AlertVersion>,
+    parts: Vec<Part>,
+}
+
+/// Alerts, shares.
+const OUTPUTS: usize = 2;
+
 struct View {
     settings: Settings,
     shared: Shared,
@@ -78,33 +87,25 @@ pub fn view<'scope>(
     };
     builder.build(move |capabilities| {
         drop(capabilities);
-        let mut version_epochs: Epochs<AlertVersion> = Epochs::default();
-        let mut part_epochs: Epochs<Part> = Epochs::default();
-        let mut caps: BTreeMap<u64, Vec<Capability<u64>>> = BTreeMap::new();
+        let mut epochs: Epochs<Arrived> = Epochs::default();
         move |frontiers| {
             versions.for_each(|cap, data| {
-                if let Some(&epoch) = cap.least() {
-                    caps.entry(epoch).or_insert_with(|| (0..2).map(|port| cap.delayed(&epoch, port)).collect());
-                    version_epochs.stash(epoch, data.drain(..));
+                if let Some(epoch) = epochs.arrived(&cap, OUTPUTS) {
+                    epoch.versions.append(data);
                 }
             });
             parts.for_each(|cap, data| {
-                if let Some(&epoch) = cap.least() {
-                    caps.entry(epoch).or_insert_with(|| (0..2).map(|port| cap.delayed(&epoch, port)).collect());
-                    part_epochs.stash(epoch, data.drain(..));
+                if let Some(epoch) = epochs.arrived(&cap, OUTPUTS) {
+                    epoch.parts.append(data);
                 }
             });
-            let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
-            while let Some(entry) = caps.first_entry()
-                && frontier.is_none_or(|f| *entry.key() < f)
-            {
-                let (epoch, cap) = entry.remove_entry();
-                let changed: Vec<AlertVersion> = version_epochs.take(epoch).into_iter().map(|v| view.take(v)).collect();
+            while let Some((_, caps, arrived)) = epochs.next_closed(epochs::least(frontiers)) {
+                let changed: Vec<AlertVersion> = arrived.versions.into_iter().map(|v| view.take(v)).collect();
                 let mut out = alerts_out.activate();
-                out.session(&cap[0]).give_iterator(changed.into_iter());
-                let shares: Vec<Share> = part_epochs.take(epoch).into_iter().map(|p| view.complete(p)).collect();
+                out.session(&caps[0]).give_iterator(changed.into_iter());
+                let shares: Vec<Share> = arrived.parts.into_iter().map(|p| view.complete(p)).collect();
                 let mut out = shares_out.activate();
-                out.session(&cap[1]).give_iterator(shares.into_iter());
+                out.session(&caps[1]).give_iterator(shares.into_iter());
             }
         }
     });

@@ -5,11 +5,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use clawdstrike_operators::epochs::Epochs;
+use clawdstrike_operators::epochs::{self, Epochs};
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
@@ -103,6 +102,17 @@ pub struct Detected<'scope> {
     pub parts: StreamVec<'scope, u64, Part>,
 }
 
+/// What comes in for an epoch.
+#[derive(Default)]
+struct Arrived {
+    hits: Vec<HitBatch>,
+    commands: Vec<Command>,
+    notices: Vec<Notice>,
+}
+
+/// Alerts, sessions, parts.
+const OUTPUTS: usize = 3;
+
 struct Detect {
     settings: Settings,
     shared: Shared,
@@ -143,49 +153,38 @@ pub fn detect<'scope>(
     let mut detect = Detect::new(settings.clone(), shared, scope.peers());
     builder.build(move |capabilities| {
         drop(capabilities);
-        let mut hit_epochs: Epochs<HitBatch> = Epochs::default();
-        let mut command_epochs: Epochs<Command> = Epochs::default();
-        let mut notice_epochs: Epochs<Notice> = Epochs::default();
-        let mut caps: std::collections::BTreeMap<u64, Vec<Capability<u64>>> = std::collections::BTreeMap::new();
+        let mut epochs: Epochs<Arrived> = Epochs::default();
         move |frontiers| {
-            let mut arrived = false;
+            let mut pending = false;
             hits.for_each(|cap, data| {
-                if let Some(&epoch) = cap.least() {
-                    caps.entry(epoch).or_insert_with(|| (0..3).map(|port| cap.delayed(&epoch, port)).collect());
-                    hit_epochs.stash(epoch, data.drain(..));
-                    arrived = true;
+                if let Some(epoch) = epochs.arrived(&cap, OUTPUTS) {
+                    epoch.hits.append(data);
+                    pending = true;
                 }
             });
             commands.for_each(|cap, data| {
-                if let Some(&epoch) = cap.least() {
-                    caps.entry(epoch).or_insert_with(|| (0..3).map(|port| cap.delayed(&epoch, port)).collect());
-                    command_epochs.stash(epoch, data.drain(..));
-                    arrived = true;
+                if let Some(epoch) = epochs.arrived(&cap, OUTPUTS) {
+                    epoch.commands.append(data);
+                    pending = true;
                 }
             });
             notices.for_each(|cap, data| {
-                if let Some(&epoch) = cap.least() {
-                    caps.entry(epoch).or_insert_with(|| (0..3).map(|port| cap.delayed(&epoch, port)).collect());
-                    notice_epochs.stash(epoch, data.drain(..));
-                    arrived = true;
+                if let Some(epoch) = epochs.arrived(&cap, OUTPUTS) {
+                    epoch.notices.append(data);
+                    pending = true;
                 }
             });
-            if arrived {
+            if pending {
                 detect.shared.totals.borrow_mut().pending = true;
             }
-            let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
-            while let Some(entry) = caps.first_entry()
-                && frontier.is_none_or(|f| *entry.key() < f)
-            {
-                let (epoch, cap) = entry.remove_entry();
-                let (hits, notices) = (hit_epochs.take(epoch), notice_epochs.take(epoch));
-                detect.apply(epoch, &hits, notices, command_epochs.take(epoch));
+            while let Some((epoch, caps, arrived)) = epochs.next_closed(epochs::least(frontiers)) {
+                detect.apply(epoch, arrived);
                 let mut out = alerts_out.activate();
-                out.session(&cap[0]).give_iterator(detect.alerts.drain(..));
+                out.session(&caps[0]).give_iterator(detect.alerts.drain(..));
                 let mut out = sessions_out.activate();
-                out.session(&cap[1]).give_iterator(detect.sessions.drain(..));
+                out.session(&caps[1]).give_iterator(detect.sessions.drain(..));
                 let mut out = parts_out.activate();
-                out.session(&cap[2]).give_iterator(detect.parts.drain(..));
+                out.session(&caps[2]).give_iterator(detect.parts.drain(..));
             }
         }
     });
@@ -213,8 +212,8 @@ impl Detect {
     }
 
     /// Applies a closed epoch: classes it speaks of, its hits, the watermark, then commands.
-    fn apply(&mut self, epoch: u64, hits: &[HitBatch], notices: Vec<Notice>, commands: Vec<Command>) {
-        for notice in notices {
+    fn apply(&mut self, epoch: u64, arrived: Arrived) {
+        for notice in arrived.notices {
             match notice {
                 Notice::Class(def) => self.classes.learn(def, &self.rules),
                 Notice::Progress { worker, mark, counters } => {
@@ -223,10 +222,10 @@ impl Detect {
                 }
             }
         }
-        self.apply_hits(epoch, hits);
+        self.apply_hits(epoch, &arrived.hits);
         self.move_watermark(epoch);
         self.make_room();
-        for command in commands {
+        for command in arrived.commands {
             self.obey(command);
         }
         self.beat();

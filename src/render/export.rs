@@ -4,9 +4,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
-use clawdstrike_operators::epochs::Epochs;
+use clawdstrike_operators::epochs::{self, Epochs};
 use timely::dataflow::channels::pact::Exchange;
-use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
@@ -35,6 +34,17 @@ pub struct Exports {
     pub answers: HashMap<u64, Answer>,
 }
 
+/// What comes in for an epoch.
+#[derive(Default)]
+struct Arrived {
+    alerts: Vec<AlertVersion>,
+    sessions: Vec<SessionChange>,
+    shares: Vec<Share>,
+}
+
+/// How far it has come, and nothing else.
+const OUTPUTS: usize = 1;
+
 /// Builds the export; worker 0 fills `exports`.
 pub fn export<'scope>(
     scope: Scope<'scope, u64>,
@@ -50,54 +60,39 @@ pub fn export<'scope>(
     let (_out, done) = builder.new_output::<Vec<()>>();
     builder.build(move |capabilities| {
         drop(capabilities);
-        let mut alert_epochs: Epochs<AlertVersion> = Epochs::default();
-        let mut session_epochs: Epochs<SessionChange> = Epochs::default();
-        let mut share_epochs: Epochs<Share> = Epochs::default();
         // Until an epoch has been handed over it isn't closed for the driver: it would acknowledge too much, or end too early.
-        let mut caps: BTreeMap<u64, Capability<u64>> = BTreeMap::new();
+        let mut epochs: Epochs<Arrived> = Epochs::default();
         move |frontiers| {
             alerts.for_each(|cap, data| {
-                if let Some(&epoch) = cap.least() {
-                    caps.entry(epoch).or_insert_with(|| cap.delayed(&epoch, 0));
-                    alert_epochs.stash(epoch, data.drain(..));
+                if let Some(epoch) = epochs.arrived(&cap, OUTPUTS) {
+                    epoch.alerts.append(data);
                 }
             });
             sessions.for_each(|cap, data| {
-                if let Some(&epoch) = cap.least() {
-                    caps.entry(epoch).or_insert_with(|| cap.delayed(&epoch, 0));
-                    session_epochs.stash(epoch, data.drain(..));
+                if let Some(epoch) = epochs.arrived(&cap, OUTPUTS) {
+                    epoch.sessions.append(data);
                 }
             });
             shares.for_each(|cap, data| {
-                if let Some(&epoch) = cap.least() {
-                    caps.entry(epoch).or_insert_with(|| cap.delayed(&epoch, 0));
-                    share_epochs.stash(epoch, data.drain(..));
+                if let Some(epoch) = epochs.arrived(&cap, OUTPUTS) {
+                    epoch.shares.append(data);
                 }
             });
-            let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
-            loop {
-                let closed = [
-                    alert_epochs.next_closed(frontier),
-                    session_epochs.next_closed(frontier),
-                    share_epochs.next_closed(frontier),
-                ];
-                let Some(e) = closed.into_iter().flatten().min() else { break };
+            while let Some((epoch, _caps, arrived)) = epochs.next_closed(epochs::least(frontiers)) {
                 let mut exports = exports.borrow_mut();
-                let batch =
-                    Exported { epoch: e, alerts: latest(alert_epochs.take(e)), sessions: session_epochs.take(e) };
+                let batch = Exported { epoch, alerts: latest(arrived.alerts), sessions: arrived.sessions };
                 if !batch.alerts.is_empty() || !batch.sessions.is_empty() {
                     exports.batches.push_back(batch);
                 }
                 let mut by_question: BTreeMap<u64, Vec<Share>> = BTreeMap::new();
-                for share in share_epochs.take(e) {
+                for share in arrived.shares {
                     by_question.entry(share.id).or_default().push(share);
                 }
                 for (id, shares) in by_question {
                     if let Some((total, rows)) = merge(shares) {
-                        exports.answers.insert(id, Answer { epoch: e, total, rows });
+                        exports.answers.insert(id, Answer { epoch, total, rows });
                     }
                 }
-                caps.remove(&e);
             }
         }
     });

@@ -155,9 +155,9 @@ impl Group {
     pub fn trim(&mut self, ctx: &Context<'_>, bytes: usize) {
         let an_entry = self.log.held() / self.log.entries().len().max(1);
         let all = self.holds().max(1);
-        let of_log = (self.log.held() as u128 * bytes as u128 / all as u128) as usize;
-        self.log.trim(of_log.max(an_entry));
-        self.copies.trim((self.copies.held() as u128 * bytes as u128 / all as u128) as usize);
+        let share = |held: usize| (held as u128 * bytes as u128 / all as u128) as usize;
+        self.log.trim(share(self.log.held()).max(an_entry));
+        self.copies.trim(share(self.copies.held()));
         let entries = self.log.entries();
         let first = entries.first().map_or(i64::MAX, |e| e.time);
         for open in &mut self.units {
@@ -165,12 +165,7 @@ impl Group {
                 *state = state.only(|time, _| time >= first);
                 continue;
             }
-            open.state = UnitState::new(&open.unit);
-            for entry in entries {
-                if let Some(class) = ctx.classes.get(entry.class) {
-                    open.state.step(&open.unit, class, entry);
-                }
-            }
+            open.state = after(ctx, &open.unit, entries);
         }
     }
 
@@ -447,15 +442,21 @@ impl Group {
 
 /// A machine that begins with the next entry. Only a pattern cares for what came before its opener.
 fn start(ctx: &Context<'_>, unit: &Unit, before: &[Entry]) -> UnitState {
+    match (&unit.kind, before.last()) {
+        (Kind::Pattern { .. }, Some(last)) => {
+            let from = before.partition_point(|e| last.time.saturating_sub(e.time) > units::window(unit));
+            after(ctx, unit, &before[from..])
+        }
+        _ => UnitState::new(unit),
+    }
+}
+
+/// A machine that knows these entries and no earlier ones.
+fn after(ctx: &Context<'_>, unit: &Unit, entries: &[Entry]) -> UnitState {
     let mut state = UnitState::new(unit);
-    if let Kind::Pattern { .. } = unit.kind
-        && let Some(last) = before.last()
-    {
-        let from = before.partition_point(|e| last.time.saturating_sub(e.time) > units::window(unit));
-        for entry in &before[from..] {
-            if let Some(class) = ctx.classes.get(entry.class) {
-                state.step(unit, class, entry);
-            }
+    for entry in entries {
+        if let Some(class) = ctx.classes.get(entry.class) {
+            state.step(unit, class, entry);
         }
     }
     state

@@ -55,9 +55,9 @@ pub(crate) enum Targets {
 impl Targets {
     /// The kind of the targets of all these event types, if they have one kind.
     pub(crate) fn of(types: EventTypes) -> Self {
-        match types.0 {
-            types if types & !PATHS == 0 => Targets::Paths,
-            HOSTS => Targets::Hosts,
+        match Kind::of(types).as_slice() {
+            [Kind::Path] => Targets::Paths,
+            [Kind::Host] => Targets::Hosts,
             _ => Targets::Mixed,
         }
     }
