@@ -17,6 +17,8 @@ pub struct Config {
     pub cluster: Cluster,
     /// Where rules come from.
     pub rules: Rules,
+    /// What is kept of the state, and how often.
+    pub checkpoint: Checkpoint,
     /// Event time, memory, windows.
     pub limits: Limits,
     /// Weights of the risk score.
@@ -68,6 +70,20 @@ pub struct Rules {
 impl Default for Rules {
     fn default() -> Self {
         Rules { path: "rules".into(), watch: true, zone: "UTC".into() }
+    }
+}
+
+/// What the cluster goes on from after a stop, however it came.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoint {
+    /// The least time between two checkpoints: about as much is read again after a crash.
+    pub every: Duration,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Checkpoint { every: Duration::seconds(5) }
     }
 }
 
@@ -408,6 +424,9 @@ impl Config {
                 "[limits] state_memory ({}) is less than {LEAST_STATE}: the engine could keep hardly anything",
                 limits.state_memory
             ));
+        }
+        if self.checkpoint.every.0 <= 0 {
+            return Err("[checkpoint] every must be at least \"1s\"".into());
         }
         let mut names = std::collections::BTreeSet::new();
         for source in &self.sources {

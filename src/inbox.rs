@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 /// A partition of a source. For files that are read once it is the place in the list of files, for followed ones a hash
 /// (see `source/jsonl/folder.rs`), for Kafka the topic's place and the partition (see `source/kafka.rs`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct PartitionId {
     /// The source's place in the configuration.
     pub source: u16,

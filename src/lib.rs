@@ -3,9 +3,11 @@
 
 pub mod alert;
 pub mod api;
+pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod dead_letter;
+pub mod frame;
 pub mod inbox;
 pub mod metrics;
 pub mod render;
@@ -15,6 +17,7 @@ pub mod runtime;
 pub mod session;
 pub mod simulate;
 pub mod source;
+pub mod spool;
 pub mod store;
 pub mod view;
 pub mod wall_clock;

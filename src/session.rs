@@ -139,3 +139,28 @@ impl Default for RiskWeights {
         RiskWeights { violation: 10.0, target_rate: 0.8, target_switching: 20.0, long_minutes: 120, long_session: 15.0 }
     }
 }
+
+/// The name of one life of a session.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SessionKey {
+    /// Empty if none.
+    pub tenant_id: String,
+    /// Whose session.
+    pub agent_id: String,
+    /// Which.
+    pub session_id: String,
+    /// Event time of the life's first event, microseconds since 1970.
+    pub first_seen: i64,
+}
+
+impl SessionKey {
+    /// The life that a view shows.
+    pub fn of(view: &SessionView) -> SessionKey {
+        SessionKey {
+            tenant_id: view.tenant_id.clone(),
+            agent_id: view.agent_id.clone(),
+            session_id: view.session_id.clone(),
+            first_seen: view.first_seen,
+        }
+    }
+}

@@ -168,8 +168,10 @@ fn detects_shows_and_stores_what_files_say() {
         (&0.into(), &3.into(), &1.into())
     );
     assert_eq!(session["risk_score"], 20.0);
-    let (code, shown, _) = cluster.cli(&["sessions", "show", "ag1", "s2"]);
-    assert_eq!(code, 0);
+    let shown = wait("the other session", || {
+        let (code, shown, _) = cluster.cli(&["sessions", "show", "ag1", "s2"]);
+        (code == 0).then_some(shown)
+    });
     assert!(!shown.contains('\u{1b}'), "terminal escapes are shown as text: {shown}");
     let health =
         wait("the dead letter", || cluster.get("/v1/health").filter(|h| h["dead_letters"]["invalid_json"] == 1));
@@ -386,8 +388,9 @@ fn a_million_invented_sessions_and_targets_stay_within_their_memory() {
     });
     assert_eq!(steady["resumed"], false);
     wait("all of its alerts", || (cluster.alerts_of("STEADY").len() == EVENTS as usize / 2_000).then_some(()));
-    // The state, the epochs under way and the program itself; without a bound it is many times as much.
+    // The state, what a checkpoint puts aside of it, the epochs under way and the program itself; without a bound it is many
+    // times as much.
     let peak = peak_mib(&cluster);
-    assert!(peak < STATE_MIB + 640, "{peak} MiB");
+    assert!(peak < 2 * STATE_MIB + 640, "{peak} MiB");
     assert_eq!(cluster.stop(), 0);
 }

@@ -8,8 +8,20 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Modules of `src/` from the bottom up. A module imports only from layers below its own.
 const LAYERS: [&[&str]; 6] = [
-    &["alert", "config", "session", "view", "metrics", "inbox", "dead_letter", "rule_files", "wall_clock"],
-    &["source", "store", "render", "response", "simulate"],
+    &[
+        "alert",
+        "config",
+        "session",
+        "view",
+        "metrics",
+        "inbox",
+        "dead_letter",
+        "rule_files",
+        "wall_clock",
+        "frame",
+        "spool",
+    ],
+    &["source", "store", "render", "response", "simulate", "checkpoint"],
     &["runtime"],
     &["api"],
     &["cli"],

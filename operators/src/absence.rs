@@ -12,6 +12,16 @@ pub struct State {
 }
 
 impl State {
+    /// With these triggers waiting, in order.
+    pub fn from_waiting(waiting: impl IntoIterator<Item = (i64, u32)>) -> State {
+        State { waiting: waiting.into_iter().collect() }
+    }
+
+    /// The triggers that wait.
+    pub fn waiting(&self) -> impl Iterator<Item = (i64, u32)> {
+        self.waiting.iter().copied()
+    }
+
     /// Nothing waits.
     pub fn is_dead(&self) -> bool {
         self.waiting.is_empty()

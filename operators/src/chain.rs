@@ -37,6 +37,16 @@ pub struct Chains {
 }
 
 impl Chains {
+    /// From [`Chains::base`] and [`Chains::live`] of others.
+    pub fn from_parts(base: Option<Chain>, live: VecDeque<Match>) -> Chains {
+        Chains { base, live, ..Chains::default() }
+    }
+
+    /// The chain of those matches that can't change any more, if others may still join it.
+    pub fn base(&self) -> Option<&Chain> {
+        self.base.as_ref()
+    }
+
     /// Nothing can join any more.
     pub fn is_empty(&self) -> bool {
         self.base.is_none() && self.live.is_empty()

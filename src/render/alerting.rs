@@ -6,6 +6,7 @@
 use clawdstrike_operators::chain::{Chain, Match};
 use clawdstrike_rules::plan::Field;
 use clawdstrike_telemetry::{Event, TOP_LEVEL_FIELDS, decode};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -33,6 +34,28 @@ impl Default for Alerting {
     }
 }
 
+/// What is kept of [`Alerting`] in a checkpoint.
+#[derive(Serialize, Deserialize)]
+pub struct KeptAlerting {
+    /// Alerts as JSON, with their chain's first match.
+    alerts: Vec<(KeptMatch, Vec<u8>)>,
+    retracted: i64,
+    revision: u64,
+}
+
+/// A match as (time, time of its ending event, that event's name in the log).
+pub type KeptMatch = (i64, i64, u32);
+
+/// A match to be kept.
+pub fn keep(m: &Match) -> KeptMatch {
+    (m.time, m.end_time, m.end)
+}
+
+/// A match that was kept.
+pub fn put_back((time, end_time, end): KeptMatch) -> Match {
+    Match { time, end_time, end }
+}
+
 /// What versions are made from.
 pub struct Chains2Alerts<'a> {
     /// The world.
@@ -49,6 +72,24 @@ impl Alerting {
     /// The first `n` chains are finished.
     pub fn finish(&mut self, n: usize) {
         self.alerts.drain(..n.min(self.alerts.len()));
+    }
+
+    /// What a checkpoint keeps.
+    pub fn keep(&self) -> KeptAlerting {
+        // An alert is texts and numbers: there is nothing in it that JSON can't say.
+        let alerts = self.alerts.iter().map(|(m, alert)| (keep(m), serde_json::to_vec(alert).unwrap_or_default()));
+        KeptAlerting { alerts: alerts.collect(), retracted: self.retracted, revision: self.revision }
+    }
+
+    /// From what a checkpoint kept.
+    pub fn put_back(kept: KeptAlerting) -> Alerting {
+        let alert =
+            |(m, json): (KeptMatch, Vec<u8>)| Some((put_back(m), Box::new(serde_json::from_slice(&json).ok()?)));
+        Alerting {
+            alerts: kept.alerts.into_iter().filter_map(alert).collect(),
+            retracted: kept.retracted,
+            revision: kept.revision,
+        }
     }
 
     /// Bytes of the alerts, about.

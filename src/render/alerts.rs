@@ -1,7 +1,9 @@
 //! The alerts view: on the worker that owns an alert's session, the latest version of each alert. It adds what only that
 //! worker knows (the session's risk), answers questions about alerts, and completes those about sessions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::rc::Rc;
 
 use clawdstrike_operators::epochs::{self, Epochs};
 use hashbrown::HashMap;
@@ -12,9 +14,13 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
-use super::detect::{AlertVersion, Part, Shared};
+use super::control::Command;
+use super::detect::{AlertVersion, Origin, Part, Shared};
+use super::ingest::owner;
 use super::settings::Settings;
 use crate::alert::{Alert, Status};
+use crate::frame::{self, Kind};
+use crate::spool::Spool;
 use crate::view::{AgentView, Query, Rows, compare_alerts};
 
 /// One worker's whole part of an answer.
@@ -49,17 +55,25 @@ struct Kept {
 struct Arrived {
     versions: Vec<AlertVersion>,
     parts: Vec<Part>,
+    commands: Vec<Command>,
 }
 
 /// Alerts, shares.
 const OUTPUTS: usize = 2;
 
 struct View {
+    /// This worker, and how many there are.
+    place: (usize, usize),
     settings: Settings,
     shared: Shared,
     alerts: HashMap<String, Kept>,
     oldest: BTreeSet<(i64, String)>,
     open: HashMap<u128, u64>,
+    /// Until the cluster has read again what a killed run had read: alerts that left the view.
+    left: Option<HashSet<String>>,
+    spool: Option<Rc<RefCell<Spool>>>,
+    /// Frames of what changed since the last cut.
+    frames: Vec<u8>,
 }
 
 /// Builds the view on this worker.
@@ -67,23 +81,30 @@ pub fn view<'scope>(
     scope: Scope<'scope, u64>,
     versions: StreamVec<'scope, u64, AlertVersion>,
     parts: StreamVec<'scope, u64, Part>,
+    commands: StreamVec<'scope, u64, Command>,
     settings: &Settings,
     shared: Shared,
+    spool: Option<Rc<RefCell<Spool>>>,
 ) -> Viewed<'scope> {
     type Builder<D> = CapacityContainerBuilder<Vec<D>>;
     let mut builder = OperatorBuilder::new("Alerts".to_owned(), scope);
     let mut versions = builder.new_input(versions, Exchange::new(|v: &AlertVersion| (v.session >> 64) as u64));
     let mut parts = builder.new_input(parts, Pipeline);
+    let mut commands = builder.new_input(commands, Pipeline);
     let (alerts_out, alerts) = builder.new_output::<Vec<AlertVersion>>();
     let (shares_out, shares) = builder.new_output::<Vec<Share>>();
     let mut alerts_out = OutputBuilder::<_, Builder<AlertVersion>>::from(alerts_out);
     let mut shares_out = OutputBuilder::<_, Builder<Share>>::from(shares_out);
     let mut view = View {
+        place: (scope.index(), scope.peers()),
         settings: settings.clone(),
         shared,
         alerts: HashMap::new(),
         oldest: BTreeSet::new(),
         open: HashMap::new(),
+        left: spool.is_some().then(HashSet::new),
+        spool,
+        frames: Vec::new(),
     };
     builder.build(move |capabilities| {
         drop(capabilities);
@@ -99,13 +120,29 @@ pub fn view<'scope>(
                     epoch.parts.append(data);
                 }
             });
-            while let Some((_, caps, arrived)) = epochs.next_closed(epochs::least(frontiers)) {
-                let changed: Vec<AlertVersion> = arrived.versions.into_iter().map(|v| view.take(v)).collect();
-                let mut out = alerts_out.activate();
-                out.session(&caps[0]).give_iterator(changed.into_iter());
+            commands.for_each(|cap, data| {
+                if let Some(epoch) = epochs.arrived(&cap, OUTPUTS) {
+                    epoch.commands.append(data);
+                }
+            });
+            while let Some((epoch, caps, arrived)) = epochs.next_closed(epochs::least(frontiers)) {
+                let changed: Vec<AlertVersion> =
+                    arrived.versions.into_iter().filter_map(|v| view.take(epoch, v)).collect();
+                let mut alerts_out = alerts_out.activate();
+                alerts_out.session(&caps[0]).give_iterator(changed.into_iter());
                 let shares: Vec<Share> = arrived.parts.into_iter().map(|p| view.complete(p)).collect();
                 let mut out = shares_out.activate();
                 out.session(&caps[1]).give_iterator(shares.into_iter());
+                for command in arrived.commands {
+                    match command {
+                        Command::Checkpoint => view.cut(epoch),
+                        Command::Reconcile(suspects) => {
+                            let told = view.reconcile(epoch, suspects.alerts);
+                            alerts_out.session(&caps[0]).give_iterator(told.into_iter());
+                        }
+                        _ => {}
+                    }
+                }
             }
         }
     });
@@ -113,13 +150,16 @@ pub fn view<'scope>(
 }
 
 impl View {
-    /// Takes a version into the view, with its session's risk.
-    fn take(&mut self, version: AlertVersion) -> AlertVersion {
-        let AlertVersion { session, mut alert } = version;
-        let groups = self.shared.groups.borrow();
-        let view = groups.get(session).and_then(|g| g.session.as_ref());
-        alert.risk_score = view.map_or(0.0, |s| s.risk_at(alert.first_seen, &self.settings.risk));
-        drop(groups);
+    /// Takes a version into the view, with its session's risk; gives what the world doesn't know yet.
+    fn take(&mut self, epoch: u64, version: AlertVersion) -> Option<AlertVersion> {
+        let AlertVersion { session, mut alert, origin } = version;
+        if origin == Origin::Made {
+            let groups = self.shared.groups.borrow();
+            let view = groups.get(session).and_then(|g| g.session.as_ref());
+            alert.risk_score = view.map_or(0.0, |s| s.risk_at(alert.first_seen, &self.settings.risk));
+            drop(groups);
+            self.keep(epoch, session, &alert.alert_id, Some(&alert));
+        }
         if let Some(old) = self.alerts.remove(&alert.alert_id) {
             self.forget(&old);
         }
@@ -134,9 +174,62 @@ impl View {
         {
             if let Some(old) = self.alerts.remove(&id) {
                 self.forget(&old);
+                self.keep(epoch, old.session, &id, None);
+                if let Some(left) = &mut self.left {
+                    left.insert(id);
+                }
             }
         }
-        AlertVersion { session, alert }
+        (origin != Origin::Kept { told: true }).then_some(AlertVersion { session, alert, origin })
+    }
+
+    /// Puts aside a version, or that an alert has left the view. The key goes where the session's goes.
+    fn keep(&mut self, epoch: u64, session: u128, id: &str, alert: Option<&Alert>) {
+        if self.spool.is_none() {
+            return;
+        }
+        let low = self.shared.hasher.borrow().as_ref().map_or(0, |hasher| hasher.narrow(id.as_bytes()));
+        let key = session >> 64 << 64 | u128::from(low);
+        frame::write_with(&mut self.frames, Kind::Alert, key, epoch, i64::MAX, |out| {
+            if let Some(alert) = alert {
+                out.extend_from_slice(&session.to_le_bytes());
+                // Texts and numbers: there is nothing in it that JSON can't say.
+                out.extend(serde_json::to_vec(alert).unwrap_or_default());
+            }
+        });
+    }
+
+    /// The view is at the cut, after the others of its worker.
+    fn cut(&mut self, epoch: u64) {
+        if let Some(spool) = &self.spool {
+            spool.borrow_mut().finish(epoch, &mut self.frames);
+        }
+    }
+
+    /// Alerts that a killed run had told of: as they are now, or retracted. Those that have left the view meanwhile were told
+    /// of by this run.
+    fn reconcile(&mut self, epoch: u64, told: Vec<Alert>) -> Vec<AlertVersion> {
+        let left = self.left.take().unwrap_or_default();
+        let told = told.into_iter().filter(|alert| !left.contains(&alert.alert_id));
+        told.filter_map(|alert| self.as_it_stands(epoch, alert)).collect()
+    }
+
+    /// `None`: another worker's.
+    fn as_it_stands(&mut self, epoch: u64, told: Alert) -> Option<AlertVersion> {
+        let (worker, peers) = self.place;
+        let session = {
+            let hasher = self.shared.hasher.borrow();
+            hasher.as_ref()?.session(&told.tenant_id, &told.agent_id, &told.session_id, &mut Vec::new())
+        };
+        if owner(session, peers) != worker {
+            return None;
+        }
+        let revision = epoch.max(told.revision + 1);
+        let alert = match self.alerts.get(&told.alert_id) {
+            Some(kept) => Alert { revision, ..kept.alert.clone() },
+            None => Alert { status: Status::Retracted, run_actions: false, revision, ..told },
+        };
+        self.take(epoch, AlertVersion { session, alert, origin: Origin::Made })
     }
 
     fn forget(&mut self, old: &Kept) {

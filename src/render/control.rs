@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::class::ClassDef;
+use crate::alert::Alert;
+use crate::inbox::PartitionId;
+use crate::session::SessionKey;
 use crate::view::Query;
 
 /// A command. Worker 0 alone gives commands, so all workers obey them in one order; those of an epoch take effect after
@@ -17,13 +20,19 @@ pub enum Command {
         secret: Vec<u8>,
         /// The wall clock of an offline replay, microseconds since 1970; `None`: each worker's own.
         now: Option<i64>,
+        /// What the checkpoint that the cluster begins with says of the world; `None`: it begins with nothing.
+        restored: Option<Restored>,
     },
     /// Switch to this rule set.
     Rules(#[serde(with = "super::json")] Box<RuleSet>),
+    /// All that was kept is back with its owners: go on from there, and read.
+    Live,
+    /// Put aside what has changed since the last cut: this is the next.
+    Checkpoint,
+    /// These left an earlier run after the checkpoint that this one began with, and all that it had read is read again.
+    Reconcile(#[serde(with = "super::json")] Box<Suspects>),
     /// Read no more: the cluster is stopping.
     Drain,
-    /// Everything of the epochs up to this one is in the stores and was sent: positions may be committed.
-    Acked(u64),
     /// Answer a question as of this epoch.
     Peek {
         /// Names the question.
@@ -31,6 +40,25 @@ pub enum Command {
         /// The question.
         query: Query,
     },
+}
+
+/// What holds for a whole checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// The event-time bound.
+    pub watermark: Option<i64>,
+    /// Stores and receivers have had everything up to this epoch.
+    pub acked: u64,
+}
+
+/// What stores and receivers were told by a run that was killed, and haven't been told again: it may hold no more, or hold
+/// otherwise, because the run that goes on meets late events earlier.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Suspects {
+    /// The latest versions that were told.
+    pub alerts: Vec<Alert>,
+    /// Lives of sessions.
+    pub sessions: Vec<SessionKey>,
 }
 
 /// How far a worker's partitions have been read.
@@ -62,6 +90,8 @@ pub struct Counters {
 pub enum Notice {
     /// A class that hits of this epoch and later ones may have.
     Class(ClassDef),
+    /// A worker has handed all its share of what was kept to its owners.
+    PutBack,
     /// How far a worker has read, and what it has counted.
     Progress {
         /// Which worker.
@@ -70,6 +100,8 @@ pub enum Notice {
         mark: Mark,
         /// What.
         counters: Counters,
+        /// What to read next of the partitions that were read since it was last told.
+        positions: Vec<(PartitionId, u64)>,
     },
 }
 
@@ -85,6 +117,11 @@ impl Watermark {
     /// Of so many workers that have told nothing yet.
     pub fn new(workers: usize, max_lateness: i64) -> Watermark {
         Watermark { marks: vec![Mark::Unknown; workers], max_lateness, bound: None }
+    }
+
+    /// Goes on from what was the bound when the checkpoint was made.
+    pub fn restore(&mut self, bound: Option<i64>) {
+        self.bound = self.bound.max(bound);
     }
 
     /// A worker tells its mark.

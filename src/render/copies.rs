@@ -27,19 +27,31 @@ impl Copies {
         if head.id == 0 {
             return false;
         }
-        let at = match self.seen.last() {
-            Some(last) if last.timestamp >= head.timestamp => {
-                self.seen.partition_point(|s| s.timestamp <= head.timestamp)
-            }
-            _ => self.seen.len(),
-        };
+        let at = self.place(head);
         let same = self.seen[..at].iter().rev().take_while(|s| s.timestamp == head.timestamp);
         let mut copies = same.filter(|s| s.id == head.id && s.raw == head.raw);
         if copies.any(|s| head.reference.saturating_sub(s.time) <= window) {
             return true;
         }
-        self.seen.insert(at, Seen { timestamp: head.timestamp, id: head.id, raw: head.raw, time: head.time });
+        self.remember(head);
         false
+    }
+
+    /// Remembers a record that is no copy.
+    pub fn remember(&mut self, head: &Head) {
+        if head.id != 0 {
+            let at = self.place(head);
+            self.seen.insert(at, Seen { timestamp: head.timestamp, id: head.id, raw: head.raw, time: head.time });
+        }
+    }
+
+    fn place(&self, head: &Head) -> usize {
+        match self.seen.last() {
+            Some(last) if last.timestamp >= head.timestamp => {
+                self.seen.partition_point(|s| s.timestamp <= head.timestamp)
+            }
+            _ => self.seen.len(),
+        }
     }
 
     /// Forgets what no later record can be a copy of: those whose event time is before `oldest`. Says whether two records

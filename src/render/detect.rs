@@ -2,6 +2,7 @@
 //! answers questions as of that epoch.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -18,11 +19,16 @@ use super::control::{Command, Counters, Notice, Watermark};
 use super::group::Context;
 use super::groups::{Groups, Touched};
 use super::hit::HitBatch;
+use super::keep::Keeper;
 use super::key::Hasher;
+use super::restore::PutBack;
+use super::revive::Staged;
 use super::rules::{Registry, Rules};
 use super::settings::Settings;
 use crate::alert::Alert;
-use crate::session::SessionView;
+use crate::inbox::PartitionId;
+use crate::session::{SessionKey, SessionView};
+use crate::spool::Spool;
 use crate::view::{AgentView, Query};
 
 /// How often changed sessions are told to stores and watchers.
@@ -36,6 +42,20 @@ pub struct AlertVersion {
     /// The version.
     #[serde(with = "super::json")]
     pub alert: Alert,
+    /// From whom.
+    pub origin: Origin,
+}
+
+/// From whom a version of an alert comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// It was just made.
+    Made,
+    /// It comes from a checkpoint; `told`: stores and receivers have had it.
+    Kept {
+        /// See there.
+        told: bool,
+    },
 }
 
 /// What stores and watchers learn of sessions.
@@ -47,8 +67,8 @@ pub enum SessionChange {
     Left(SessionView),
     /// So many groups lost events that rules may have needed, for want of room.
     Shed(u64),
-    /// No life of this session (tenant, agent, session) begins at this time any more.
-    Gone(String, String, String, i64),
+    /// There is no such life any more.
+    Gone(SessionKey),
 }
 
 /// One worker's part of an answer.
@@ -70,13 +90,17 @@ pub struct Part {
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
     /// Counters by worker.
-    pub workers: std::collections::BTreeMap<u32, Counters>,
+    pub workers: BTreeMap<u32, Counters>,
+    /// What to read next of each partition, by what was read for the epochs applied so far.
+    pub positions: BTreeMap<PartitionId, u64>,
     /// The event-time bound.
     pub watermark: Option<i64>,
     /// Copies left out by this worker.
     pub copies: u64,
     /// All workers have read all there is.
     pub finished: bool,
+    /// Workers that have handed over their share of a checkpoint.
+    pub put_back: usize,
     /// Something has arrived for an epoch that isn't closed yet.
     pub pending: bool,
 }
@@ -106,6 +130,7 @@ pub struct Detected<'scope> {
 #[derive(Default)]
 struct Arrived {
     hits: Vec<HitBatch>,
+    back: Vec<PutBack>,
     commands: Vec<Command>,
     notices: Vec<Notice>,
 }
@@ -113,35 +138,56 @@ struct Arrived {
 /// Alerts, sessions, parts.
 const OUTPUTS: usize = 3;
 
-struct Detect {
-    settings: Settings,
-    shared: Shared,
+pub(super) struct Detect {
+    /// This worker, and how many there are.
+    pub(super) place: (usize, usize),
+    pub(super) settings: Settings,
+    pub(super) shared: Shared,
     registry: Registry,
-    rules: Rules,
-    classes: Classes,
+    pub(super) rules: Rules,
+    pub(super) classes: Classes,
     watermark: Watermark,
+    /// What comes back from a checkpoint, until all of it has.
+    pub(super) staged: Staged,
+    /// Until the cluster has read again what a killed run had read: lives that left the view.
+    pub(super) left: Option<HashSet<SessionKey>>,
+    /// Puts aside what must not be lost.
+    pub(super) keeper: Option<Keeper>,
     offline: bool,
     last_beat: Instant,
     closed: bool,
-    changed: Vec<u128>,
-    alerts: Vec<AlertVersion>,
-    sessions: Vec<SessionChange>,
+    pub(super) changed: Vec<u128>,
+    pub(super) alerts: Vec<AlertVersion>,
+    pub(super) sessions: Vec<SessionChange>,
     parts: Vec<Part>,
     scratch: Vec<u8>,
+}
+
+/// What detection is given.
+pub struct Inputs<'scope> {
+    /// Batches of hits, each for one worker.
+    pub hits: StreamVec<'scope, u64, HitBatch>,
+    /// What a checkpoint kept, each piece for one worker.
+    pub back: StreamVec<'scope, u64, PutBack>,
+    /// Commands, on every worker.
+    pub commands: StreamVec<'scope, u64, Command>,
+    /// Notices, on every worker.
+    pub notices: StreamVec<'scope, u64, Notice>,
 }
 
 /// Builds detection on this worker.
 pub fn detect<'scope>(
     scope: Scope<'scope, u64>,
-    hits: StreamVec<'scope, u64, HitBatch>,
-    commands: StreamVec<'scope, u64, Command>,
-    notices: StreamVec<'scope, u64, Notice>,
+    inputs: Inputs<'scope>,
     settings: &Settings,
     shared: Shared,
+    spool: Option<Rc<RefCell<Spool>>>,
 ) -> Detected<'scope> {
     type Builder<D> = CapacityContainerBuilder<Vec<D>>;
     let mut builder = OperatorBuilder::new("Detect".to_owned(), scope);
+    let Inputs { hits, back, commands, notices } = inputs;
     let mut hits = builder.new_input(hits, Exchange::new(|batch: &HitBatch| batch.worker));
+    let mut back = builder.new_input(back, Exchange::new(|back: &PutBack| back.worker));
     let mut commands = builder.new_input(commands, Pipeline);
     let mut notices = builder.new_input(notices, Pipeline);
     let (alerts_out, alerts) = builder.new_output::<Vec<AlertVersion>>();
@@ -150,7 +196,8 @@ pub fn detect<'scope>(
     let mut alerts_out = OutputBuilder::<_, Builder<AlertVersion>>::from(alerts_out);
     let mut sessions_out = OutputBuilder::<_, Builder<SessionChange>>::from(sessions_out);
     let mut parts_out = OutputBuilder::<_, Builder<Part>>::from(parts_out);
-    let mut detect = Detect::new(settings.clone(), shared, scope.peers());
+    let keeper = spool.map(|spool| Keeper::new(spool, settings));
+    let mut detect = Detect::new(settings.clone(), shared, (scope.index(), scope.peers()), keeper);
     builder.build(move |capabilities| {
         drop(capabilities);
         let mut epochs: Epochs<Arrived> = Epochs::default();
@@ -159,6 +206,12 @@ pub fn detect<'scope>(
             hits.for_each(|cap, data| {
                 if let Some(epoch) = epochs.arrived(&cap, OUTPUTS) {
                     epoch.hits.append(data);
+                    pending = true;
+                }
+            });
+            back.for_each(|cap, data| {
+                if let Some(epoch) = epochs.arrived(&cap, OUTPUTS) {
+                    epoch.back.append(data);
                     pending = true;
                 }
             });
@@ -192,11 +245,18 @@ pub fn detect<'scope>(
 }
 
 impl Detect {
-    fn new(settings: Settings, shared: Shared, peers: usize) -> Detect {
+    fn new(settings: Settings, shared: Shared, (worker, peers): (usize, usize), keeper: Option<Keeper>) -> Detect {
+        if keeper.is_some() {
+            shared.groups.borrow_mut().note_changes();
+        }
         Detect {
+            staged: Staged::default(),
+            left: Some(HashSet::new()),
+            keeper,
             watermark: Watermark::new(peers, settings.max_lateness),
             settings,
             shared,
+            place: (worker, peers),
             registry: Registry::default(),
             rules: Rules::default(),
             classes: Classes::default(),
@@ -216,24 +276,31 @@ impl Detect {
         for notice in arrived.notices {
             match notice {
                 Notice::Class(def) => self.classes.learn(def, &self.rules),
-                Notice::Progress { worker, mark, counters } => {
+                Notice::Progress { worker, mark, counters, positions } => {
                     self.watermark.tell(worker, mark);
-                    self.shared.totals.borrow_mut().workers.insert(worker, counters);
+                    let mut totals = self.shared.totals.borrow_mut();
+                    totals.workers.insert(worker, counters);
+                    totals.positions.extend(positions);
                 }
+                Notice::PutBack => self.shared.totals.borrow_mut().put_back += 1,
             }
         }
+        self.staged.add(arrived.back);
         self.apply_hits(epoch, &arrived.hits);
         self.move_watermark(epoch);
         self.make_room();
+        self.keep_leaving(epoch);
         for command in arrived.commands {
-            self.obey(command);
+            self.obey(epoch, command);
         }
         self.beat();
     }
 
     fn apply_hits(&mut self, epoch: u64, hits: &[HitBatch]) {
         let watermark = self.shared.totals.borrow().watermark.unwrap_or(i64::MIN);
-        let ctx = Context { rules: &self.rules, classes: &self.classes, settings: &self.settings, watermark, epoch };
+        let keeper = self.keeper.as_ref();
+        let ctx =
+            Context { rules: &self.rules, classes: &self.classes, settings: &self.settings, watermark, keeper, epoch };
         let hasher = self.shared.hasher.borrow();
         let (alerts, sessions, changed, scratch) =
             (&mut self.alerts, &mut self.sessions, &mut self.changed, &mut self.scratch);
@@ -264,8 +331,15 @@ impl Detect {
         if let Some(watermark) = now
             && now > before
         {
-            let ctx =
-                Context { rules: &self.rules, classes: &self.classes, settings: &self.settings, watermark, epoch };
+            let keeper = self.keeper.as_ref();
+            let ctx = Context {
+                rules: &self.rules,
+                classes: &self.classes,
+                settings: &self.settings,
+                watermark,
+                keeper,
+                epoch,
+            };
             let hasher = self.shared.hasher.borrow();
             let (alerts, sessions, scratch) = (&mut self.alerts, &mut self.sessions, &mut self.scratch);
             let oldest = watermark.saturating_sub(self.settings.session_retention);
@@ -299,31 +373,45 @@ impl Detect {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, epoch: u64, command: Command) {
         match command {
-            Command::Start { secret, now } => {
+            Command::Start { secret, now, restored } => {
                 *self.shared.hasher.borrow_mut() = Some(Hasher::new(&secret));
                 self.offline = now.is_some();
+                if let Some(restored) = restored {
+                    self.watermark.restore(restored.watermark);
+                    self.shared.totals.borrow_mut().watermark = restored.watermark;
+                    self.staged.acked = restored.acked;
+                }
             }
             Command::Rules(set) => {
                 self.rules = self.registry.load(&set);
                 self.classes.reload(&self.rules);
+                if let (Some(keeper), Some(hasher)) = (&mut self.keeper, &*self.shared.hasher.borrow()) {
+                    keeper.tags = self.rules.bys.iter().map(|by| hasher.tag(by)).collect();
+                }
             }
-            Command::Drain | Command::Acked(_) => {}
+            Command::Live => self.revive(epoch),
+            Command::Checkpoint => self.cut(epoch),
+            Command::Reconcile(suspects) => self.reconcile(&suspects.sessions),
+            Command::Drain => {}
             Command::Peek { id, query } => self.answer(id, query),
         }
     }
 
-    fn idle_before(&self) -> i64 {
+    pub(super) fn idle_before(&self) -> i64 {
         let watermark = self.shared.totals.borrow().watermark.unwrap_or(i64::MIN);
         watermark.saturating_sub(self.settings.session_idle)
     }
 
     /// Changed sessions go to stores and watchers at a beat, not with every event.
     fn beat(&mut self) {
-        if self.offline || self.last_beat.elapsed() < SESSION_BEAT || self.changed.is_empty() {
-            return;
+        if !self.offline && self.last_beat.elapsed() >= SESSION_BEAT {
+            self.tell_changed_sessions();
         }
+    }
+
+    pub(super) fn tell_changed_sessions(&mut self) {
         self.last_beat = Instant::now();
         let idle = self.idle_before();
         self.changed.sort_unstable();
@@ -401,12 +489,15 @@ fn collect(
     {
         let (t, a, s) = session.names();
         let gone = touched.changes.gone.into_iter();
-        sessions.extend(gone.map(|first| SessionChange::Gone(t.to_owned(), a.to_owned(), s.to_owned(), first)));
+        sessions.extend(gone.map(|first_seen| {
+            let (tenant_id, agent_id, session_id) = (t.to_owned(), a.to_owned(), s.to_owned());
+            SessionChange::Gone(SessionKey { tenant_id, agent_id, session_id, first_seen })
+        }));
     }
     let Some(hasher) = hasher else { return };
     for alert in touched.changes.alerts {
         let session = hasher.session(&alert.tenant_id, &alert.agent_id, &alert.session_id, scratch);
-        alerts.push(AlertVersion { session, alert });
+        alerts.push(AlertVersion { session, alert, origin: Origin::Made });
     }
 }
 

@@ -13,6 +13,7 @@ use super::alerting::{Alerting, Chains2Alerts};
 use super::class::{Class, Classes};
 use super::copies::Copies;
 use super::hit::{Head, HitBatch, Payload};
+use super::keep::Keeper;
 use super::log::{Entry, Log};
 use super::rules::{ById, Kind, RuleId, RuleInfo, Rules, SESSION, Unit, UnitId};
 use super::session::{RECENT, Session};
@@ -30,6 +31,8 @@ pub struct Context<'a> {
     pub settings: &'a Settings,
     /// The event-time bound; no event before it is to come.
     pub watermark: i64,
+    /// Puts aside what must not be lost, if anything does.
+    pub keeper: Option<&'a Keeper>,
     /// The epoch that is applied: versions made in it carry it as their revision.
     pub epoch: u64,
 }
@@ -52,31 +55,31 @@ impl<'a> Hit<'a> {
 
 /// One condition of one rule in a group: its machine and, where another condition looks for them, its matches.
 #[derive(Debug)]
-struct OpenUnit {
-    id: UnitId,
-    unit: Arc<Unit>,
-    state: UnitState,
+pub(super) struct OpenUnit {
+    pub id: UnitId,
+    pub unit: Arc<Unit>,
+    pub state: UnitState,
 }
 
 /// A rule that has matched in a group.
 #[derive(Debug)]
-struct Matched {
-    id: RuleId,
-    info: Arc<RuleInfo>,
+pub(super) struct Matched {
+    pub id: RuleId,
+    pub info: Arc<RuleInfo>,
     /// Matches of each condition; only for rules with several.
-    parts: Vec<Vec<Match>>,
-    chains: Chains,
-    alerting: Alerting,
+    pub parts: Vec<Vec<Match>>,
+    pub chains: Chains,
+    pub alerting: Alerting,
 }
 
 /// All that is known of one key.
 #[derive(Debug)]
 pub struct Group {
-    by: ById,
-    log: Log,
-    copies: Copies,
-    units: Vec<OpenUnit>,
-    matched: Vec<Matched>,
+    pub(super) by: ById,
+    pub(super) log: Log,
+    pub(super) copies: Copies,
+    pub(super) units: Vec<OpenUnit>,
+    pub(super) matched: Vec<Matched>,
     /// The view, where the group is a session.
     pub session: Option<Box<Session>>,
     /// Lives of the session have left this state.
@@ -90,6 +93,8 @@ pub struct Group {
     pub held: usize,
     /// When the group wants to be looked at again; [`i64::MAX`]: it isn't on the wheel.
     pub due: i64,
+    /// It has changed since the last cut.
+    pub changed: bool,
 }
 
 /// What an epoch changed in a group.
@@ -104,7 +109,7 @@ pub struct Changes {
 }
 
 /// A rule's matches changed from this time on; `late`: also what proves matches from this time on.
-struct Dirty {
+pub(super) struct Dirty {
     rule: RuleId,
     from: i64,
     late: bool,
@@ -126,6 +131,7 @@ impl Group {
             waiting: 0,
             held: 0,
             due: i64::MAX,
+            changed: false,
         }
     }
 
@@ -170,7 +176,7 @@ impl Group {
     }
 
     /// Which machines there are has changed.
-    fn recount(&mut self) {
+    pub(super) fn recount(&mut self) {
         let kinds = || self.units.iter().map(|open| &open.unit.kind);
         let waits = |kind: &&Kind| matches!(kind, Kind::Absence { .. });
         let remembers = |kind: &&Kind| matches!(kind, Kind::Threshold { .. } | Kind::NewValue { .. });
@@ -187,6 +193,9 @@ impl Group {
         if self.by == SESSION {
             self.count(ctx, hits, changes);
         }
+        if let Some(keeper) = ctx.keeper {
+            hits.iter().filter(|hit| !hit.head.kept).for_each(|hit| keeper.keep(ctx.epoch, hit.head, None));
+        }
         hits.retain(|hit| hit.head.kept);
         if hits.len() > 1 {
             let order =
@@ -196,8 +205,17 @@ impl Group {
         let mut dirty: Vec<Dirty> = Vec::new();
         let mut late: Vec<(usize, &Class)> = Vec::new();
         for hit in hits.drain(..) {
-            let Some(class) = ctx.classes.get(hit.head.class).filter(|class| class.has_role(self.by)) else { continue };
+            let class = ctx.classes.get(hit.head.class).filter(|class| class.has_role(self.by));
+            let Some(class) = class else {
+                if let Some(keeper) = ctx.keeper {
+                    keeper.keep(ctx.epoch, hit.head, None);
+                }
+                continue;
+            };
             let at = self.log.insert(hit.head, &hit.batch.kept);
+            if let Some(keeper) = ctx.keeper {
+                keeper.keep(ctx.epoch, hit.head, Some((&self.log.entries()[at], class.retain(self.by))));
+            }
             if at + 1 < self.log.entries().len() {
                 late.push((at, class));
                 continue;
@@ -243,7 +261,7 @@ impl Group {
     }
 
     /// Another rule set is in force: forget the machines of rules that are gone. Their alerts stay as they are.
-    fn follow_rules(&mut self, rules: &Rules) {
+    pub(super) fn follow_rules(&mut self, rules: &Rules) {
         if self.rules_version != rules.version {
             self.rules_version = rules.version;
             self.units.retain(|u| rules.units.contains_key(&u.id));
@@ -253,7 +271,7 @@ impl Group {
     }
 
     /// Feeds the last entry of the log to the machines it concerns.
-    fn follow(&mut self, ctx: &Context<'_>, at: usize, class: &Class, dirty: &mut Vec<Dirty>) {
+    pub(super) fn follow(&mut self, ctx: &Context<'_>, at: usize, class: &Class, dirty: &mut Vec<Dirty>) {
         let before = self.units.len();
         for &id in class.openers(self.by) {
             if let Err(place) = self.units.binary_search_by_key(&id, |u| u.id)

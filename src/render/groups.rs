@@ -7,7 +7,7 @@ use hashbrown::{HashMap, HashSet};
 use super::group::{Changes, Context, Group, Hit};
 use super::hit::HitBatch;
 use super::key::Hashed;
-use super::rules::SESSION;
+use super::rules::{ById, SESSION};
 use super::session::Session;
 
 /// One map that grows would stall the worker while it moves; many small ones don't.
@@ -34,6 +34,10 @@ pub struct Groups {
     /// Groups that lost events for want of room, since this was last asked.
     shed: u64,
     touched: Vec<u128>,
+    /// Groups that changed since the last cut, and those that are no more.
+    changed: Vec<u128>,
+    /// Whether that is noted.
+    kept: bool,
 }
 
 /// What an epoch did to one group.
@@ -50,6 +54,57 @@ impl Groups {
     /// No groups.
     pub fn new() -> Groups {
         Groups { shards: (0..SHARDS).map(|_| HashMap::default()).collect(), ..Groups::default() }
+    }
+
+    /// From now on, notes which groups change.
+    pub fn note_changes(&mut self) {
+        self.kept = true;
+    }
+
+    /// The groups that changed since this was last asked; `None`: it is no more.
+    pub fn take_changed(&mut self, mut seen: impl FnMut(u128, Option<&Group>)) {
+        for key in std::mem::take(&mut self.changed) {
+            let group = self.shards[Self::shard(key)].get_mut(&key);
+            if let Some(group) = &group
+                && !group.changed
+            {
+                // It had left, and is another one by now, which has been seen.
+                continue;
+            }
+            seen(
+                key,
+                group.map(|group| {
+                    group.changed = false;
+                    &*group
+                }),
+            );
+        }
+    }
+
+    /// Whether a session of this key has ended, so that one that comes back is marked `resumed`.
+    pub fn has_ended(&self, key: u128) -> bool {
+        self.ended.contains(&key)
+    }
+
+    /// A session of this key had ended.
+    pub fn put_back_ended(&mut self, key: u128) {
+        if self.ended.len() < ENDED {
+            self.ended.insert(key);
+        }
+    }
+
+    /// The group of a key, to be put back.
+    pub fn put_back(&mut self, key: u128, by: ById) -> &mut Group {
+        self.shards[Self::shard(key)].entry(key).or_insert_with(|| Group::new(by))
+    }
+
+    /// A group is as it was: from now on it counts, and is looked at when it is due.
+    pub fn count_in(&mut self, key: u128, watermark: i64) {
+        let Some(group) = self.shards[Self::shard(key)].get_mut(&key) else { return };
+        self.sessions += usize::from(group.session.is_some());
+        account(&mut self.held, group);
+        group.due = watermark.saturating_add(1);
+        self.wheel.entry(group.due / BUCKET).or_default().push(key);
     }
 
     fn shard(key: u128) -> usize {
@@ -132,6 +187,9 @@ impl Groups {
         });
         let mut changes = Changes::default();
         let had_session = group.session.is_some();
+        if self.kept && !std::mem::replace(&mut group.changed, true) {
+            self.changed.push(key);
+        }
         group.apply(ctx, hits, &mut changes);
         self.sessions += usize::from(!had_session && group.session.is_some());
         account(&mut self.held, group);
@@ -175,6 +233,9 @@ impl Groups {
                 continue;
             }
             let mut changes = Changes::default();
+            if self.kept && !std::mem::replace(&mut group.changed, true) {
+                self.changed.push(key);
+            }
             let next = group.advance(ctx, &mut changes);
             group.due = next;
             let had_session = group.session.is_some();
@@ -224,6 +285,9 @@ impl Groups {
                 group.had_lives = true;
                 self.sessions -= 1;
                 account(&mut self.held, group);
+                if self.kept && !std::mem::replace(&mut group.changed, true) {
+                    self.changed.push(*key);
+                }
             }
         }
     }
@@ -239,6 +303,9 @@ impl Groups {
             let Some(group) = self.shards[Self::shard(key)].remove(&key) else { continue };
             self.held -= group.held;
             self.shed += 1;
+            if self.kept && !group.changed {
+                self.changed.push(key);
+            }
             if let Some(session) = &group.session {
                 left(session);
                 self.sessions -= 1;

@@ -3,7 +3,8 @@
 //! All that is read between two ticks of the sequencer belongs to one epoch. A worker takes at most
 //! [`Settings::epoch_records`] records into an epoch; more waits in its inbox, and when that is full, its readers pause.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
@@ -17,15 +18,18 @@ use timely::dataflow::{Scope, StreamVec};
 
 use super::class::travels;
 use super::class::{Class, ClassDef, MAX_BYS};
+use super::classify::Classified;
 use super::classify::Classifier;
 use super::control::{Command, Counters, Mark, Notice};
 use super::field::{Fields, Place};
 use super::hit::{Head, HitBatch, Payload, Position};
 use super::key::Hasher;
+use super::restore::{Back, PutBack};
 use super::rules::{Registry, Rules, SESSION};
 use super::settings::Settings;
 use crate::dead_letter::DeadRecord;
 use crate::inbox::{Message, PartitionId, RecordBatch, RecordRef};
+use crate::spool::{Progress, Spool};
 use crate::wall_clock;
 
 /// Records that a worker takes into one epoch, if not set otherwise.
@@ -34,9 +38,6 @@ pub const EPOCH_RECORDS: usize = 64 * 1024;
 const EPOCH_BYTES: usize = 32 << 20;
 /// A batch of hits is sent at this size.
 const HIT_BYTES: usize = 128 * 1024;
-
-/// Takes the next offset of partitions.
-pub type Commits = Box<dyn FnMut(Vec<(PartitionId, u64)>)>;
 
 /// Hits for one worker, being gathered.
 #[derive(Default)]
@@ -69,11 +70,34 @@ impl Filling {
 struct PartitionState {
     reference: Reference,
     largest: Option<i64>,
+    /// The largest event time.
+    latest: Option<i64>,
+    /// What to read next; `None`: nothing was read yet.
+    next: Option<u64>,
     idle: bool,
 }
 
 impl PartitionState {
-    const UNREAD: PartitionState = PartitionState { reference: Reference::largest(), largest: None, idle: false };
+    const UNREAD: PartitionState =
+        PartitionState { reference: Reference::largest(), largest: None, latest: None, next: None, idle: false };
+
+    fn after(progress: Progress) -> PartitionState {
+        let reference = match progress.append {
+            true => Reference::Append,
+            false => Reference::Largest { largest: progress.largest_timestamp },
+        };
+        let Progress { next, largest, latest, .. } = progress;
+        PartitionState { reference, largest, latest, next: Some(next), idle: false }
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        let (append, largest_timestamp) = match self.reference {
+            Reference::Append => (true, None),
+            Reference::Largest { largest } => (false, largest),
+        };
+        let (largest, latest) = (self.largest, self.latest);
+        Some(Progress { next: self.next?, largest, latest, append, largest_timestamp })
+    }
 }
 
 /// What the records of one batch have in common.
@@ -87,9 +111,9 @@ struct Origin {
 }
 
 /// One worker's reading.
-struct Ingest {
-    settings: Settings,
-    ranks: Vec<u16>,
+pub(super) struct Ingest {
+    pub(super) settings: Settings,
+    pub(super) ranks: Vec<u16>,
     worker: usize,
     inbox: Receiver<Message>,
     dead: crossbeam_channel::Sender<DeadRecord>,
@@ -98,28 +122,34 @@ struct Ingest {
     sources_left: usize,
     unlisted: usize,
     partitions: BTreeMap<PartitionId, PartitionState>,
-    positions: BTreeMap<u64, Vec<(PartitionId, u64)>>,
-    commits: Commits,
+    /// How far partitions had been read when the checkpoint was made.
+    before: HashMap<PartitionId, Progress>,
+    spool: Option<Rc<RefCell<Spool>>>,
+    pub(super) back: Back,
+    live: bool,
     draining: bool,
-    hasher: Option<Hasher>,
+    pub(super) hasher: Option<Hasher>,
     now: Option<i64>,
     registry: Registry,
     rules: Rules,
     /// Where the fields of each `by` list are.
     bys: Vec<Vec<Place>>,
-    classifier: Option<Classifier>,
+    /// What stands for each `by` list in keys.
+    pub(super) tags: Vec<u64>,
+    pub(super) classifier: Option<Classifier>,
     /// Where events of a class go: bit `b`, to groups of `by` list `b`. By the class's number within this worker.
     roles: Vec<Option<u64>>,
     counters: Counters,
-    latest_event: Option<i64>,
     told: Option<(Mark, u64)>,
+    /// Partitions of which something was read that wasn't told yet.
+    read_since: Vec<PartitionId>,
     batches: Vec<Filling>,
     full: Vec<HitBatch>,
-    values: Vec<u64>,
+    pub(super) values: Vec<u64>,
     scratch: Vec<u8>,
     epoch: u64,
     taken: usize,
-    taken_bytes: usize,
+    pub(super) taken_bytes: usize,
     failed: Option<String>,
 }
 
@@ -130,6 +160,8 @@ pub type Wake = Box<dyn FnOnce(timely::scheduling::SyncActivator)>;
 pub struct Ingested<'scope> {
     /// Batches of hits, to be sent to their workers.
     pub hits: StreamVec<'scope, u64, HitBatch>,
+    /// What was kept of groups, for their workers.
+    pub back: StreamVec<'scope, u64, PutBack>,
     /// What all workers should know.
     pub notices: StreamVec<'scope, u64, Notice>,
 }
@@ -144,8 +176,12 @@ pub struct IngestParts {
     pub wake: Wake,
     /// Where dead letters go.
     pub dead: crossbeam_channel::Sender<DeadRecord>,
-    /// Takes positions that may be committed. Must not wait.
-    pub commits: Commits,
+    /// How far partitions had been read when the checkpoint was made that the cluster begins with.
+    pub before: HashMap<PartitionId, Progress>,
+    /// This worker's share of that checkpoint's frames.
+    pub back: Receiver<Vec<u8>>,
+    /// Where what must not be lost is put aside; `None`: nothing is.
+    pub spool: Option<Rc<RefCell<Spool>>>,
     /// Sources that will say when they have ended.
     pub sources: usize,
     /// Set when a source can't go on.
@@ -162,7 +198,9 @@ pub fn ingest<'scope>(
     let info = builder.operator_info();
     let mut input = builder.new_input(commands, Pipeline);
     let (hits_out, hits) = builder.new_output::<Vec<HitBatch>>();
+    let (back_out, back) = builder.new_output::<Vec<PutBack>>();
     let (notices_out, notices) = builder.new_output::<Vec<Notice>>();
+    let mut back_out = OutputBuilder::<_, timely::container::CapacityContainerBuilder<Vec<PutBack>>>::from(back_out);
     let mut hits_out = OutputBuilder::<_, timely::container::CapacityContainerBuilder<Vec<HitBatch>>>::from(hits_out);
     let mut notices_out =
         OutputBuilder::<_, timely::container::CapacityContainerBuilder<Vec<Notice>>>::from(notices_out);
@@ -185,7 +223,8 @@ pub fn ingest<'scope>(
             while let Some(entry) = commands.first_entry()
                 && frontier.is_none_or(|f| *entry.key() < f)
             {
-                entry.remove().into_iter().for_each(|c| ingest.obey(c));
+                let (epoch, commands) = entry.remove_entry();
+                commands.into_iter().for_each(|c| ingest.obey(epoch, c));
             }
             let Some(epoch) = frontier else {
                 capabilities = None;
@@ -199,8 +238,10 @@ pub fn ingest<'scope>(
             let mut session = hits_out.session(&caps[0]);
             ingest.take_batches().into_iter().for_each(|b| session.give(b));
             drop(session);
+            let mut back_out = back_out.activate();
+            back_out.session(&caps[1]).give_iterator(ingest.back.take().into_iter());
             let mut notices_out = notices_out.activate();
-            let mut session = notices_out.session(&caps[1]);
+            let mut session = notices_out.session(&caps[2]);
             ingest.take_notices().into_iter().for_each(|n| session.give(n));
             drop(session);
             if let Some(reason) = ingest.failed.take() {
@@ -211,7 +252,7 @@ pub fn ingest<'scope>(
             }
         }
     });
-    Ingested { hits, notices }
+    Ingested { hits, back, notices }
 }
 
 impl Ingest {
@@ -228,19 +269,22 @@ impl Ingest {
             sources_left: parts.sources,
             unlisted: parts.sources,
             partitions: BTreeMap::new(),
-            positions: BTreeMap::new(),
-            commits: parts.commits,
+            before: parts.before,
+            spool: parts.spool,
+            back: Back::new(parts.back, peers),
+            live: false,
             draining: false,
             hasher: None,
             now: None,
             registry: Registry::default(),
             rules: Rules::default(),
             bys: Vec::new(),
+            tags: Vec::new(),
             classifier: None,
             roles: Vec::new(),
             counters: Counters::default(),
-            latest_event: None,
             told: None,
+            read_since: Vec::new(),
             batches: (0..peers as u64).map(|worker| Filling { worker, ..Filling::default() }).collect(),
             full: Vec::new(),
             values: Vec::new(),
@@ -253,9 +297,9 @@ impl Ingest {
         (ingest, parts.wake)
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, epoch: u64, command: Command) {
         match command {
-            Command::Start { secret, now } => {
+            Command::Start { secret, now, restored: _ } => {
                 let hasher = Hasher::new(&secret);
                 self.classifier = Some(Classifier::new(self.worker, hasher.clone(), &self.settings.zone));
                 self.hasher = Some(hasher);
@@ -264,6 +308,8 @@ impl Ingest {
             Command::Rules(set) => {
                 self.rules = self.registry.load(&set);
                 self.bys = self.rules.bys.iter().map(|list| list.iter().map(Place::in_group).collect()).collect();
+                self.tags =
+                    self.hasher.iter().flat_map(|hasher| self.rules.bys.iter().map(|by| hasher.tag(by))).collect();
                 self.roles.clear();
                 if self.rules.bys.len() > MAX_BYS {
                     tracing::error!(
@@ -274,20 +320,15 @@ impl Ingest {
                     self.failed = Some(reason);
                 }
             }
+            Command::Live => self.live = true,
+            Command::Checkpoint => {
+                if let Some(spool) = &self.spool {
+                    let read = self.partitions.iter().filter_map(|(id, state)| Some((*id, state.progress()?)));
+                    spool.borrow_mut().note_read(epoch, read.collect());
+                }
+            }
             Command::Drain => self.draining = true,
-            Command::Acked(epoch) => self.commit(epoch),
-            Command::Peek { .. } => {}
-        }
-    }
-
-    /// Positions after the records of these epochs may be committed.
-    fn commit(&mut self, epoch: u64) {
-        let later = self.positions.split_off(&(epoch + 1));
-        let done = std::mem::replace(&mut self.positions, later);
-        let mut latest: BTreeMap<PartitionId, u64> = BTreeMap::new();
-        latest.extend(done.into_values().flatten());
-        if !latest.is_empty() {
-            (self.commits)(latest.into_iter().collect());
+            Command::Peek { .. } | Command::Reconcile(_) => {}
         }
     }
 
@@ -297,11 +338,20 @@ impl Ingest {
 
     /// Reads into the epoch what fits; says whether there is more to do at once.
     fn read(&mut self, epoch: u64) -> bool {
-        if self.rules.version == 0 || self.draining {
+        if self.rules.version == 0 {
             return false;
         }
         if epoch > self.epoch {
             (self.epoch, self.taken, self.taken_bytes) = (epoch, 0, 0);
+        }
+        if self.spool.as_ref().is_some_and(|spool| spool.borrow_mut().is_behind()) {
+            return true;
+        }
+        if !self.live {
+            return self.put_back();
+        }
+        if self.draining {
+            return false;
         }
         let wall = self.wall();
         let before = self.taken;
@@ -322,7 +372,7 @@ impl Ingest {
     }
 
     /// The epoch takes no more records.
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.taken >= self.settings.epoch_records || self.taken_bytes >= EPOCH_BYTES
     }
 
@@ -339,7 +389,11 @@ impl Ingest {
     fn take_input(&mut self, input: Message) {
         match input {
             Message::Assigned(partition) => {
-                self.partitions.entry(partition).or_insert(PartitionState::UNREAD);
+                let before = self.before.get(&partition).copied();
+                let state = before.map_or(PartitionState::UNREAD, PartitionState::after);
+                self.partitions.entry(partition).or_insert(state);
+                // Where it begins is as far as it has been read.
+                self.read_since.push(partition);
             }
             Message::Listed(_) => self.unlisted = self.unlisted.saturating_sub(1),
             Message::Batch(records) => self.current = Some((records, 0)),
@@ -379,18 +433,13 @@ impl Ingest {
             }
             next += 1;
         }
+        state.next = Some(records.records.get(next).map_or(records.next_offset, |r| r.offset));
         self.partitions.insert(id, state);
-        self.note_position(id, records.records.get(next).map_or(records.next_offset, |r| r.offset));
+        if !self.read_since.contains(&id) {
+            self.read_since.push(id);
+        }
         if next < records.records.len() {
             self.current = Some((records, next));
-        }
-    }
-
-    fn note_position(&mut self, partition: PartitionId, next: u64) {
-        let epoch = self.positions.entry(self.epoch).or_default();
-        match epoch.iter_mut().find(|(p, _)| *p == partition) {
-            Some((_, at)) => *at = next,
-            None => epoch.push((partition, next)),
         }
     }
 
@@ -420,20 +469,11 @@ impl Ingest {
             (stamp.time, stamp.skewed) = (stamp.reference, false);
         }
         state.largest = state.largest.max(Some(stamp.reference));
-        self.latest_event = self.latest_event.max(Some(stamp.time));
+        state.latest = state.latest.max(Some(stamp.time));
         self.counters.events += 1;
         self.counters.retimed += u64::from(stamp.skewed);
         let classified = classifier.classify(event, stamp.time, &mut self.values);
-        let known = self.roles.get(classified.number()).copied().flatten();
-        let roles = known.unwrap_or_else(|| {
-            let def = classifier.latest_news(classified.class);
-            // Where it goes doesn't depend on the allowlist: entries hold at some times only, and a copy that is re-timed
-            // must meet the event that it copies.
-            let roles = def.map_or(0, |def| Class::new(ClassDef { allowed: Vec::new(), ..def }, &self.rules).roles);
-            self.roles.resize(self.roles.len().max(classified.number() + 1), None);
-            self.roles[classified.number()] = Some(roles);
-            roles
-        });
+        let roles = roles_of(&mut self.roles, &classified, classifier, &self.rules);
         let position = Position { source: origin.rank, partition: origin.partition, offset: record.offset };
         let session = hasher.session(&event.tenant_id, &event.agent_id, &event.session_id, &mut self.scratch);
         let id = event.event_id.as_ref().map_or(0, |id| hasher.identity(session, id, &mut self.scratch));
@@ -461,7 +501,13 @@ impl Ingest {
             let key = if by == SESSION {
                 Some(session)
             } else {
-                hasher.group(by, &event.tenant_id, &mut fields, &self.bys[usize::from(by)], &mut self.scratch)
+                hasher.group(
+                    self.tags[usize::from(by)],
+                    &event.tenant_id,
+                    &mut fields,
+                    &self.bys[usize::from(by)],
+                    &mut self.scratch,
+                )
             };
             if let Some(key) = key {
                 (head.key, head.by) = (key, by);
@@ -479,6 +525,11 @@ impl Ingest {
         }
     }
 
+    /// Which `by` lists an event of this class concerns.
+    pub(super) fn roles_of(&mut self, classified: &Classified) -> u64 {
+        self.classifier.as_mut().map_or(0, |classifier| roles_of(&mut self.roles, classified, classifier, &self.rules))
+    }
+
     fn take_batches(&mut self) -> Vec<HitBatch> {
         let mut out = std::mem::take(&mut self.full);
         out.extend(self.batches.iter_mut().filter(|b| !b.heads.is_empty()).map(Filling::take));
@@ -494,18 +545,28 @@ impl Ingest {
             .into_iter()
             .map(Notice::Class)
             .collect();
+        if self.back.is_told() {
+            out.push(Notice::PutBack);
+        }
+        if !self.live {
+            return out;
+        }
         let mark = self.mark();
         let told = Some((mark, self.counters.events + self.counters.dead_letters.values().sum::<u64>()));
-        if self.rules.version > 0 && told != self.told {
+        if told != self.told || !self.read_since.is_empty() {
             self.told = told;
-            out.push(Notice::Progress { worker: self.worker as u32, mark, counters: self.counters.clone() });
+            let read = std::mem::take(&mut self.read_since);
+            let next = |id: PartitionId| Some((id, self.partitions.get(&id)?.next?));
+            let positions = read.into_iter().filter_map(next).collect();
+            let counters = self.counters.clone();
+            out.push(Notice::Progress { worker: self.worker as u32, mark, counters, positions });
         }
         out
     }
 
     fn mark(&self) -> Mark {
         if self.sources_left == 0 && self.current.is_none() && self.waiting_dead.is_none() {
-            return Mark::Finished(self.latest_event);
+            return Mark::Finished(self.partitions.values().filter_map(|p| p.latest).max());
         }
         if self.unlisted > 0 {
             return Mark::Unknown;
@@ -517,6 +578,20 @@ impl Ingest {
         }
         smallest.map_or(Mark::Idle, Mark::At)
     }
+}
+
+fn roles_of(known: &mut Vec<Option<u64>>, classified: &Classified, classifier: &mut Classifier, rules: &Rules) -> u64 {
+    let number = classified.number();
+    if let Some(roles) = known.get(number).copied().flatten() {
+        return roles;
+    }
+    let def = classifier.latest_news(classified.class);
+    // Where it goes doesn't depend on the allowlist: entries hold at some times only, and a copy that is re-timed must meet
+    // the event that it copies.
+    let roles = def.map_or(0, |def| Class::new(ClassDef { allowed: Vec::new(), ..def }, rules).roles);
+    known.resize(known.len().max(number + 1), None);
+    known[number] = Some(roles);
+    roles
 }
 
 /// The worker that owns a key.

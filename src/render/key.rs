@@ -1,10 +1,12 @@
-//! Hashes of keys and values. Attackers choose what is hashed, so hashes are keyed with a secret that the cluster draws at
-//! its start; nothing that outlives a run may depend on them.
+//! Hashes of keys and values. Attackers choose what is hashed, so hashes are keyed with a secret that the cluster draws
+//! once and keeps with its checkpoint, whose keys are such hashes (xxh3 as its specification says, on every machine).
 
 use xxhash_rust::xxh3::{xxh3_64_with_secret, xxh3_128_with_secret};
 
 use super::field::{Fields, Place, scalar_bytes};
-use super::rules::{ById, SESSION};
+use clawdstrike_rules::plan::Field;
+
+use super::rules::SESSION;
 
 /// Builds maps whose keys are hashes of [`Hasher`] already.
 pub type Hashed = std::hash::BuildHasherDefault<Low>;
@@ -78,17 +80,23 @@ impl Hasher {
         self.narrow(scratch)
     }
 
-    /// The key of a group; `None` if the event takes no part: a field is absent, a list or an object.
+    /// What stands for a `by` list in keys: the same after a restart, whatever number the list has then.
+    pub fn tag(&self, by: &[Field]) -> u64 {
+        self.narrow(&serde_json::to_vec(by).unwrap_or_default())
+    }
+
+    /// The key of a group of the `by` list with this tag; `None` if the event takes no part: a field is absent, a list or an
+    /// object.
     pub fn group(
         &self,
-        by: ById,
+        tag: u64,
         tenant: &str,
         fields: &mut Fields<'_>,
         list: &[Place],
         scratch: &mut Vec<u8>,
     ) -> Option<u128> {
         scratch.clear();
-        scratch.extend_from_slice(&by.to_le_bytes());
+        scratch.extend_from_slice(&tag.to_le_bytes());
         scratch.extend_from_slice(&(tenant.len() as u32).to_le_bytes());
         scratch.extend_from_slice(tenant.as_bytes());
         for place in list {

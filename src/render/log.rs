@@ -79,6 +79,23 @@ impl Log {
         at
     }
 
+    /// Puts back a hit under the name that it had.
+    pub fn put_back(&mut self, head: &Head, bytes: &Arc<Vec<u8>>, uid: u32) {
+        let next = std::mem::replace(&mut self.next_uid, uid);
+        self.insert(head, bytes);
+        self.next_uid = next.max(uid.wrapping_add(1));
+    }
+
+    /// The name that the next entry gets.
+    pub fn next_uid(&self) -> u32 {
+        self.next_uid
+    }
+
+    /// The next entry gets this name.
+    pub fn name_next(&mut self, uid: u32) {
+        self.next_uid = uid;
+    }
+
     /// Bytes that the entries hold.
     pub fn held(&self) -> usize {
         self.entries.capacity() * size_of::<Entry>() + self.payloads

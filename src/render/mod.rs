@@ -5,6 +5,9 @@
 //!                                       \---notices, to all-----^  \---answers--------------^
 //! ```
 //!
+//! What must not be lost goes into the worker's spool (`keep`, `snapshot`, `revive`); what was kept comes back through
+//! ingest (`restore`), before anything is read.
+//!
 //! Time is the ingest epoch; event time is a value. Every operator applies an epoch when it is closed, whole.
 //! Knows nothing of sources, sinks, stores or the API.
 
@@ -24,12 +27,16 @@ mod groups;
 mod hit;
 pub mod ingest;
 mod json;
+mod keep;
 mod key;
 mod log;
 mod patterns;
+mod restore;
+mod revive;
 mod rules;
 mod session;
 pub mod settings;
+pub mod snapshot;
 mod units;
 
 use std::cell::RefCell;
@@ -40,7 +47,7 @@ use timely::dataflow::operators::probe::Handle as Probe;
 use timely::dataflow::operators::vec::Input;
 use timely::worker::Worker;
 
-pub use key::SECRET_BYTES;
+use key::SECRET_BYTES;
 
 use broadcast::broadcast;
 use control::Command;
@@ -48,6 +55,16 @@ use detect::{Shared, Totals};
 use export::Exports;
 use groups::Groups;
 use ingest::IngestParts;
+
+/// Draws a cluster's secret for hashes.
+///
+/// # Errors
+/// The operating system has no random numbers.
+pub fn draw_secret() -> Result<Vec<u8>, String> {
+    let mut secret = vec![0u8; SECRET_BYTES];
+    getrandom::fill(&mut secret).map_err(|e| format!("no random numbers from the operating system: {e}"))?;
+    Ok(secret)
+}
 
 /// The dataflow's ends on one worker.
 pub struct Built {
@@ -75,10 +92,11 @@ pub fn build(worker: &mut Worker, parts: IngestParts) -> Built {
         let (input, commands) = scope.new_input::<Command>();
         let commands = broadcast(commands);
         let settings = parts.settings.clone();
-        let ingested = ingest::ingest(scope, commands.clone(), parts);
-        let notices = broadcast(ingested.notices);
-        let detected = detect::detect(scope, ingested.hits, commands, notices, &settings, shared.clone());
-        let viewed = alerts::view(scope, detected.alerts, detected.parts, &settings, shared);
+        let spool = parts.spool.clone();
+        let ingest::Ingested { hits, back, notices } = ingest::ingest(scope, commands.clone(), parts);
+        let inputs = detect::Inputs { hits, back, commands: commands.clone(), notices: broadcast(notices) };
+        let detected = detect::detect(scope, inputs, &settings, shared.clone(), spool.clone());
+        let viewed = alerts::view(scope, detected.alerts, detected.parts, commands, &settings, shared, spool);
         export::export(scope, viewed.alerts, detected.sessions, viewed.shares, exports.clone()).probe_with(&probe);
         input
     });

@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 use cardinality_estimator::CardinalityEstimator;
 use clawdstrike_telemetry::EventType;
 use hashbrown::HashSet;
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::hit::{Head, Payload};
@@ -22,8 +23,8 @@ const ESTIMATOR_BYTES: usize = 4 << 10;
 /// How many of the latest events a view shows.
 pub const RECENT: usize = 5;
 
-/// A session.
-#[derive(Debug)]
+/// A session. As it is here, a checkpoint keeps it: another field is another [`super::snapshot::VERSION`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Session {
     names: Box<str>,
     tenant_len: u16,
@@ -36,7 +37,7 @@ pub struct Session {
 }
 
 /// One life.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Life {
     events: u64,
     violations: u64,
@@ -50,7 +51,7 @@ struct Life {
 }
 
 /// Distinct targets, by their hashes.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Targets {
     Exact(HashSet<u64, Hashed>),
     Estimated(Box<CardinalityEstimator<u64>>),
@@ -115,13 +116,32 @@ fn estimator(targets: &HashSet<u64, Hashed>) -> CardinalityEstimator<u64> {
 }
 
 /// One of the latest events.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(into = "RecentParts", from = "RecentParts")]
 struct Recent {
     time: i64,
     event_type: EventType,
     allowed: bool,
     len: u8,
     target: [u8; RecentEvent::TARGET_BYTES],
+}
+
+/// A [`Recent`] as (time, event type, allowed, target).
+type RecentParts = (i64, EventType, bool, Vec<u8>);
+
+impl From<Recent> for RecentParts {
+    fn from(recent: Recent) -> RecentParts {
+        (recent.time, recent.event_type, recent.allowed, recent.target().to_vec())
+    }
+}
+
+impl From<RecentParts> for Recent {
+    fn from((time, event_type, allowed, text): RecentParts) -> Recent {
+        let len = text.len().min(RecentEvent::TARGET_BYTES);
+        let mut target = [0; RecentEvent::TARGET_BYTES];
+        target[..len].copy_from_slice(&text[..len]);
+        Recent { time, event_type, allowed, len: len as u8, target }
+    }
 }
 
 impl Recent {
@@ -248,6 +268,11 @@ impl Session {
             .enumerate()
             .map(|(i, l)| self.view(l, i > 0 || self.resumed_before, idle_before, weights))
             .collect()
+    }
+
+    /// All lives count as changed.
+    pub fn mark_changed(&mut self) {
+        self.lives.iter_mut().for_each(|life| life.changed = true);
     }
 
     /// The lives that changed since the last call.

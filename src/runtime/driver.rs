@@ -4,8 +4,10 @@
 //! An epoch is given when something has arrived (or a command waits), but not while [`OPEN_EPOCHS`] earlier ones are still
 //! under way or exports wait for their takers: then workers stop reading, inboxes fill, and readers pause.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,14 +17,16 @@ use timely::worker::Worker;
 use tokio::sync::{mpsc, oneshot};
 
 use super::handle::Request;
+use super::journal::Told;
 use crate::dead_letter::DeadRecord;
 use crate::inbox::{Inbox, Inboxes, Message, PartitionId, Waker};
-use crate::render::control::Command;
+use crate::render::control::{Command, Restored};
 use crate::render::detect::Totals;
 use crate::render::export::Exported;
 use crate::render::ingest::IngestParts;
 use crate::render::settings::Settings;
-use crate::render::{self, Built, SECRET_BYTES};
+use crate::render::{self, Built};
+use crate::spool::{Progress, Spool, Spooled};
 use crate::view::Answer;
 
 /// Epochs that may be under way at once.
@@ -31,7 +35,7 @@ const OPEN_EPOCHS: u64 = 3;
 const EXPORTS_WAITING: usize = 64;
 /// An epoch is given at least so often, so that a stopped worker shows and timers run.
 const IDLE: Duration = Duration::from_millis(500);
-/// How long a stop waits for stores and receivers.
+/// How long a stop waits for stores and receivers, and then for the checkpoint.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long a worker sleeps if nothing wakes it.
 const PARK: Duration = Duration::from_millis(100);
@@ -41,8 +45,6 @@ const PARK: Duration = Duration::from_millis(100);
 pub struct Shared {
     /// Where dead letters go.
     pub dead: Sender<DeadRecord>,
-    /// Takes positions that may be committed.
-    pub commits: Sender<Vec<(PartitionId, u64)>>,
     /// How many sources will say when they have ended.
     pub sources: usize,
     /// Limits and sources.
@@ -51,9 +53,25 @@ pub struct Shared {
     pub failure: Arc<OnceLock<String>>,
 }
 
+/// What a process's workers need for checkpoints.
+#[derive(Default)]
+pub struct Kept {
+    /// Takes what they put aside; `None`: nothing is.
+    pub spooled: Option<Sender<Spooled>>,
+    /// How far partitions had been read when the checkpoint was made that the cluster begins with.
+    pub before: HashMap<PartitionId, Progress>,
+    /// For each worker, its share of that checkpoint's frames; none: there are no frames.
+    pub back: Vec<Receiver<Vec<u8>>>,
+}
+
 /// What a worker is given.
 struct Seat {
     inbox: Receiver<Message>,
+    /// Its place in its process.
+    place: usize,
+    spooled: Option<Sender<Spooled>>,
+    before: HashMap<PartitionId, Progress>,
+    back: Receiver<Vec<u8>>,
     /// How its sources wake it.
     waker: Waker,
     shared: Shared,
@@ -72,12 +90,22 @@ impl Crew {
         inboxes: &Inboxes,
         receivers: Vec<Receiver<Message>>,
         shared: Shared,
+        kept: Kept,
         sequencer: Option<Sequencer>,
     ) -> Crew {
-        let seat = |(inbox, sender): (Receiver<Message>, &Inbox)| {
-            Mutex::new(Some(Seat { inbox, waker: sender.waker().clone(), shared: shared.clone() }))
+        let mut shares = kept.back.into_iter();
+        let seat = |(place, (inbox, sender)): (usize, (Receiver<Message>, &Inbox))| {
+            Mutex::new(Some(Seat {
+                inbox,
+                place,
+                spooled: kept.spooled.clone(),
+                before: kept.before.clone(),
+                back: shares.next().unwrap_or_else(|| crossbeam_channel::bounded(0).1),
+                waker: sender.waker().clone(),
+                shared: shared.clone(),
+            }))
         };
-        let seats = receivers.into_iter().zip(&inboxes.local).map(seat).collect();
+        let seats = receivers.into_iter().zip(&inboxes.local).enumerate().map(seat).collect();
         Crew { first: inboxes.first, seats, sequencer: Mutex::new(sequencer) }
     }
 
@@ -88,7 +116,7 @@ impl Crew {
     pub fn run(&self, worker: &mut Worker) -> Result<(), String> {
         let seat = take(&self.seats[worker.index() - self.first]).ok_or("a worker was started twice")?;
         let sequencer = if worker.index() == 0 { take(&self.sequencer) } else { None };
-        run(worker, seat, sequencer)
+        run(worker, seat, sequencer, self.first == 0)
     }
 }
 
@@ -100,6 +128,14 @@ fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
 pub struct Sequencer {
     /// The first rule set.
     pub rules: Arc<RuleSet>,
+    /// The cluster's secret for hashes.
+    pub secret: Vec<u8>,
+    /// What the checkpoint says of the world that the cluster begins with, if there is one.
+    pub restored: Option<Restored>,
+    /// What was told after that checkpoint, by a run that was killed.
+    pub told: Told,
+    /// When checkpoints are made, if they are.
+    pub cuts: Option<Cuts>,
     /// The wall clock of an offline replay; `None`: live.
     pub now: Option<i64>,
     /// The first epoch; larger than any of an earlier run, so that revisions never go back.
@@ -116,18 +152,42 @@ pub struct Sequencer {
     pub stop: Arc<AtomicBool>,
 }
 
+/// When checkpoints are made, and how far they have come.
+#[derive(Clone)]
+pub struct Cuts {
+    /// The least time between two.
+    pub every: Duration,
+    /// The epoch of the latest that was asked for.
+    pub given: Arc<AtomicU64>,
+    /// The epoch of the latest that is durable.
+    pub durable: Arc<AtomicU64>,
+    /// The epoch at whose end everything was back, from the checkpoint that the cluster began with; until it is known,
+    /// [`u64::MAX`].
+    pub live: Arc<AtomicU64>,
+}
+
+impl Cuts {
+    /// None was made yet.
+    pub fn new(every: Duration) -> Cuts {
+        Cuts { every, given: Arc::default(), durable: Arc::default(), live: Arc::new(AtomicU64::new(u64::MAX)) }
+    }
+}
+
 /// Takes what leaves the dataflow.
 pub trait Outlet: Send {
-    /// Offers a batch; gives it back if there is no room now.
-    fn offer(&mut self, batch: Exported) -> Option<Exported>;
+    /// Offers a batch; gives it back if there is no room now. `totals` are at least as far.
+    fn offer(&mut self, batch: Exported, totals: &Totals) -> Option<Exported>;
     /// All epochs before this one are closed; what they changed has been offered.
     fn closed(&mut self, epoch: u64, totals: &Totals);
     /// The epoch up to which everything is stored and sent.
     fn acked(&self) -> u64;
+    /// What a killed run had told is told again as it stands, in this epoch.
+    fn reconciled(&mut self, _epoch: u64) {}
 }
 
-fn run(worker: &mut Worker, seat: Seat, sequencer: Option<Sequencer>) -> Result<(), String> {
-    let Seat { inbox, waker, shared: Shared { dead, commits, sources, settings, failure } } = seat;
+fn run(worker: &mut Worker, seat: Seat, sequencer: Option<Sequencer>, with_first: bool) -> Result<(), String> {
+    let Seat { inbox, place, spooled, before, back, waker, shared } = seat;
+    let Shared { dead, sources, settings, failure } = shared;
     let parts = IngestParts {
         settings,
         inbox,
@@ -138,10 +198,9 @@ fn run(worker: &mut Worker, seat: Seat, sequencer: Option<Sequencer>) -> Result<
             });
         }),
         dead,
-        commits: Box::new(move |positions| {
-            // Commits are only a report of progress: if the committer lags, a later one says more.
-            let _lagging = commits.try_send(positions);
-        }),
+        before,
+        back,
+        spool: spooled.map(|to| Rc::new(RefCell::new(Spool::new(place, to)))),
         sources,
         failure: failure.clone(),
     };
@@ -153,6 +212,13 @@ fn run(worker: &mut Worker, seat: Seat, sequencer: Option<Sequencer>) -> Result<
             drop(commands);
             while !probe.done() {
                 worker.step_or_park(Some(PARK));
+                // Worker 0 of another process can't be told, and has no use for what is left here.
+                if let Some(reason) = failure.get()
+                    && !with_first
+                {
+                    tracing::error!("{reason}");
+                    std::process::exit(1);
+                }
             }
         }
     }
@@ -169,9 +235,25 @@ struct Sequence {
     loads: Vec<(u64, oneshot::Sender<u64>)>,
     next_question: u64,
     told_closed: u64,
-    told_acked: u64,
     command_waits: bool,
-    draining: Option<(Instant, u64)>,
+    /// From the end of this epoch on records are read.
+    live: Option<u64>,
+    last_cut: Instant,
+    /// The cut that isn't durable yet.
+    cutting: Option<u64>,
+    reconciled: bool,
+    stopping: Stopping,
+}
+
+/// How far a stop in good order has come.
+#[derive(Clone, Copy)]
+enum Stopping {
+    No,
+    /// No more is read; stores and receivers are waited for from this epoch on.
+    Draining(Instant, u64),
+    /// The last checkpoint is waited for.
+    Keeping(Instant, u64),
+    Done,
 }
 
 impl Sequence {
@@ -186,9 +268,12 @@ impl Sequence {
             loads: Vec::new(),
             next_question: 0,
             told_closed: 0,
-            told_acked: 0,
             command_waits: true,
-            draining: None,
+            live: None,
+            last_cut: Instant::now(),
+            cutting: None,
+            reconciled: false,
+            stopping: Stopping::No,
         }
     }
 
@@ -196,15 +281,17 @@ impl Sequence {
         let thread = std::thread::current();
         self.given.waker.set(move || thread.unpark());
         self.built.commands.advance_to(self.epoch);
-        let mut secret = vec![0u8; SECRET_BYTES];
-        if let Err(error) = getrandom::fill(&mut secret) {
-            self.failure.get_or_init(|| format!("no random numbers from the operating system: {error}"));
-        }
-        self.built.commands.send(Command::Start { secret, now: self.given.now });
+        let secret = std::mem::take(&mut self.given.secret);
+        self.built.commands.send(Command::Start { secret, now: self.given.now, restored: self.given.restored });
         let rules = (*self.given.rules).clone();
         self.built.commands.send(Command::Rules(Box::new(rules)));
         while self.failure.get().is_none() && !self.is_done() {
-            self.take_requests();
+            self.go_live(worker.peers());
+            if self.live.is_some() {
+                self.take_requests();
+                self.reconcile();
+                self.cut_in_time();
+            }
             let wait = self.tick();
             worker.step_or_park(Some(wait));
             self.hand_out();
@@ -219,7 +306,7 @@ impl Sequence {
         for batch in batches {
             let mut waiting = Some(batch);
             while let Some(batch) = waiting {
-                waiting = given.outlet.offer(batch);
+                waiting = given.outlet.offer(batch, &totals.borrow());
                 if waiting.is_some() {
                     std::thread::yield_now();
                 }
@@ -231,18 +318,76 @@ impl Sequence {
     /// Whether there is nothing left to give epochs for.
     fn is_done(&mut self) -> bool {
         if self.given.now.is_some() {
-            return self.built.totals.borrow().finished;
+            return self.built.totals.borrow().finished && (self.reconciled || self.given.cuts.is_none());
         }
-        if self.given.stop.load(Ordering::Relaxed) && self.draining.is_none() {
-            self.built.commands.send(Command::Drain);
-            self.command_waits = true;
-            self.draining = Some((Instant::now(), self.epoch + 1));
+        let acked = self.given.outlet.acked();
+        self.stopping = match self.stopping {
+            Stopping::No if self.given.stop.load(Ordering::Relaxed) && self.live.is_none() => Stopping::Done,
+            Stopping::No if self.given.stop.load(Ordering::Relaxed) => {
+                self.send(Command::Drain);
+                Stopping::Draining(Instant::now(), self.epoch)
+            }
+            Stopping::Draining(since, read) if acked > read || since.elapsed() > DRAIN => {
+                let since = Instant::now();
+                if self.given.cuts.is_some() { Stopping::Keeping(since, self.cut()) } else { Stopping::Done }
+            }
+            // With it stores learn of the last sessions.
+            Stopping::Keeping(since, last) if self.is_durable(last) && acked >= last || since.elapsed() > DRAIN => {
+                Stopping::Done
+            }
+            other => other,
+        };
+        matches!(self.stopping, Stopping::Done)
+    }
+
+    fn send(&mut self, command: Command) {
+        self.built.commands.send(command);
+        self.command_waits = true;
+    }
+
+    /// Once all workers have their groups back, records are read.
+    fn go_live(&mut self, workers: usize) {
+        if self.live.is_none() && self.built.totals.borrow().put_back == workers {
+            self.send(Command::Live);
+            self.live = Some(self.epoch);
+            if let Some(cuts) = &self.given.cuts {
+                cuts.live.store(self.epoch, Ordering::Relaxed);
+            }
         }
-        // Two epochs for the commands to come through: to read no more, then what has been acknowledged.
-        self.draining.is_some_and(|(since, after)| {
-            let sent = self.told_acked > after && self.closed() > self.told_acked + 1;
-            sent || since.elapsed() > DRAIN
-        })
+    }
+
+    /// Once everything that a killed run had read is read again, what it had told is told as it stands.
+    fn reconcile(&mut self) {
+        if !self.reconciled && self.given.told.is_reached(&self.built.totals.borrow()) {
+            self.reconciled = true;
+            let suspects = std::mem::take(&mut self.given.told).into_suspects();
+            self.send(Command::Reconcile(Box::new(suspects)));
+            self.given.outlet.reconciled(self.epoch);
+        }
+    }
+
+    fn cut_in_time(&mut self) {
+        let Some(cuts) = &self.given.cuts else { return };
+        let every = cuts.every;
+        let under_way = self.cutting.is_some_and(|epoch| !self.is_durable(epoch));
+        if !under_way && self.last_cut.elapsed() >= every && matches!(self.stopping, Stopping::No) {
+            self.cut();
+        }
+    }
+
+    /// Asks for a cut; gives its epoch.
+    fn cut(&mut self) -> u64 {
+        self.send(Command::Checkpoint);
+        if let Some(cuts) = &self.given.cuts {
+            cuts.given.store(self.epoch, Ordering::Relaxed);
+        }
+        self.last_cut = Instant::now();
+        self.cutting = Some(self.epoch);
+        self.epoch
+    }
+
+    fn is_durable(&self, epoch: u64) -> bool {
+        self.given.cuts.as_ref().is_some_and(|cuts| cuts.durable.load(Ordering::Relaxed) >= epoch)
     }
 
     /// All epochs before this one are closed.
@@ -252,16 +397,15 @@ impl Sequence {
 
     fn take_requests(&mut self) {
         while let Ok(request) = self.given.requests.try_recv() {
-            self.command_waits = true;
             match request {
                 Request::Peek(query, answer) => {
                     let id = self.next_question;
                     self.next_question += 1;
                     self.questions.insert(id, answer);
-                    self.built.commands.send(Command::Peek { id, query });
+                    self.send(Command::Peek { id, query });
                 }
                 Request::Rules(set, loaded) => {
-                    self.built.commands.send(Command::Rules(Box::new((*set).clone())));
+                    self.send(Command::Rules(Box::new((*set).clone())));
                     self.loads.push((self.epoch, loaded));
                 }
             }
@@ -270,13 +414,6 @@ impl Sequence {
 
     /// Gives the next epoch if it is time; says how long to sleep at most.
     fn tick(&mut self) -> Duration {
-        let acked = self.given.outlet.acked();
-        if acked > self.told_acked {
-            self.told_acked = acked;
-            if self.given.now.is_none() {
-                self.built.commands.send(Command::Acked(acked));
-            }
-        }
         let since = self.last_tick.elapsed();
         let under_way = self.epoch.saturating_sub(self.closed());
         let room = under_way < OPEN_EPOCHS && self.built.exports.borrow().batches.len() < EXPORTS_WAITING;
@@ -300,7 +437,8 @@ impl Sequence {
         let closed = self.closed();
         loop {
             let Some(batch) = self.built.exports.borrow_mut().batches.pop_front() else { break };
-            if let Some(back) = self.given.outlet.offer(batch) {
+            self.given.told.clear(&batch);
+            if let Some(back) = self.given.outlet.offer(batch, &self.built.totals.borrow()) {
                 self.built.exports.borrow_mut().batches.push_front(back);
                 return;
             }
@@ -312,7 +450,7 @@ impl Sequence {
                 let _given_up = question.send(answer);
             }
         }
-        if closed > self.told_closed {
+        if closed > self.told_closed && self.live.is_some_and(|live| live < closed) {
             self.told_closed = closed;
             self.given.outlet.closed(closed, &self.built.totals.borrow());
             for (epoch, loaded) in std::mem::take(&mut self.loads) {

@@ -16,9 +16,12 @@ use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::archive::Archive;
-use super::driver::{Crew, Sequencer, Shared};
+use super::driver::{Crew, Cuts, Sequencer, Shared};
 use super::handle::{ActiveRules, Handle, REQUESTS, Stats, WATCH_LAG};
+use super::journal::{Journal, Told};
+use super::recovery::{self, Beginning, Coordinate};
 use super::{dead_letters, rules, sinks};
+use crate::checkpoint::{self, Storage};
 use crate::config::{Config, Store as StoreConfig};
 use crate::inbox::{Inbox, Inboxes, PartitionId, Waker};
 use crate::render::settings::Settings;
@@ -31,6 +34,8 @@ use crate::wall_clock;
 const TICK: Duration = Duration::from_millis(10);
 /// Commits that may wait; a later one says more than an earlier one.
 const COMMITS: usize = 64;
+/// Cuts of this process that may wait for the coordinator.
+const WRITTEN: usize = 16;
 /// How long a stop waits for stores and receivers.
 const FLUSH: Duration = Duration::from_secs(10);
 /// How often what doesn't work is looked for.
@@ -63,6 +68,7 @@ struct Head {
     writer: Option<StoreWriter>,
     response: Arc<Orchestrator>,
     archived: Arc<AtomicU64>,
+    acked: Arc<AtomicU64>,
     sinks: tokio::task::JoinHandle<()>,
     background: Vec<tokio::task::JoinHandle<()>>,
     stop_api: watch::Sender<bool>,
@@ -95,22 +101,47 @@ pub fn run(process: Process) -> Result<(), String> {
     let letters = config.cluster.state.join(format!("dead-letters-{index}.jsonl"));
     let (dead, dead_thread) = dead_letters::start(Some(letters))?;
     let (local, receivers): (Vec<Inbox>, Vec<_>) = (0..cluster.threads).map(|_| Inbox::new()).unzip();
-    let (commits, to_commit) = bounded(COMMITS);
     let failure = Arc::new(OnceLock::new());
     let failed = failure.clone();
     let settings = Settings::from_config(&config);
-    let (head, sequencer) = match first {
-        Some(first) => {
-            let (head, sequencer) = runtime.block_on(start_head(&config, first, stop.clone()))?;
-            (Some(head), Some(sequencer))
-        }
-        None => (None, None),
-    };
+    let beginning = Beginning::load(Storage::folder(&config.cluster.state.join("checkpoint"))?)?;
     let inboxes = Inboxes { first: index * cluster.threads, peers: config.workers(), local };
-    let shared = Shared { dead, commits, sources: config.sources.len(), settings, failure };
-    let crew = Crew::new(&inboxes, receivers, shared, sequencer);
-    let readers = start_sources(&config, &inboxes)?;
+    let names = recovery::sources(&config);
+    let readers = start_sources(&config, &inboxes, &beginning.start_at(&names))?;
+    let (written, cuts_written) = bounded(WRITTEN);
+    let writer = beginning.writer(index, cluster.threads, (index == 0).then_some(written))?;
+    let fail = |failure: &Arc<OnceLock<String>>| {
+        let failure = failure.clone();
+        move |reason: String| {
+            failure.get_or_init(|| reason);
+        }
+    };
+    let places = (inboxes.first, cluster.threads, inboxes.peers);
+    let kept = beginning.keep(&names, places, &writer, fail(&failure))?;
+    let (commits, to_commit) = bounded(COMMITS);
     let committer = commit_in_background(readers, to_commit)?;
+    let (head, sequencer, coordinator) = match first {
+        Some(first) => {
+            let cuts = Cuts::new(Duration::from_micros(config.checkpoint.every.0.unsigned_abs()));
+            let journal = beginning.journal(&names)?;
+            let (head, sequencer) =
+                runtime.block_on(start_head(&config, first, stop.clone(), &beginning, journal, cuts.clone()))?;
+            let cluster = Coordinate { processes: cluster.processes, sources: &names, secret: &sequencer.secret, cuts };
+            let commit = move |positions| {
+                // Commits are only a report of progress: if the committer lags, a later one says more.
+                let _lagging = commits.try_send(positions);
+            };
+            let acked = head.acked.clone();
+            let coordinator = beginning.coordinate(&cluster, cuts_written, acked, commit, fail(&failure))?;
+            (Some(head), Some(sequencer), Some(coordinator))
+        }
+        None => {
+            drop(commits);
+            (None, None, None)
+        }
+    };
+    let shared = Shared { dead, sources: config.sources.len(), settings, failure };
+    let crew = Crew::new(&inboxes, receivers, shared, kept, sequencer);
     let timely_config = timely::Config {
         communication: if config.cluster.processes == 1 {
             CommunicationConfig::Process(cluster.threads)
@@ -138,6 +169,13 @@ pub fn run(process: Process) -> Result<(), String> {
     let mut result = Ok(());
     for worker in guards.join() {
         result = result.and(worker.map_err(|e| format!("a worker ended: {e}")).and_then(|ended| ended));
+    }
+    // The workers' spools are gone: the writer ends with what they left, and then the coordinator.
+    let checkpoint::Writer { to, thread } = writer;
+    drop(to);
+    thread.join().map_err(|_| "the checkpoint's writer panicked".to_owned())?;
+    if let Some(coordinator) = coordinator {
+        coordinator.stop();
     }
     if let Some(head) = head {
         runtime.block_on(stop_head(head));
@@ -218,9 +256,9 @@ fn first_rules(config: &Config) -> Result<(Vec<SourceFile>, Compiled), String> {
     Ok((files, compiled))
 }
 
-fn start_sources(config: &Config, inboxes: &Inboxes) -> Result<Vec<Reader>, String> {
+fn start_sources(config: &Config, inboxes: &Inboxes, at: &StartAt) -> Result<Vec<Reader>, String> {
     let sources = (0u16..).zip(&config.sources);
-    sources.map(|(n, source)| source::start(n, source, inboxes.clone(), StartAt::Committed)).collect()
+    sources.map(|(n, source)| source::start(n, source, inboxes.clone(), at.clone())).collect()
 }
 
 type Positions = Vec<(PartitionId, u64)>;
@@ -247,6 +285,9 @@ async fn start_head(
     config: &Config,
     (files, compiled): (Vec<SourceFile>, Compiled),
     stop: Arc<AtomicBool>,
+    beginning: &Beginning,
+    (journal, told): (Journal, Told),
+    cuts: Cuts,
 ) -> Result<(Head, Sequencer), String> {
     let writer = Store::prepare(&config.store)?.map(StoreWriter::start);
     let response = Arc::new(Orchestrator::start(&config.response)?);
@@ -271,10 +312,16 @@ async fn start_head(
     let waker = Waker::default();
     let (active, _) = watch::channel(Arc::new(active));
     let handle = Handle::new(requests_in, changes, Arc::new(active), stats).with_waker(waker.clone());
+    let acked = outlet.acked_by_all();
+    let outlet = journal.before(Box::new(outlet), cuts.clone())?;
     let sequencer = Sequencer {
         rules: set,
+        secret: beginning.secret()?,
+        restored: beginning.restored(),
+        told,
+        cuts: Some(cuts),
         now: None,
-        first_epoch: first_epoch(),
+        first_epoch: first_epoch().max(beginning.epoch() + 1),
         tick: TICK,
         requests,
         waker,
@@ -282,7 +329,7 @@ async fn start_head(
         stop,
     };
     let (stop_api, _) = watch::channel(false);
-    Ok((Head { handle, writer, response, archived, sinks, background: Vec::new(), stop_api }, sequencer))
+    Ok((Head { handle, writer, response, archived, acked, sinks, background: Vec::new(), stop_api }, sequencer))
 }
 
 fn degraded_parts(writer: Option<&StoreWriter>, response: &Arc<Orchestrator>) -> sinks::Degraded {

@@ -7,20 +7,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clawdstrike_rules::plan::RuleSet;
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::Receiver;
 use tokio::sync::mpsc;
 
 use super::dead_letters;
-use super::driver::{Crew, Outlet, Sequencer, Shared};
+use super::driver::{Crew, Kept, Outlet, Sequencer, Shared};
+use super::journal::Told;
 use crate::alert::{Alert, Status};
 use crate::config::Limits;
 use crate::inbox::{Inbox, Inboxes, Message};
+use crate::render;
 use crate::render::control::Counters;
 use crate::render::detect::{SessionChange, Totals};
 use crate::render::export::Exported;
 use crate::render::ingest::EPOCH_RECORDS;
 use crate::render::settings::{Settings, SourceInfo};
-use crate::session::SessionView;
+use crate::session::{SessionKey, SessionView};
 use crate::source;
 
 /// The name of the files' source: the first part of the id of evidence without an event_id.
@@ -64,12 +66,38 @@ pub struct Outcome {
     pub groups_shed: u64,
 }
 
-#[derive(Default)]
-struct Collected {
+/// What has left the dataflow, as a store would have it.
+#[derive(Clone, Default)]
+pub struct Collected {
     alerts: BTreeMap<String, Alert>,
-    sessions: BTreeMap<(String, String, String, i64), SessionView>,
+    sessions: BTreeMap<SessionKey, SessionView>,
     counters: BTreeMap<u32, Counters>,
     groups_shed: u64,
+}
+
+impl Collected {
+    /// Takes an epoch's changes: of each alert the latest version counts.
+    pub fn take(&mut self, batch: Exported) {
+        for alert in batch.alerts {
+            self.alerts.insert(alert.alert_id.clone(), alert);
+        }
+        for change in batch.sessions {
+            match change {
+                SessionChange::Gone(key) => {
+                    self.sessions.remove(&key);
+                }
+                SessionChange::Now(view) | SessionChange::Left(view) => {
+                    self.sessions.insert(SessionKey::of(&view), view);
+                }
+                SessionChange::Shed(groups) => self.groups_shed += groups,
+            }
+        }
+    }
+
+    /// Takes the workers' counters.
+    pub fn count(&mut self, totals: &Totals) {
+        self.counters = totals.workers.clone();
+    }
 }
 
 struct Collector {
@@ -79,34 +107,18 @@ struct Collector {
 }
 
 impl Outlet for Collector {
-    fn offer(&mut self, batch: Exported) -> Option<Exported> {
-        let mut into = self.into.lock().unwrap_or_else(PoisonError::into_inner);
-        for alert in batch.alerts {
-            if let Some(changes) = &mut self.changes {
-                changes(&alert);
-            }
-            into.alerts.insert(alert.alert_id.clone(), alert);
+    fn offer(&mut self, batch: Exported, _totals: &Totals) -> Option<Exported> {
+        if let Some(changes) = &mut self.changes {
+            batch.alerts.iter().for_each(changes);
         }
-        for change in batch.sessions {
-            match change {
-                SessionChange::Gone(tenant, agent, session, first) => {
-                    into.sessions.remove(&(tenant, agent, session, first));
-                }
-                SessionChange::Now(view) | SessionChange::Left(view) => {
-                    let key = (view.tenant_id.clone(), view.agent_id.clone(), view.session_id.clone(), view.first_seen);
-                    into.sessions.insert(key, view);
-                }
-                SessionChange::Shed(groups) => into.groups_shed += groups,
-            }
-        }
+        self.into.lock().unwrap_or_else(PoisonError::into_inner).take(batch);
         None
     }
 
     fn closed(&mut self, _epoch: u64, totals: &Totals) {
         let read = totals.workers.values().map(|c| c.events + c.dead_letters.values().sum::<u64>()).sum();
         self.progress.store(read, Ordering::Relaxed);
-        let mut into = self.into.lock().unwrap_or_else(PoisonError::into_inner);
-        into.counters = totals.workers.clone();
+        self.into.lock().unwrap_or_else(PoisonError::into_inner).count(totals);
     }
 
     fn acked(&self) -> u64 {
@@ -155,12 +167,15 @@ fn execute(
     let sources = vec![SourceInfo { name: SOURCE.into(), by_reference: false }];
     let settings = Settings { epoch_records, ..Settings::new(&replay.limits, sources) };
     let (dead, dead_thread) = dead_letters::start(None)?;
-    let (commits, _no_commits) = bounded(1);
-    let shared = Shared { dead, commits, sources: 1, settings, failure: Arc::default() };
+    let shared = Shared { dead, sources: 1, settings, failure: Arc::default() };
     let collected = Arc::new(Mutex::new(Collected::default()));
     let (_requests, no_requests) = mpsc::channel(1);
     let sequencer = Sequencer {
         rules: Arc::new(replay.rules),
+        secret: render::draw_secret()?,
+        restored: None,
+        told: Told::default(),
+        cuts: None,
         now: Some(replay.now),
         first_epoch: 1,
         tick: Duration::ZERO,
@@ -169,7 +184,7 @@ fn execute(
         outlet: Box::new(Collector { into: collected.clone(), changes: replay.changes, progress: replay.progress }),
         stop: Arc::new(AtomicBool::new(false)),
     };
-    let crew = Crew::new(&inboxes, receivers, shared, Some(sequencer));
+    let crew = Crew::new(&inboxes, receivers, shared, Kept::default(), Some(sequencer));
     let config = timely::Config::process(replay.workers);
     let guards = timely::execute(config, move |worker| crew.run(worker))?;
     for result in guards.join() {
@@ -180,7 +195,8 @@ fn execute(
     Ok(outcome(collected))
 }
 
-fn outcome(collected: Collected) -> Outcome {
+/// What a replay found that left this.
+pub fn outcome(collected: Collected) -> Outcome {
     let mut out = Outcome {
         sessions: collected.sessions.into_values().collect(),
         groups_shed: collected.groups_shed,

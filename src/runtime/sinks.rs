@@ -12,7 +12,7 @@ use super::handle::{Change, Stats};
 use crate::render::detect::{SessionChange, Totals};
 use crate::render::export::Exported;
 use crate::response::Orchestrator;
-use crate::store::{SessionKey, VersionSender};
+use crate::store::VersionSender;
 
 /// Batches that may wait for the task before the dataflow keeps them.
 const BATCHES: usize = 64;
@@ -98,9 +98,7 @@ async fn take(sinks: &Sinks, batch: Exported) {
         match change {
             SessionChange::Now(view) | SessionChange::Left(view) => views.push(view),
             SessionChange::Shed(_) => {}
-            SessionChange::Gone(tenant_id, agent_id, session_id, first_seen) => {
-                gone.push(SessionKey { tenant_id, agent_id, session_id, first_seen });
-            }
+            SessionChange::Gone(key) => gone.push(key),
         }
     }
     if sinks.changes.receiver_count() > 0 {
@@ -120,8 +118,15 @@ async fn take(sinks: &Sinks, batch: Exported) {
     }
 }
 
+impl SinkOutlet {
+    /// The epoch up to which everything is stored and sent, as it goes.
+    pub fn acked_by_all(&self) -> Arc<AtomicU64> {
+        self.acked.clone()
+    }
+}
+
 impl Outlet for SinkOutlet {
-    fn offer(&mut self, batch: Exported) -> Option<Exported> {
+    fn offer(&mut self, batch: Exported, _totals: &Totals) -> Option<Exported> {
         let alerts = batch.alerts.len() as u64;
         let left = batch.sessions.iter().filter(|s| matches!(s, SessionChange::Left(_))).count() as u64;
         let shed: u64 = batch.sessions.iter().map(|s| if let SessionChange::Shed(n) = s { *n } else { 0 }).sum();

@@ -17,6 +17,7 @@ use clawdstrike_telemetry::EventType;
 
 use crate::alert::Alert;
 use crate::config;
+pub use crate::session::SessionKey;
 use crate::session::SessionView;
 
 pub use pending::VersionSender;
@@ -66,31 +67,6 @@ pub struct SessionRow {
     pub view: SessionView,
     /// Its version. Must not go back after a restart.
     pub epoch: u64,
-}
-
-/// The name of one life of a session.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionKey {
-    /// Empty if none.
-    pub tenant_id: String,
-    /// Whose session.
-    pub agent_id: String,
-    /// Which.
-    pub session_id: String,
-    /// Event time of the life's first event, microseconds since 1970.
-    pub first_seen: i64,
-}
-
-impl SessionKey {
-    /// The life that a view shows.
-    pub fn of(view: &SessionView) -> SessionKey {
-        SessionKey {
-            tenant_id: view.tenant_id.clone(),
-            agent_id: view.agent_id.clone(),
-            session_id: view.session_id.clone(),
-            first_seen: view.first_seen,
-        }
-    }
 }
 
 /// A life that was withdrawn.

@@ -5,6 +5,8 @@
 //! --test exactness -- --ignored --nocapture` goes on for an hour (`EXACTNESS_MINUTES=N`), each time with others, and
 //! prints its seed. A failure prints its case: all of it follows from the numbers in there.
 
+mod restarts;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -66,8 +68,8 @@ fn sizes() -> impl Strategy<Value = Sizes> {
     )
 }
 
-/// A partition's batches, cut at random.
-fn batches(place: usize, file: &[u8], most: usize, rng: &mut StdRng) -> Vec<RecordBatch> {
+/// A partition's batches from an offset on, cut at random.
+fn batches(place: usize, file: &[u8], most: usize, from: u64, rng: &mut StdRng) -> Vec<RecordBatch> {
     let partition = PartitionId { source: 0, partition: place as u32 };
     let mut all = Vec::new();
     let mut room = 0;
@@ -76,7 +78,7 @@ fn batches(place: usize, file: &[u8], most: usize, rng: &mut StdRng) -> Vec<Reco
         let record = line.strip_suffix(b"\n").unwrap_or(line);
         let record = record.strip_suffix(b"\r").unwrap_or(record);
         let next = offset + line.len();
-        if !is_blank(record) {
+        if !is_blank(record) && offset as u64 >= from {
             if room == 0 {
                 room = rng.random_range(1..=most);
                 all.push(RecordBatch { partition, bytes: Vec::new(), records: Vec::new(), next_offset: 0 });
@@ -95,8 +97,8 @@ fn batches(place: usize, file: &[u8], most: usize, rng: &mut StdRng) -> Vec<Reco
     all
 }
 
-/// Sends files as a source does: partitions in any order, each in its own.
-fn feed(files: &[Vec<u8>], way: Way, inboxes: &Inboxes) {
+/// Sends files as a source does, from these offsets on: partitions in any order, each in its own.
+fn feed(files: &[Vec<u8>], way: Way, from: &dyn Fn(u32) -> u64, inboxes: &Inboxes) {
     let send = |partition: PartitionId, message| {
         let inbox = inboxes.of(partition).expect("all workers are here");
         // A worker that has ended early shows in the outcome.
@@ -105,7 +107,7 @@ fn feed(files: &[Vec<u8>], way: Way, inboxes: &Inboxes) {
     let mut rng = StdRng::seed_from_u64(way.seed);
     let mut left = Vec::new();
     for (place, file) in files.iter().enumerate() {
-        let mut batches = batches(place, file, way.batch, &mut rng);
+        let mut batches = batches(place, file, way.batch, from(place as u32), &mut rng);
         batches.reverse();
         let partition = PartitionId { source: 0, partition: place as u32 };
         send(partition, Message::Assigned(partition));
@@ -138,25 +140,29 @@ fn compiled(text: &str) -> RuleSet {
     compile(&[file]).unwrap_or_else(|errors| panic!("{errors}\n{text}")).set
 }
 
-fn engine(rules: &RuleSet, files: &[Vec<u8>], options: &Options, way: Way) -> Outcome {
-    let limits = Limits {
+fn limits(options: &Options) -> Limits {
+    Limits {
         max_lateness: Duration(options.max_lateness),
         max_skew: Duration(options.max_skew),
         dedup_window: Duration(options.dedup_window.max(options.max_lateness)),
         session_retention: Duration(options.session_retention),
         evidence_limit: options.evidence_limit,
         ..Limits::default()
-    };
+    }
+}
+
+fn engine(rules: &RuleSet, files: &[Vec<u8>], options: &Options, way: Way) -> Outcome {
     let replay = Replay {
         files: Vec::new(),
         rules: rules.clone(),
         workers: way.workers,
-        limits,
+        limits: limits(options),
         now: options.now,
         changes: None,
         progress: Arc::new(AtomicU64::new(0)),
     };
-    run_fed(replay, way.epoch_records, |inboxes| feed(files, way, &inboxes)).expect("the replay runs to its end")
+    run_fed(replay, way.epoch_records, |inboxes| feed(files, way, &|_| 0, &inboxes))
+        .expect("the replay runs to its end")
 }
 
 /// The engine's alert in the judge's words.
@@ -209,15 +215,19 @@ fn differences<T: PartialEq + std::fmt::Debug>(what: &str, judge: &[T], engine: 
     found
 }
 
+/// How the engine's alerts and sessions differ from the judge's; empty if they agree.
+fn outcomes_differ(judge: &naive::Outcome, engine: &Outcome) -> String {
+    let alerts: Vec<_> = engine.alerts.iter().map(alert).collect();
+    let sessions: Vec<_> = engine.sessions.iter().map(session).collect();
+    differences("alert", &judge.alerts, &alerts) + &differences("session", &judge.sessions, &sessions)
+}
+
 /// Runs both and says how they differ; empty if they agree.
 fn compare(case: &Case, timely: bool, way: Way) -> String {
     let rules = compiled(&case.rules);
     let judge = naive::evaluate(&rules, &case.files, &case.options);
     let engine = engine(&rules, &case.files, &case.options, way);
-    let alerts: Vec<_> = engine.alerts.iter().map(alert).collect();
-    let sessions: Vec<_> = engine.sessions.iter().map(session).collect();
-    let mut found = differences("alert", &judge.alerts, &alerts);
-    found += &differences("session", &judge.sessions, &sessions);
+    let mut found = outcomes_differ(&judge, &engine);
     found += &differences("count of events", &[judge.events + judge.copies], &[engine.events]);
     found += &differences("dead letters", &[&judge.dead], &[&engine.dead_letters]);
     if timely {

@@ -1,0 +1,257 @@
+//! The coordinator: one thread in process 0, which makes a manifest of each cut once the parts of all processes are there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::manifest::{Manifest, Position};
+use super::storage::{Storage, StorageError};
+use super::writer::{Part, part_name};
+use super::{FORMAT, latest_generation, merge};
+
+/// Parts of other processes are looked for after so long, and then after twice as long each time, ...
+const LOOK: Duration = Duration::from_millis(2);
+/// ... up to this.
+const LOOK_AT_MOST: Duration = Duration::from_millis(100);
+/// How long nothing happens at most.
+const IDLE: Duration = Duration::from_secs(1);
+/// What failed is tried again after so long.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Takes manifests.
+pub type Done = Box<dyn FnMut(Option<&Manifest>) + Send>;
+
+/// What the coordinator is given.
+pub struct Given {
+    /// Where checkpoints are.
+    pub storage: Storage,
+    /// This run's generation.
+    pub generation: u64,
+    /// How many processes make parts.
+    pub processes: usize,
+    /// The version of what frames hold.
+    pub frames: u32,
+    /// The cluster's secret, in hexadecimal digits.
+    pub secret: String,
+    /// Names of the sources, by their places.
+    pub sources: Vec<String>,
+    /// The cut that the run began with, and the number of the latest manifest.
+    pub begun: (Option<Manifest>, u64),
+    /// Up to which epoch stores and receivers have had everything.
+    pub acked: Box<dyn Fn() -> u64 + Send>,
+    /// Cuts whose part of process 0 is durable.
+    pub written: Receiver<u64>,
+    /// Told of each manifest that is durable, and now and then of none: others may have come further meanwhile.
+    pub done: Done,
+    /// Told why the run must end.
+    pub failed: Box<dyn Fn(String) + Send>,
+}
+
+/// The running coordinator.
+pub struct Coordinator {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Coordinator {
+    /// Starts it. Must be called before any writer writes: what no manifest names is cleared away.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn start(given: Given) -> Result<Coordinator, String> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (latest, sequence) = given.begun.clone();
+        let mut task = Task { given, stop: stop.clone(), before: None, latest, sequence, merged: 0 };
+        task.clear_leftovers();
+        let thread = std::thread::Builder::new()
+            .name("coordinator".into())
+            .spawn(move || {
+                loop {
+                    match task.given.written.recv_timeout(IDLE) {
+                        Ok(epoch) if task.make(epoch) => {}
+                        Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
+                        Err(RecvTimeoutError::Timeout) => {}
+                    }
+                    (task.given.done)(None);
+                }
+                (task.given.done)(None);
+            })
+            .map_err(|e| format!("no thread to make checkpoints: {e}; raise the limit of processes"))?;
+        Ok(Coordinator { stop, thread })
+    }
+
+    /// Ends after the manifest that is being made, if its parts are all there.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if self.thread.join().is_err() {
+            tracing::error!("the coordinator of checkpoints panicked");
+        }
+    }
+}
+
+struct Task {
+    given: Given,
+    stop: Arc<AtomicBool>,
+    before: Option<Manifest>,
+    latest: Option<Manifest>,
+    /// The latest manifest's number, usable or not.
+    sequence: u64,
+    /// Counts merged segments.
+    merged: u64,
+}
+
+impl Task {
+    /// What earlier runs wrote and no manifest names.
+    fn clear_leftovers(&self) {
+        let is_named = |name: &str| self.latest.iter().any(|m| m.names().any(|n| n == name));
+        for folder in ["segments", "parts"] {
+            match self.given.storage.list(folder) {
+                // Those of the manifest before the latest go too: it was good enough to begin with.
+                Ok(names) => self.given.storage.delete(names.into_iter().filter(|n| !is_named(n))),
+                Err(error) => tracing::debug!(%error, "leftovers of earlier runs stay"),
+            }
+        }
+    }
+
+    /// Makes the manifest of a cut; says whether to go on.
+    fn make(&mut self, epoch: u64) -> bool {
+        let Some(parts) = self.gather(epoch) else { return false };
+        let manifest = self.manifest(epoch, parts);
+        if !self.publish(manifest) {
+            return false;
+        }
+        let names = (0..self.given.processes).map(|process| part_name(epoch, process));
+        self.given.storage.delete(names);
+        match &self.latest {
+            Some(latest) if merge::is_due(latest) => self.merge(),
+            _ => true,
+        }
+    }
+
+    /// The parts of all processes; `None`: the process ends.
+    fn gather(&self, epoch: u64) -> Option<Vec<Part>> {
+        let mut parts = Vec::new();
+        for process in 0..self.given.processes {
+            let name = part_name(epoch, process);
+            let mut pause = LOOK;
+            loop {
+                match self.given.storage.size(&name) {
+                    Ok(Some(_)) => break,
+                    Ok(None) => {}
+                    Err(error) => tracing::warn!(%error, "a checkpoint waits"),
+                }
+                if self.stop.load(Ordering::Relaxed) && pause >= LOOK_AT_MOST {
+                    return None;
+                }
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(LOOK_AT_MOST);
+            }
+            let part = self.until_done(|| self.given.storage.get(&name))?;
+            match serde_json::from_slice(&part) {
+                Ok(part) => parts.push(part),
+                Err(error) => {
+                    (self.given.failed)(format!("checkpoint: \"{name}\": {error}"));
+                    return None;
+                }
+            }
+        }
+        Some(parts)
+    }
+
+    fn manifest(&mut self, epoch: u64, parts: Vec<Part>) -> Manifest {
+        let begun = self.latest.as_ref();
+        let mut positions: BTreeMap<(String, u32), Position> = begun
+            .iter()
+            .flat_map(|m| &m.positions)
+            .map(|position| ((position.source.clone(), position.partition), position.clone()))
+            .collect();
+        let mut segments = begun.map(|m| m.segments.clone()).unwrap_or_default();
+        let mut watermark = begun.and_then(|m| m.watermark);
+        for part in parts {
+            watermark = watermark.max(part.watermark);
+            segments.extend(part.segments);
+            for (source, partition, progress) in part.positions {
+                if let Some(source) = self.given.sources.get(usize::from(source)) {
+                    let position = Position { source: source.clone(), partition, progress };
+                    positions.insert((source.clone(), partition), position);
+                }
+            }
+        }
+        Manifest {
+            format: FORMAT,
+            frames: self.given.frames,
+            sequence: self.sequence + 1,
+            generation: self.given.generation,
+            epoch,
+            acked: (self.given.acked)(),
+            watermark,
+            secret: self.given.secret.clone(),
+            positions: positions.into_values().collect(),
+            segments,
+            merged: begun.map_or(0, |m| m.merged),
+        }
+    }
+
+    /// Creates a manifest, and lets go of the one before the last.
+    fn publish(&mut self, manifest: Manifest) -> bool {
+        let storage = &self.given.storage;
+        let create = || Ok(latest_generation(storage)? == self.given.generation && manifest.create(storage)?);
+        match self.until_done(create) {
+            None => return false,
+            Some(true) => {}
+            Some(false) => {
+                (self.given.failed)(format!(
+                    "another run of this cluster has taken over its checkpoints, or has made number {}: stop one of them, or give each a `state` folder of its own",
+                    manifest.sequence
+                ));
+                return false;
+            }
+        }
+        self.sequence = manifest.sequence;
+        if let (Some(old), Some(before)) = (&self.before, &self.latest) {
+            old.delete(&[before, &manifest], &self.given.storage);
+        }
+        (self.given.done)(Some(&manifest));
+        self.before = self.latest.replace(manifest);
+        true
+    }
+
+    /// The latest manifest again, of fewer segments.
+    fn merge(&mut self) -> bool {
+        let Some(latest) = self.latest.clone() else { return true };
+        let generation = self.given.generation;
+        let merged = &mut self.merged;
+        let name = || {
+            *merged += 1;
+            format!("segments/{generation:010}-merged-{merged:010}")
+        };
+        match merge::merge(&self.given.storage, &latest, name) {
+            Ok(segments) => {
+                let merged = segments.iter().map(|s| s.bytes).sum();
+                self.publish(Manifest { sequence: self.sequence + 1, segments, merged, ..latest })
+            }
+            Err(error) => {
+                tracing::warn!(%error, "segments of the checkpoint are not merged; the next checkpoint tries again");
+                true
+            }
+        }
+    }
+
+    /// Tries until it works; `None`: the process ends.
+    fn until_done<T>(&self, what: impl Fn() -> Result<T, StorageError>) -> Option<T> {
+        loop {
+            match what() {
+                Ok(done) => return Some(done),
+                Err(error) => tracing::warn!(%error, "a checkpoint waits"),
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            std::thread::sleep(AGAIN);
+        }
+    }
+}

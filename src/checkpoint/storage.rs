@@ -1,0 +1,183 @@
+//! Where checkpoints are: a folder, or whatever else `object_store` reaches. Calls wait, so they are for threads of their
+//! own, never for workers or tasks.
+//!
+//! An object of ours ends with 8 bytes, little-endian: xxh3 (64 bits, no seed) of all before them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::TryStreamExt as _;
+use object_store::local::LocalFileSystem;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use tokio::runtime::Runtime;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Bytes of the checksum.
+const CHECKSUM: usize = 8;
+
+/// Why the storage didn't do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// It can't be reached, or refused.
+    #[error("checkpoint storage \"{place}\": {what} \"{name}\": {reason}")]
+    Failed {
+        /// Which storage.
+        place: String,
+        /// What it was asked.
+        what: &'static str,
+        /// With which object.
+        name: String,
+        /// What it said.
+        reason: String,
+    },
+    /// An object isn't what was written.
+    #[error("checkpoint storage \"{place}\": \"{name}\" is damaged: its checksum is wrong")]
+    Damaged {
+        /// Which storage.
+        place: String,
+        /// Which object.
+        name: String,
+    },
+}
+
+/// An object's bytes with their checksum; cloned, it shares them.
+#[derive(Clone)]
+pub struct Sealed(PutPayload);
+
+impl Sealed {
+    /// Adds the checksum.
+    pub fn new(mut body: Vec<u8>) -> Sealed {
+        let checksum = xxh3_64(&body).to_le_bytes();
+        body.extend_from_slice(&checksum);
+        Sealed(body.into())
+    }
+}
+
+/// A place for checkpoints.
+#[derive(Clone)]
+pub struct Storage {
+    store: Arc<dyn ObjectStore>,
+    /// Of a folder: its files are flushed to the disk, too.
+    folder: Option<PathBuf>,
+    place: String,
+    runtime: Arc<Runtime>,
+}
+
+impl Storage {
+    /// A folder; made if it isn't there.
+    ///
+    /// # Errors
+    /// It can't be made or written; the text says why.
+    pub fn folder(path: &Path) -> Result<Storage, String> {
+        let failed = |e: &dyn std::fmt::Display| {
+            format!("checkpoint folder \"{}\": {e}; name a folder that can be written", path.display())
+        };
+        std::fs::create_dir_all(path).map_err(|e| failed(&e))?;
+        let store = LocalFileSystem::new_with_prefix(path).map_err(|e| failed(&e))?;
+        Storage::new(Arc::new(store), Some(path.to_owned()), path.display().to_string())
+    }
+
+    /// Anything that `object_store` reaches; `place`: its name in messages.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn object_store(store: Arc<dyn ObjectStore>, place: &str) -> Result<Storage, String> {
+        Storage::new(store, None, place.to_owned())
+    }
+
+    fn new(store: Arc<dyn ObjectStore>, folder: Option<PathBuf>, place: String) -> Result<Storage, String> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|e| format!("no thread for checkpoints: {e}; raise the limit of processes"))?;
+        Ok(Storage { store, folder, place, runtime: Arc::new(runtime) })
+    }
+
+    fn failed(&self, what: &'static str, name: &str, reason: impl std::fmt::Display) -> StorageError {
+        StorageError::Failed { place: self.place.clone(), what, name: name.to_owned(), reason: reason.to_string() }
+    }
+
+    /// Writes an object; it is durable afterwards.
+    ///
+    /// # Errors
+    /// It isn't there, or perhaps isn't.
+    pub fn put(&self, name: &str, body: &Sealed) -> Result<(), StorageError> {
+        self.write(name, body, PutMode::Overwrite).map(|_| ())
+    }
+
+    /// As [`Storage::put`], unless there is an object of the name: then says `false`.
+    ///
+    /// # Errors
+    /// As [`Storage::put`].
+    pub fn create(&self, name: &str, body: &Sealed) -> Result<bool, StorageError> {
+        self.write(name, body, PutMode::Create)
+    }
+
+    fn write(&self, name: &str, Sealed(body): &Sealed, mode: PutMode) -> Result<bool, StorageError> {
+        let options = PutOptions::from(mode);
+        let path = object_store::path::Path::from(name);
+        let put = self.store.put_opts(&path, body.clone(), options);
+        match self.runtime.block_on(put) {
+            Ok(_) => self.flush(name).map(|()| true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(error) => Err(self.failed("writing", name, error)),
+        }
+    }
+
+    /// object_store renames a file into its place, but doesn't wait for the disk.
+    fn flush(&self, name: &str) -> Result<(), StorageError> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let path = folder.join(name);
+        let sync = |path: &Path| std::fs::File::open(path).and_then(|file| file.sync_all());
+        sync(&path).and_then(|()| path.parent().map_or(Ok(()), sync)).map_err(|e| self.failed("flushing", name, e))
+    }
+
+    /// An object without its checksum.
+    ///
+    /// # Errors
+    /// It isn't there, can't be read, or is damaged.
+    pub fn get(&self, name: &str) -> Result<Vec<u8>, StorageError> {
+        let read = async { self.store.get(&name.into()).await?.bytes().await };
+        let body = self.runtime.block_on(read).map_err(|e| self.failed("reading", name, e))?;
+        let damaged = || StorageError::Damaged { place: self.place.clone(), name: name.to_owned() };
+        let (body, checksum) = body.split_last_chunk::<CHECKSUM>().ok_or_else(damaged)?;
+        if xxh3_64(body).to_le_bytes() != *checksum {
+            return Err(damaged());
+        }
+        Ok(body.to_vec())
+    }
+
+    /// Bytes of an object without its checksum; `None`: there is none.
+    ///
+    /// # Errors
+    /// The storage doesn't answer.
+    pub fn size(&self, name: &str) -> Result<Option<u64>, StorageError> {
+        match self.runtime.block_on(self.store.head(&name.into())) {
+            Ok(found) => Ok(Some(found.size.saturating_sub(CHECKSUM as u64))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("looking for", name, error)),
+        }
+    }
+
+    /// Names of all objects below a prefix.
+    ///
+    /// # Errors
+    /// The storage doesn't answer.
+    pub fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
+        let path = object_store::path::Path::from(prefix);
+        let found = self.store.list(Some(&path)).map_ok(|object| object.location.to_string());
+        let found: Result<Vec<String>, _> = self.runtime.block_on(found.try_collect());
+        found.map_err(|e| self.failed("listing", prefix, e))
+    }
+
+    /// Deletes objects; what can't be deleted is only in the way, and tried again when it is found again.
+    pub fn delete(&self, names: impl IntoIterator<Item = String>) {
+        for name in names {
+            match self.runtime.block_on(self.store.delete(&name.as_str().into())) {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => tracing::debug!(name, %error, "an object that nothing needs was not deleted"),
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Detection's two ends of a checkpoint: what it puts aside at a cut, and how it goes on from what was put aside.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::detect::{AlertVersion, Detect, Origin, SessionChange};
+use super::group::Context;
+use super::ingest::owner;
+use super::restore::PutBack;
+use super::snapshot::{Snapshot, by_name};
+use crate::frame::{self, Kind};
+use crate::session::SessionKey;
+
+/// The body of a group that is no more, where a session of it that comes back is marked `resumed`.
+const ENDED: &[u8] = &[0];
+/// How long that is known, in microseconds of event time.
+const ENDED_FOR: i64 = 30 * 86_400_000_000;
+
+/// What comes back from a checkpoint, until all of it is there.
+#[derive(Default)]
+pub struct Staged {
+    /// Stores and receivers have had everything up to this epoch.
+    pub acked: u64,
+    parts: Vec<PutBack>,
+}
+
+impl Staged {
+    /// Takes more of it.
+    pub fn add(&mut self, mut parts: Vec<PutBack>) {
+        self.parts.append(&mut parts);
+    }
+}
+
+/// Frames of which only the latest of a key counts.
+type Latest<'a> = HashMap<u128, (u64, &'a [u8])>;
+
+fn note_latest<'a>(latest: &mut Latest<'a>, frame: &frame::Frame<'a>) {
+    let known = latest.entry(frame.key).or_insert((frame.epoch, frame.body));
+    if frame.epoch >= known.0 {
+        *known = (frame.epoch, frame.body);
+    }
+}
+
+/// Appends a value in postcard's encoding, which has words for all that we have.
+fn append(value: &impl Serialize, out: &mut Vec<u8>) {
+    match postcard::to_allocvec(value) {
+        Ok(bytes) => out.extend_from_slice(&bytes),
+        Err(error) => tracing::error!(%error, "a part of the checkpoint can't be written"),
+    }
+}
+
+impl Detect {
+    /// Puts aside what has changed since the last cut, and tells stores what they don't know yet of it.
+    pub(super) fn cut(&mut self, epoch: u64) {
+        if self.keeper.is_none() {
+            return;
+        }
+        self.tell_changed_sessions();
+        let Some(keeper) = &self.keeper else { return };
+        let watermark = self.shared.totals.borrow().watermark;
+        let mut groups = self.shared.groups.borrow_mut();
+        let mut spool = keeper.spool.borrow_mut();
+        let mut gone = Vec::new();
+        groups.take_changed(|key, group| match group {
+            Some(group) => {
+                let tag = keeper.tags.get(usize::from(group.by)).copied().unwrap_or_default();
+                let snapshot = group.snapshot(tag, &self.rules);
+                frame::write_with(spool.frames(), Kind::Group, key, epoch, i64::MAX, |out| append(&snapshot, out));
+            }
+            None => gone.push(key),
+        });
+        for key in gone {
+            let (body, until) = match groups.has_ended(key) {
+                true => (ENDED, watermark.unwrap_or(i64::MIN).saturating_add(ENDED_FOR)),
+                false => ([].as_slice(), i64::MAX),
+            };
+            frame::Frame { kind: Kind::Group, key, epoch, until, body }.write(spool.frames());
+        }
+        spool.seal(epoch, watermark);
+    }
+
+    /// Puts aside the changes of sessions that nothing tells again.
+    pub(super) fn keep_leaving(&mut self, epoch: u64) {
+        let Some(keeper) = &self.keeper else { return };
+        for change in self.sessions.iter().filter(|change| !matches!(change, SessionChange::Shed(_))) {
+            let mut spool = keeper.spool.borrow_mut();
+            frame::write_with(spool.frames(), Kind::Leaving, 0, epoch, i64::MAX, |out| append(change, out));
+            if let (SessionChange::Now(view) | SessionChange::Left(view), Some(left)) = (change, &mut self.left) {
+                left.insert(SessionKey::of(view));
+            }
+        }
+    }
+
+    /// Everything that was kept has come back: goes on from there.
+    pub(super) fn revive(&mut self, epoch: u64) {
+        let Staged { acked, parts } = std::mem::take(&mut self.staged);
+        let (mut states, mut alerts) = (Latest::new(), Latest::new());
+        for frame in parts.iter().flat_map(|part| frame::read(&part.frames)).flatten() {
+            match frame.kind {
+                Kind::Group => note_latest(&mut states, &frame),
+                Kind::Alert => note_latest(&mut alerts, &frame),
+                Kind::Leaving if frame.epoch > acked => {
+                    self.sessions.extend(postcard::from_bytes::<SessionChange>(frame.body).ok());
+                }
+                Kind::Leaving | Kind::Hit => {}
+            }
+        }
+        self.revive_groups(epoch, acked, &parts, &states);
+        for (_, body) in alerts.into_values() {
+            if let Some((session, json)) = body.split_first_chunk::<16>()
+                && let Ok(alert) = serde_json::from_slice::<crate::alert::Alert>(json)
+            {
+                let origin = Origin::Kept { told: alert.revision <= acked };
+                self.alerts.push(AlertVersion { session: u128::from_le_bytes(*session), alert, origin });
+            }
+        }
+        self.tell_changed_sessions();
+    }
+
+    /// Tells stores of lives that a killed run had told of: as they are, or that there are none. Those that have left the view
+    /// meanwhile were told of for the last time then.
+    pub(super) fn reconcile(&mut self, lives: &[SessionKey]) {
+        let (worker, peers) = self.place;
+        let idle = self.idle_before();
+        let left = self.left.take().unwrap_or_default();
+        let Some(hasher) = &*self.shared.hasher.borrow() else { return };
+        let groups = self.shared.groups.borrow();
+        for life in lives {
+            let key = hasher.session(&life.tenant_id, &life.agent_id, &life.session_id, &mut Vec::new());
+            if owner(key, peers) != worker || left.contains(life) {
+                continue;
+            }
+            let session = groups.get(key).and_then(|group| group.session.as_ref());
+            let views = session.map(|s| s.views(idle, &self.settings.risk)).unwrap_or_default();
+            let now = views.into_iter().find(|view| view.first_seen == life.first_seen);
+            self.sessions.push(now.map_or_else(|| SessionChange::Gone(life.clone()), SessionChange::Now));
+        }
+    }
+
+    fn revive_groups(&mut self, epoch: u64, acked: u64, parts: &[PutBack], states: &Latest<'_>) {
+        let watermark = self.shared.totals.borrow().watermark.unwrap_or(i64::MIN);
+        let (rules, classes, settings) = (&self.rules, &self.classes, &self.settings);
+        let ctx = Context { rules, classes, settings, watermark, keeper: None, epoch };
+        let names = by_name(rules);
+        let tags = self.keeper.iter().flat_map(|keeper| keeper.tags.iter().zip(0u16..));
+        let bys: HashMap<u64, u16> = tags.map(|(tag, by)| (*tag, by)).collect();
+        let mut groups = self.shared.groups.borrow_mut();
+        let mut snapshots: HashMap<u128, (u64, Snapshot<'_>)> = HashMap::new();
+        for (&key, &(at, body)) in states {
+            if body == ENDED {
+                groups.put_back_ended(key);
+            } else if let Ok(snapshot) = postcard::from_bytes::<Snapshot<'_>>(body) {
+                snapshots.insert(key, (at, snapshot));
+            }
+        }
+        for part in parts {
+            for (head, (name, _)) in part.hits.heads.iter().zip(&part.names) {
+                // Without a state, the group was no more.
+                if snapshots.contains_key(&head.key) {
+                    groups.put_back(head.key, head.by).put_back(head, &part.hits, *name);
+                }
+            }
+        }
+        for (key, (at, snapshot)) in snapshots {
+            let Some(&by) = bys.get(&snapshot.tag) else { continue };
+            let group = groups.put_back(key, by);
+            group.revive(&ctx, snapshot, &names);
+            if at > acked
+                && let Some(session) = &mut group.session
+            {
+                session.mark_changed();
+                self.changed.push(key);
+            }
+            groups.count_in(key, watermark);
+        }
+    }
+}

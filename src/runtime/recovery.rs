@@ -1,0 +1,224 @@
+//! Recovery: what one process begins with, and where it puts aside what the next begins with. Joins the checkpoint's parts to
+//! the dataflow, which know nothing of each other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Sender, bounded};
+
+use super::driver::{Cuts, Kept};
+use super::journal::{Journal, Told};
+use crate::checkpoint::{self, Coordinator, Given, Manifest, Storage, Writer};
+use crate::config::Config;
+use crate::inbox::PartitionId;
+use crate::render::control::Restored;
+use crate::render::{draw_secret, snapshot};
+use crate::source::StartAt;
+
+/// Pieces of frames that may wait for a worker.
+const PIECES: usize = 2;
+/// Checkpoints whose positions wait for stores and receivers.
+const UNCOMMITTED: usize = 16;
+
+/// What the cluster begins with.
+pub struct Beginning {
+    storage: Storage,
+    manifest: Option<Manifest>,
+    highest: u64,
+}
+
+impl Beginning {
+    /// The latest checkpoint in a storage, if there is one.
+    ///
+    /// # Errors
+    /// The storage doesn't answer, or what is there can't be used; the text says what to do.
+    pub fn load(storage: Storage) -> Result<Beginning, String> {
+        let (manifest, highest) = checkpoint::load(&storage, snapshot::VERSION)?;
+        if let Some(manifest) = &manifest {
+            tracing::info!(
+                checkpoint = manifest.sequence,
+                segments = manifest.segments.len(),
+                bytes = manifest.segments.iter().map(|s| s.bytes).sum::<u64>(),
+                "going on from a checkpoint"
+            );
+        }
+        Ok(Beginning { storage, manifest, highest })
+    }
+
+    /// The cluster's secret: the one that the checkpoint was made with, else a new one.
+    ///
+    /// # Errors
+    /// It isn't one, or there are no random numbers.
+    pub fn secret(&self) -> Result<Vec<u8>, String> {
+        let Some(manifest) = &self.manifest else { return draw_secret() };
+        let digits = manifest.secret.as_bytes().chunks(2);
+        let byte = |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        digits.map(byte).collect::<Option<Vec<u8>>>().ok_or_else(|| {
+            format!(
+                "checkpoint {}: its secret isn't one; to begin with nothing, delete the checkpoint's folder",
+                manifest.sequence
+            )
+        })
+    }
+
+    /// What holds for the whole checkpoint.
+    pub fn restored(&self) -> Option<Restored> {
+        self.manifest.as_ref().map(|m| Restored { watermark: m.watermark, acked: m.acked })
+    }
+
+    /// What was told after the checkpoint, and where to write down what will be.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn journal(&self, sources: &[String]) -> Result<(Journal, Told), String> {
+        Journal::read(self.storage.clone(), self.epoch(), sources).map_err(|e| e.to_string())
+    }
+
+    /// Epochs must begin above this one.
+    pub fn epoch(&self) -> u64 {
+        self.manifest.as_ref().map_or(0, |m| m.epoch)
+    }
+
+    fn positions(&self, sources: &[String]) -> HashMap<PartitionId, crate::spool::Progress> {
+        let place = |name: &str| sources.iter().position(|source| source == name);
+        let position = |p: &checkpoint::Position| {
+            let source = u16::try_from(place(&p.source)?).ok()?;
+            Some((PartitionId { source, partition: p.partition }, p.progress))
+        };
+        self.manifest.iter().flat_map(|m| &m.positions).filter_map(position).collect()
+    }
+
+    /// Where a process begins to read.
+    pub fn start_at(&self, sources: &[String]) -> StartAt {
+        StartAt::Positions(self.positions(sources).into_iter().map(|(id, progress)| (id, progress.next)).collect())
+    }
+
+    /// Starts the writer of a process with so many workers; `written` is told of its cuts.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn writer(&self, process: usize, threads: usize, written: Option<Sender<u64>>) -> Result<Writer, String> {
+        checkpoint::start_writer(self.storage.clone(), process, threads, written)
+    }
+
+    /// What the workers of a process need, of which `first` is the first among `peers`. Their shares of the checkpoint come
+    /// from a thread; `failed` is told why one can't.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn keep(
+        &self,
+        sources: &[String],
+        (first, threads, peers): (usize, usize, usize),
+        writer: &Writer,
+        failed: impl FnOnce(String) + Send + 'static,
+    ) -> Result<Kept, String> {
+        let before = self.positions(sources);
+        let (to, back): (Vec<Sender<Vec<u8>>>, _) = (0..threads).map(|_| bounded(PIECES)).unzip();
+        let (storage, manifest) = (self.storage.clone(), self.manifest.clone());
+        let feed = move || {
+            if let Some(Err(reason)) = manifest.map(|m| checkpoint::feed(&storage, &m, first, peers, &to)) {
+                failed(reason);
+                // The workers go on waiting for the rest: none of it must look complete.
+                std::mem::forget(to);
+            }
+        };
+        std::thread::Builder::new()
+            .name("recovery".into())
+            .spawn(feed)
+            .map_err(|e| format!("no thread to read the checkpoint: {e}; raise the limit of processes"))?;
+        Ok(Kept { spooled: Some(writer.to.clone()), before, back })
+    }
+
+    /// Starts what makes manifests; for process 0. `acked` counts what stores and receivers have had; `committed` takes the
+    /// positions that they have had and the checkpoint holds.
+    ///
+    /// # Errors
+    /// The storage doesn't answer, or no thread can be had.
+    pub fn coordinate(
+        self,
+        config: &Coordinate<'_>,
+        written: crossbeam_channel::Receiver<u64>,
+        acked: Arc<AtomicU64>,
+        mut committed: impl FnMut(Vec<(PartitionId, u64)>) + Send + 'static,
+        failed: impl Fn(String) + Send + 'static,
+    ) -> Result<Coordinator, String> {
+        let generation = checkpoint::take_generation(&self.storage).map_err(|e| e.to_string())?;
+        let cuts = config.cuts.clone();
+        let acked_before = self.restored().map_or(0, |r| r.acked);
+        let acked_of = {
+            let (acked, live) = (acked.clone(), cuts.live.clone());
+            move || {
+                let now = acked.load(Ordering::Relaxed);
+                // What was owed from before is told again in the epoch in which the cluster went live.
+                if now >= live.load(Ordering::Relaxed) { now } else { acked_before }
+            }
+        };
+        let mut commits = Commits { sources: config.sources.to_vec(), waiting: Vec::new() };
+        let begun = (self.manifest, self.highest);
+        Coordinator::start(Given {
+            storage: self.storage,
+            generation,
+            processes: config.processes,
+            frames: snapshot::VERSION,
+            secret: config.secret.iter().map(|b| format!("{b:02x}")).collect(),
+            sources: config.sources.to_vec(),
+            begun,
+            acked: Box::new(acked_of),
+            written,
+            done: Box::new(move |manifest| {
+                if let Some(manifest) = manifest {
+                    cuts.durable.store(manifest.epoch, Ordering::Relaxed);
+                    commits.add(manifest);
+                }
+                if let Some(positions) = commits.due(acked.load(Ordering::Relaxed)) {
+                    committed(positions);
+                }
+            }),
+            failed: Box::new(failed),
+        })
+    }
+}
+
+/// What the coordinator needs to know of the cluster.
+pub struct Coordinate<'a> {
+    /// Processes.
+    pub processes: usize,
+    /// Names of the sources, by their places.
+    pub sources: &'a [String],
+    /// The cluster's secret.
+    pub secret: &'a [u8],
+    /// How far checkpoints have come.
+    pub cuts: Cuts,
+}
+
+/// Names of a configuration's sources, by their places.
+pub fn sources(config: &Config) -> Vec<String> {
+    config.sources.iter().map(|source| source.name().to_owned()).collect()
+}
+
+/// Positions of checkpoints that stores and receivers haven't had all of.
+struct Commits {
+    sources: Vec<String>,
+    waiting: Vec<(u64, Vec<(PartitionId, u64)>)>,
+}
+
+impl Commits {
+    fn add(&mut self, manifest: &Manifest) {
+        let position = |p: &checkpoint::Position| {
+            let source = u16::try_from(self.sources.iter().position(|name| *name == p.source)?).ok()?;
+            Some((PartitionId { source, partition: p.partition }, p.progress.next))
+        };
+        if self.waiting.len() == UNCOMMITTED {
+            self.waiting.remove(UNCOMMITTED / 2);
+        }
+        self.waiting.push((manifest.epoch, manifest.positions.iter().filter_map(position).collect()));
+    }
+
+    /// The latest of which everything was had.
+    fn due(&mut self, acked: u64) -> Option<Vec<(PartitionId, u64)>> {
+        let n = self.waiting.iter().take_while(|(epoch, _)| *epoch <= acked).count();
+        self.waiting.drain(..n).next_back().map(|(_, positions)| positions)
+    }
+}
