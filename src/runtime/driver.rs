@@ -148,6 +148,8 @@ pub struct Sequencer {
     pub waker: Waker,
     /// Takes what leaves.
     pub outlet: Box<dyn Outlet>,
+    /// Called when epochs have closed on all workers, now and then.
+    pub alive: Box<dyn FnMut() + Send>,
     /// Set to stop in good order.
     pub stop: Arc<AtomicBool>,
 }
@@ -452,6 +454,7 @@ impl Sequence {
         }
         if closed > self.told_closed && self.live.is_some_and(|live| live < closed) {
             self.told_closed = closed;
+            (self.given.alive)();
             self.given.outlet.closed(closed, &self.built.totals.borrow());
             for (epoch, loaded) in std::mem::take(&mut self.loads) {
                 if epoch < closed {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clawdstrike_rules::{Compiled, SourceFile};
 use crossbeam_channel::bounded;
@@ -20,7 +20,7 @@ use super::driver::{Crew, Cuts, Sequencer, Shared};
 use super::handle::{ActiveRules, Handle, REQUESTS, Stats, WATCH_LAG};
 use super::journal::{Journal, Told};
 use super::recovery::{self, Beginning, Coordinate};
-use super::{dead_letters, rules, sinks};
+use super::{dead_letters, rules, sinks, up};
 use crate::checkpoint::{self, Storage};
 use crate::config::{Config, Store as StoreConfig};
 use crate::inbox::{Inbox, Inboxes, PartitionId, Waker};
@@ -94,6 +94,7 @@ pub fn run(process: Process) -> Result<(), String> {
     stop_on_signals(&runtime, stop.clone());
     let joined = Arc::new(AtomicBool::new(false));
     if supervised {
+        die_with_supervisor();
         stop_with_supervisor(stop.clone(), joined.clone());
     }
     let first = if index == 0 { Some(first_rules(&config)?) } else { None };
@@ -124,8 +125,15 @@ pub fn run(process: Process) -> Result<(), String> {
         Some(first) => {
             let cuts = Cuts::new(Duration::from_micros(config.checkpoint.every.0.unsigned_abs()));
             let journal = beginning.journal(&names)?;
-            let (head, sequencer) =
-                runtime.block_on(start_head(&config, first, stop.clone(), &beginning, journal, cuts.clone()))?;
+            let (head, sequencer) = runtime.block_on(start_head(
+                &config,
+                first,
+                stop.clone(),
+                &beginning,
+                journal,
+                cuts.clone(),
+                supervised,
+            ))?;
             let cluster = Coordinate { processes: cluster.processes, sources: &names, secret: &sequencer.secret, cuts };
             let commit = move |positions| {
                 // Commits are only a report of progress: if the committer lags, a later one says more.
@@ -288,6 +296,7 @@ async fn start_head(
     beginning: &Beginning,
     (journal, told): (Journal, Told),
     cuts: Cuts,
+    supervised: bool,
 ) -> Result<(Head, Sequencer), String> {
     let writer = Store::prepare(&config.store)?.map(StoreWriter::start);
     let response = Arc::new(Orchestrator::start(&config.response)?);
@@ -325,12 +334,35 @@ async fn start_head(
         tick: TICK,
         requests,
         waker,
+        alive: if supervised { Box::new(beat()) } else { Box::new(|| {}) },
         outlet: Box::new(outlet),
         stop,
     };
     let (stop_api, _) = watch::channel(false);
     Ok((Head { handle, writer, response, archived, acked, sinks, background: Vec::new(), stop_api }, sequencer))
 }
+
+/// Tells the supervisor that epochs close, every so often.
+fn beat() -> impl FnMut() + Send {
+    let mut last: Option<Instant> = None;
+    move || {
+        if last.is_none_or(|last| last.elapsed() >= up::BEAT) {
+            last = Some(Instant::now());
+            eprintln!("{}", up::ALIVE);
+        }
+    }
+}
+
+/// When the supervisor is killed, so is this process.
+#[cfg(target_os = "linux")]
+fn die_with_supervisor() {
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)) {
+        tracing::warn!(%error, "should the supervisor be killed, this process ends only when it next looks");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn die_with_supervisor() {}
 
 fn degraded_parts(writer: Option<&StoreWriter>, response: &Arc<Orchestrator>) -> sinks::Degraded {
     let store = writer.map(StoreWriter::status);

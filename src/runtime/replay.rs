@@ -181,6 +181,7 @@ fn execute(
         tick: Duration::ZERO,
         requests: no_requests,
         waker: Default::default(),
+        alive: Box::new(|| {}),
         outlet: Box::new(Collector { into: collected.clone(), changes: replay.changes, progress: replay.progress }),
         stop: Arc::new(AtomicBool::new(false)),
     };

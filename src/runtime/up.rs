@@ -1,5 +1,5 @@
-//! `up`: starts all processes of the cluster on this machine and watches over them. When one ends, all end: a generation
-//! comes and goes as a whole. One that was up is started again, with growing pauses; one that can't start is an error.
+//! `up`: starts all processes of the cluster on this machine and watches over them. When one ends or hangs, all end: a
+//! generation comes and goes as a whole, and the next goes on from the checkpoint. A first one that can't start is an error.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
@@ -12,14 +12,23 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 
-/// A generation that ends earlier has not been able to start.
-const STARTED: Duration = Duration::from_secs(5);
-/// Generations in a row that may end before the supervisor gives up.
-const RESTARTS: u32 = 5;
-/// The first pause before a new generation; it doubles.
-const PAUSE: Duration = Duration::from_millis(250);
-/// A generation that was up for so long is not held against its successors.
-const STEADY: Duration = Duration::from_secs(60);
+/// What process 0 writes to its standard error, as a line, while epochs close on all workers of all processes. No line of
+/// its log begins like this.
+pub const ALIVE: &str = "\u{1}alive";
+/// How often it does.
+pub const BEAT: Duration = Duration::from_millis(500);
+/// Without it for so long, a process hangs.
+const HUNG: Duration = Duration::from_secs(4);
+/// How long a generation may take until the first.
+const START: Duration = Duration::from_secs(120);
+/// Generations in a row that may end early before the supervisor gives up.
+const RESTARTS: u32 = 10;
+/// The first pause before a new generation; it doubles, ...
+const PAUSE: Duration = Duration::from_millis(100);
+/// ... up to this.
+const PAUSE_AT_MOST: Duration = Duration::from_secs(5);
+/// A generation that was up for so long did not end early.
+const STEADY: Duration = Duration::from_secs(10);
 /// How long processes may take to stop in good order before they are killed.
 const STOP: Duration = Duration::from_secs(30);
 /// How often processes are looked at.
@@ -46,6 +55,8 @@ struct Running {
     child: Child,
     last_lines: Arc<Mutex<VecDeque<String>>>,
     log: std::thread::JoinHandle<()>,
+    /// When it last said that it was alive.
+    alive: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Runs the cluster until it is told to stop.
@@ -63,24 +74,29 @@ pub fn run(up: &Up) -> Result<(), String> {
         {
             simulator = Some(spawn("simulate", args)?);
         }
-        let ended = watch(up, &mut generation);
-        let reason = ended.map(|at| why(&generation[at]));
-        stop_all(generation);
+        let reason = watch(up, &mut generation, began);
+        let was_up = generation.iter().any(|running| last_alive(running).is_some());
         let Some(reason) = reason else {
+            stop_all(generation);
             if let Some(simulator) = simulator {
                 stop_all(vec![simulator]);
             }
             return Ok(());
         };
+        kill_all(generation);
+        let is_first = ended_in_a_row == 0;
         ended_in_a_row = if began.elapsed() > STEADY { 1 } else { ended_in_a_row + 1 };
-        if began.elapsed() < STARTED || ended_in_a_row > RESTARTS {
+        if is_first && !was_up || ended_in_a_row > RESTARTS {
             if let Some(simulator) = simulator {
                 stop_all(vec![simulator]);
             }
-            return Err(reason);
+            return Err(match ended_in_a_row {
+                0 | 1 => reason,
+                n => format!("{n} times in a row the cluster ended soon after its start; the last time:\n{reason}"),
+            });
         }
-        let pause = PAUSE * 2u32.pow(ended_in_a_row - 1);
-        tracing::error!("{reason}; the cluster starts again in {pause:?}");
+        let pause = (PAUSE * 2u32.pow(ended_in_a_row - 1)).min(PAUSE_AT_MOST);
+        tracing::error!("{reason}\nThe cluster starts again in {pause:?} and goes on from its checkpoint");
         std::thread::sleep(pause);
     }
 }
@@ -130,9 +146,15 @@ fn spawn(name: &str, args: &[String]) -> Result<Running, String> {
     let last_lines = Arc::new(Mutex::new(VecDeque::new()));
     let stderr = child.stderr.take();
     let (prefix, keep) = (name.to_owned(), last_lines.clone());
+    let alive = Arc::new(Mutex::new(None));
+    let beats = alive.clone();
     let log = std::thread::spawn(move || {
         for line in stderr.into_iter().flat_map(|s| BufReader::new(s).lines()) {
             let Ok(line) = line else { return };
+            if line == ALIVE {
+                *beats.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                continue;
+            }
             eprintln!("[{prefix}] {line}");
             let mut last = keep.lock().unwrap_or_else(PoisonError::into_inner);
             if last.len() == LAST_LINES {
@@ -141,20 +163,32 @@ fn spawn(name: &str, args: &[String]) -> Result<Running, String> {
             last.push_back(line);
         }
     });
-    Ok(Running { name: name.to_owned(), child, last_lines, log })
+    Ok(Running { name: name.to_owned(), child, last_lines, log, alive })
 }
 
-/// Waits until a process has ended (which?) or the supervisor is told to stop.
-fn watch(up: &Up, generation: &mut [Running]) -> Option<usize> {
+/// Waits until a process has ended or hangs (why?) or the supervisor is told to stop.
+fn watch(up: &Up, generation: &mut [Running], began: Instant) -> Option<String> {
     while !up.stop.load(Ordering::Relaxed) {
         for (at, running) in generation.iter_mut().enumerate() {
             if let Ok(Some(_)) = running.child.try_wait() {
-                return first_to_fail(generation).or(Some(at));
+                let at = first_to_fail(generation).unwrap_or(at);
+                return Some(why(&generation[at]));
             }
+        }
+        let quiet = match generation.first().and_then(last_alive) {
+            Some(last) => last.elapsed() > HUNG,
+            None => began.elapsed() > START,
+        };
+        if quiet {
+            return Some("a process hangs or was stopped: not all workers close epochs".to_owned());
         }
         std::thread::sleep(LOOK);
     }
     None
+}
+
+fn last_alive(running: &Running) -> Option<Instant> {
+    *running.alive.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// When one process ends its peers abort: name the one that ended for a reason of its own.
@@ -168,6 +202,24 @@ fn why(running: &Running) -> String {
     let last = running.last_lines.lock().unwrap_or_else(PoisonError::into_inner);
     let lines: Vec<&str> = last.iter().map(String::as_str).collect();
     format!("{} has ended; its last words:\n{}", running.name, lines.join("\n"))
+}
+
+/// Ends all at once: there is nothing that the checkpoint hasn't.
+fn kill_all(mut generation: Vec<Running>) {
+    for running in &mut generation {
+        // It may have ended by itself.
+        if let Err(error) = running.child.kill() {
+            tracing::debug!("{}: {error}", running.name);
+        }
+    }
+    for mut running in generation {
+        if let Err(error) = running.child.wait() {
+            tracing::error!("{} can't be waited for: {error}", running.name);
+        }
+        if running.log.join().is_err() {
+            tracing::error!("the log of {} was lost", running.name);
+        }
+    }
 }
 
 /// Asks all to stop, waits, and kills what doesn't. Closing a child's standard input is the request: it works for every

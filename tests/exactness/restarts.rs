@@ -110,6 +110,7 @@ fn life(
         tick: Duration::ZERO,
         requests: no_requests,
         waker: Default::default(),
+        alive: Box::new(|| {}),
         outlet: Box::new(journal.before(Box::new(outlet), cuts.clone())?),
         stop: Arc::new(AtomicBool::new(false)),
     };
