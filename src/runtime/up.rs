@@ -74,9 +74,9 @@ pub fn run(up: &Up) -> Result<(), String> {
         {
             simulator = Some(spawn("simulate", args)?);
         }
-        let reason = watch(up, &mut generation, began);
+        let end = watch(up, &mut generation, began);
         let was_up = generation.iter().any(|running| last_alive(running).is_some());
-        let Some(reason) = reason else {
+        let Some(End { reason, refused }) = end else {
             stop_all(generation);
             if let Some(simulator) = simulator {
                 stop_all(vec![simulator]);
@@ -86,7 +86,7 @@ pub fn run(up: &Up) -> Result<(), String> {
         kill_all(generation);
         let is_first = ended_in_a_row == 0;
         ended_in_a_row = if began.elapsed() > STEADY { 1 } else { ended_in_a_row + 1 };
-        if is_first && !was_up || ended_in_a_row > RESTARTS {
+        if is_first && refused && !was_up || ended_in_a_row > RESTARTS {
             if let Some(simulator) = simulator {
                 stop_all(vec![simulator]);
             }
@@ -166,13 +166,20 @@ fn spawn(name: &str, args: &[String]) -> Result<Running, String> {
     Ok(Running { name: name.to_owned(), child, last_lines, log, alive })
 }
 
+/// Why a generation has ended.
+struct End {
+    reason: String,
+    /// A process ended for a reason of its own: it wasn't killed.
+    refused: bool,
+}
+
 /// Waits until a process has ended or hangs (why?) or the supervisor is told to stop.
-fn watch(up: &Up, generation: &mut [Running], began: Instant) -> Option<String> {
+fn watch(up: &Up, generation: &mut [Running], began: Instant) -> Option<End> {
     while !up.stop.load(Ordering::Relaxed) {
         for (at, running) in generation.iter_mut().enumerate() {
             if let Ok(Some(_)) = running.child.try_wait() {
-                let at = first_to_fail(generation).unwrap_or(at);
-                return Some(why(&generation[at]));
+                let failed = first_to_fail(generation);
+                return Some(End { reason: why(&generation[failed.unwrap_or(at)]), refused: failed.is_some() });
             }
         }
         let quiet = match generation.first().and_then(last_alive) {
@@ -180,7 +187,8 @@ fn watch(up: &Up, generation: &mut [Running], began: Instant) -> Option<String> 
             None => began.elapsed() > START,
         };
         if quiet {
-            return Some("a process hangs or was stopped: not all workers close epochs".to_owned());
+            let reason = "a process hangs or was stopped: not all workers close epochs".to_owned();
+            return Some(End { reason, refused: false });
         }
         std::thread::sleep(LOOK);
     }
