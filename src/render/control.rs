@@ -55,6 +55,10 @@ pub struct Counters {
     pub dead_letters: BTreeMap<String, u64>,
     /// Events whose time had to be the reference time.
     pub retimed: u64,
+    /// Records that were gone before they could be read, by source.
+    pub lost: BTreeMap<String, u64>,
+    /// Why sources can't be read at present, by source.
+    pub degraded: BTreeMap<String, String>,
 }
 
 /// What workers tell all workers.

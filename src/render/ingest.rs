@@ -112,6 +112,8 @@ struct Ingest {
     roles: Vec<Option<u64>>,
     counters: Counters,
     latest_event: Option<i64>,
+    /// Counts what sources have told beside records.
+    news: u64,
     told: Option<(Mark, u64)>,
     batches: Vec<Filling>,
     full: Vec<HitBatch>,
@@ -240,6 +242,7 @@ impl Ingest {
             roles: Vec::new(),
             counters: Counters::default(),
             latest_event: None,
+            news: 0,
             told: None,
             batches: (0..peers as u64).map(|worker| Filling { worker, ..Filling::default() }).collect(),
             full: Vec::new(),
@@ -349,8 +352,25 @@ impl Ingest {
                 }
             }
             Message::Ended(_) => self.sources_left = self.sources_left.saturating_sub(1),
+            Message::Lost(partition, records) => {
+                *self.counters.lost.entry(self.source(partition.source)).or_default() += records;
+                self.news += 1;
+            }
+            Message::Degraded(source, reason) => {
+                let source = self.source(source);
+                match reason {
+                    Some(reason) => self.counters.degraded.insert(source, reason),
+                    None => self.counters.degraded.remove(&source),
+                };
+                self.news += 1;
+            }
             Message::Failed(reason) => self.failed = Some(reason),
         }
+    }
+
+    /// A source's name.
+    fn source(&self, index: u16) -> String {
+        self.settings.sources.get(usize::from(index)).map_or_else(|| "?".to_owned(), |s| s.name.clone())
     }
 
     fn take_records(&mut self, records: RecordBatch, from: usize, wall: i64) {
@@ -396,9 +416,8 @@ impl Ingest {
 
     fn take_dead(&mut self, letter: DeadLetter, partition: PartitionId, offset: u64, raw: &[u8]) {
         *self.counters.dead_letters.entry(letter.reason.code().to_owned()).or_default() += 1;
-        let source = self.settings.sources.get(usize::from(partition.source)).map_or("?", |s| &s.name);
         let dead = DeadRecord {
-            source: source.to_owned(),
+            source: self.source(partition.source),
             partition: partition.partition,
             offset,
             reason: letter.reason.code(),
@@ -495,7 +514,8 @@ impl Ingest {
             .map(Notice::Class)
             .collect();
         let mark = self.mark();
-        let told = Some((mark, self.counters.events + self.counters.dead_letters.values().sum::<u64>()));
+        let counted = self.counters.events + self.counters.dead_letters.values().sum::<u64>() + self.news;
+        let told = Some((mark, counted));
         if self.rules.version > 0 && told != self.told {
             self.told = told;
             out.push(Notice::Progress { worker: self.worker as u32, mark, counters: self.counters.clone() });

@@ -9,14 +9,14 @@ use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 
 use super::{Consumer, Context, MAX_TOPICS};
-use crate::config::Source;
+use crate::config::{OnLost, Source};
 
-/// The engine's own: it keeps count of what is read, and nothing may be skipped.
+/// The engine's own: it keeps count of what is read, and nothing may be skipped in silence.
 const OWN: [(&str, &str); 4] = [
     ("enable.auto.commit", "false"),
     ("enable.auto.offset.store", "false"),
     ("enable.partition.eof", "true"),
-    ("auto.offset.reset", "earliest"),
+    ("auto.offset.reset", "error"),
 ];
 /// Named by the source's own keys, or of no use without a group protocol.
 const ELSEWHERE: [&str; 3] = ["bootstrap.servers", "metadata.broker.list", "group.id"];
@@ -40,6 +40,7 @@ pub(super) struct Resolved {
     pub(super) name: String,
     pub(super) topics: Vec<String>,
     pub(super) metadata_every: Duration,
+    pub(super) on_lost: OnLost,
     settings: ClientConfig,
     /// Settings whose values come from the environment or a file.
     secrets: Vec<String>,
@@ -50,7 +51,7 @@ pub(super) struct Resolved {
 /// # Errors
 /// What is wrong with it, with the source's name and the way out.
 pub(super) fn resolve(config: &Source) -> Result<Resolved, String> {
-    let Source::Kafka { name, brokers, topics, group, settings, .. } = config else {
+    let Source::Kafka { name, brokers, topics, group, settings, on_lost_records, .. } = config else {
         return Err(format!("source \"{}\" is not of type kafka", config.name()));
     };
     let wrong = |text: String| format!("source \"{name}\": {text}");
@@ -65,6 +66,7 @@ pub(super) fn resolve(config: &Source) -> Result<Resolved, String> {
         name: name.clone(),
         topics: topics.clone(),
         metadata_every: Duration::from_millis(METADATA_EVERY_MS),
+        on_lost: *on_lost_records,
         settings: ClientConfig::new(),
         secrets: Vec::new(),
     };

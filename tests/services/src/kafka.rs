@@ -90,6 +90,39 @@ impl Kafka {
             .map_err(|e| format!("can't add partitions to topic \"{name}\": {e}"))
     }
 
+    /// Deletes a partition's records before an offset, as retention would.
+    ///
+    /// # Errors
+    /// If there is no such partition or the broker isn't running.
+    pub fn delete_records(&self, topic: &str, partition: u32, before: u64) -> Result<(), String> {
+        let failed = |e: String| format!("can't delete records of topic \"{topic}\" partition {partition}: {e}");
+        let file = self.server.folder().path().join(format!("delete-{topic}-{partition}.json"));
+        let text = format!(
+            r#"{{"version": 1, "partitions": [{{"topic": "{topic}", "partition": {partition}, "offset": {before}}}]}}"#
+        );
+        std::fs::write(&file, text).map_err(|e| told("write", &file, &e))?;
+        let (bootstrap, path) = (self.bootstrap(), file.to_string_lossy());
+        let arguments = ["--bootstrap-server", bootstrap.as_str(), "--offset-json-file", &path];
+        let told = self.tool("org.apache.kafka.tools.DeleteRecordsCommand", &arguments, "").map_err(failed)?;
+        // The tool's exit code is 0 also when a partition was refused.
+        match told.contains("low_watermark: ") {
+            true => Ok(()),
+            false => Err(failed(told)),
+        }
+    }
+
+    /// Deletes a topic, and waits until it is gone.
+    ///
+    /// # Errors
+    /// If there is no such topic or the broker isn't running.
+    pub fn delete_topic(&self, name: &str) -> Result<(), String> {
+        let bootstrap = self.bootstrap();
+        let arguments = ["--bootstrap-server", &bootstrap, "--delete", "--topic", name];
+        self.tool("org.apache.kafka.tools.TopicCommand", &arguments, "")
+            .map(drop)
+            .map_err(|e| format!("can't delete topic \"{name}\": {e}"))
+    }
+
     /// What Kafka's own `kafka-consumer-groups --describe` tells of a group: a table with a line for each partition,
     /// with its committed offset, end offset and lag.
     ///
@@ -213,6 +246,7 @@ share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=8388608
+log.cleaner.backoff.ms=200
 ",
         data.display()
     )
