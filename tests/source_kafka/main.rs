@@ -4,6 +4,7 @@
 mod lost;
 #[path = "../source/mod.rs"]
 mod source;
+mod tls;
 mod topics;
 
 use std::collections::BTreeMap;

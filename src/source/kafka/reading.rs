@@ -62,6 +62,9 @@ struct Rest {
 const NO_CLOCK: &str = "this topic has no trusted clock: a record ahead of its time can re-time those after it; \
                         set its message.timestamp.type to LogAppendTime";
 
+/// The facility of the client's log for connections that fail; not all of these come as errors too.
+const CONNECTION_FAILED: &str = "FAIL";
+
 /// A client that reads.
 pub(super) struct Reading<'a> {
     feed: &'a Feed,
@@ -211,6 +214,9 @@ impl<'a> Reading<'a> {
             Event::Committed(result) => self.committed(result),
             Event::Error { code, fatal, text } => self.error(code, fatal, &text)?,
             Event::Log { level, facility, text } => {
+                if facility == CONNECTION_FAILED {
+                    self.obstacle = Some(obstacle(&text));
+                }
                 let context = self.client.consumer.client().context().clone();
                 context.log(level, &facility, &text);
             }
@@ -405,8 +411,6 @@ impl<'a> Reading<'a> {
                 "source \"{source}\": the kafka client gave up: {text} ({code}); restart the engine"
             )));
         }
-        // Without how long it took and how often it happened: what is the same again isn't told again.
-        let brief = text.split(" (after ").next().unwrap_or(text);
         match code {
             RDKafkaErrorCode::AllBrokersDown => {
                 let because = self.obstacle.as_ref().map(|o| format!(": {o}")).unwrap_or_default();
@@ -416,7 +420,7 @@ impl<'a> Reading<'a> {
             | RDKafkaErrorCode::Authentication
             | RDKafkaErrorCode::SaslAuthenticationFailed
             | RDKafkaErrorCode::Resolve
-            | RDKafkaErrorCode::BrokerTransportFailure => self.obstacle = Some(brief.to_owned()),
+            | RDKafkaErrorCode::BrokerTransportFailure => self.obstacle = Some(obstacle(text)),
             _ => {}
         }
         let source = &self.client.name;
@@ -427,6 +431,17 @@ impl<'a> Reading<'a> {
             self.told.insert(code as i32, now);
         }
         Ok(())
+    }
+}
+
+/// What the client says of a connection, without its thread, how long it took and how often it happened: what is the same
+/// again isn't told again.
+fn obstacle(text: &str) -> String {
+    let said = text.split_once("]: ").filter(|(thread, _)| thread.starts_with("[thrd:")).map_or(text, |(_, said)| said);
+    let brief = said.split(" (after ").next().unwrap_or(said);
+    match said.contains("APIVERSION_QUERY") {
+        true => format!("{brief}; does \"security.protocol\" fit this port?"),
+        false => brief.to_owned(),
     }
 }
 

@@ -29,6 +29,9 @@ const DEFAULTS: [(&str, &str); 5] = [
     ("fetch.message.max.bytes", "4194304"),
     ("fetch.queue.backoff.ms", "10"),
 ];
+/// Ends of the names of settings whose values are secrets: these come from elsewhere only.
+const SECRET: [&str; 6] =
+    ["password", "secret", "passphrase", "key.pem", "sasl.oauthbearer.config", "sasl.jaas.config"];
 /// librdkafka's name for how often it looks for new partitions; the engine does so just as often.
 const METADATA_EVERY: &str = "topic.metadata.refresh.interval.ms";
 const METADATA_EVERY_MS: u64 = 5000;
@@ -88,6 +91,11 @@ pub(super) fn resolve(config: &Source) -> Result<Resolved, String> {
         }
         if secret {
             resolved.secrets.push(key.clone());
+        } else if SECRET.iter().any(|end| key.ends_with(end)) {
+            return Err(wrong(format!(
+                "setting \"{key}\" is a secret, and secrets don't stand in the configuration: write \"env:NAME\" or \"file:PATH\", \
+                 the environment variable or file that holds it"
+            )));
         }
         all.set(key, plain);
     }
