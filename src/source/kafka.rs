@@ -10,6 +10,7 @@
 //! only what it is told.
 
 mod discovery;
+mod inspect;
 mod lost;
 mod queue;
 mod reading;
@@ -25,6 +26,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{debug, trace, warn};
 
+pub use self::inspect::{TopicState, inspect};
 use self::queue::Queue;
 use self::reading::Reading;
 use super::{Feed, Halt, PartitionId, StartAt};

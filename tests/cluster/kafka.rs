@@ -1,13 +1,14 @@
 //! A cluster on a Kafka whose broker dies, whose topics forget, and whose clocks differ.
 
 use std::path::Path;
+use std::process::Command;
 
 use clawdstrike_test_services::{Kafka, kafka};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::Value;
 
-use crate::{BRIEF, Cluster, event, wait};
+use crate::{BINARY, BRIEF, Cluster, event, wait};
 
 const APPEND_TIME: (&str, &str) = ("message.timestamp.type", "LogAppendTime");
 
@@ -72,6 +73,12 @@ fn a_killed_broker_shows_and_nothing_is_lost_or_doubled() {
     });
     assert!(degraded["source agents"].as_str().unwrap().contains("broker"), "{degraded:?}");
     assert!(text(&cluster, "/metrics").contains("clawdstrike_degraded{part=\"source agents\"} 1"));
+    let doctor = Command::new(BINARY).args(["doctor", "--config"]).arg(cluster.path("workers.toml")).output().unwrap();
+    let said = String::from_utf8(doctor.stdout).unwrap();
+    assert_eq!(doctor.status.code(), Some(1), "{said}");
+    for part in ["an engine runs: 1000 events", "the running engine says", "schema version", "brokers"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
     kafka.restart().unwrap();
     produce(&kafka, "agents", 2, "after", 0..500);
     until_all(&cluster, 1500);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use clawdstrike_edr::config::Source;
-use clawdstrike_edr::source::{StartAt, start};
+use clawdstrike_edr::source::{StartAt, inspect_kafka, start};
 use clawdstrike_test_services::{SecureKafka, kafka_secure};
 use tempfile::TempDir;
 
@@ -67,8 +67,13 @@ fn reads_over_tls_what_is_compressed_with_zstd() {
 fn a_broker_whose_certificate_is_not_trusted_is_told_with_the_setting_that_says_whom_to_trust() {
     let ca = text(&broker().other_ca());
     let settings = [("security.protocol", "SSL"), ("ssl.ca.location", ca.as_str())];
-    let reason = refused(&source(broker().tls_bootstrap(), "t", &settings), "certificate verify failed");
+    let source = source(broker().tls_bootstrap(), "t", &settings);
+    let reason = refused(&source, "certificate verify failed");
     assert!(reason.contains("ssl.ca.location"), "{reason}");
+    // And so it is when it is only looked at.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let reason = runtime.block_on(inspect_kafka(&source)).unwrap_err();
+    assert!(reason.contains("certificate verify failed"), "{reason}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ use super::{Client, Consumer, join};
 use crate::source::{Closed, Feed, PartitionId, StartAt};
 
 /// How long the broker may take for an answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// The pause after a question that got no answer.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Findings that wait for the reader.
@@ -212,13 +212,13 @@ impl Search {
 }
 
 /// Why nothing is known of a topic.
-enum Reason {
+pub(super) enum Reason {
     NoSuchTopic,
     NoAnswer(String),
 }
 
 /// The topic's partitions, and how many of them have no leader.
-fn ask(consumer: &Consumer, topic: &str) -> Result<(Vec<i32>, usize), Reason> {
+pub(super) fn ask(consumer: &Consumer, topic: &str) -> Result<(Vec<i32>, usize), Reason> {
     let metadata = consumer
         .fetch_metadata(Some(topic), ANSWER_WITHIN)
         .map_err(|e| Reason::NoAnswer(format!("the broker does not tell its partitions ({e})")))?;
@@ -236,7 +236,7 @@ fn ask(consumer: &Consumer, topic: &str) -> Result<(Vec<i32>, usize), Reason> {
 }
 
 /// The group's committed offsets of these partitions; those that have none are left out.
-fn committed(
+pub(super) fn committed(
     consumer: &Consumer,
     topic: &str,
     partitions: impl Iterator<Item = i32>,

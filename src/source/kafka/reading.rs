@@ -207,6 +207,9 @@ impl<'a> Reading<'a> {
     }
 
     fn take(&mut self, event: Event<'_>) -> Result<(), Halt> {
+        if let Some(obstacle) = obstacle_of(&event) {
+            self.obstacle = Some(obstacle);
+        }
         match event {
             Event::Record(record) => self.record(&record)?,
             Event::End { topic, partition, offset } => self.end(&topic, partition, offset)?,
@@ -214,9 +217,6 @@ impl<'a> Reading<'a> {
             Event::Committed(result) => self.committed(result),
             Event::Error { code, fatal, text } => self.error(code, fatal, &text)?,
             Event::Log { level, facility, text } => {
-                if facility == CONNECTION_FAILED {
-                    self.obstacle = Some(obstacle(&text));
-                }
                 let context = self.client.consumer.client().context().clone();
                 context.log(level, &facility, &text);
             }
@@ -411,17 +411,9 @@ impl<'a> Reading<'a> {
                 "source \"{source}\": the kafka client gave up: {text} ({code}); restart the engine"
             )));
         }
-        match code {
-            RDKafkaErrorCode::AllBrokersDown => {
-                let because = self.obstacle.as_ref().map(|o| format!(": {o}")).unwrap_or_default();
-                self.tell(Some(format!("no broker can be reached{because}")))?;
-            }
-            RDKafkaErrorCode::SSL
-            | RDKafkaErrorCode::Authentication
-            | RDKafkaErrorCode::SaslAuthenticationFailed
-            | RDKafkaErrorCode::Resolve
-            | RDKafkaErrorCode::BrokerTransportFailure => self.obstacle = Some(obstacle(text)),
-            _ => {}
+        if code == RDKafkaErrorCode::AllBrokersDown {
+            let because = self.obstacle.as_ref().map(|o| format!(": {o}")).unwrap_or_default();
+            self.tell(Some(format!("no broker can be reached{because}")))?;
         }
         let source = &self.client.name;
         let now = Instant::now();
@@ -431,6 +423,23 @@ impl<'a> Reading<'a> {
             self.told.insert(code as i32, now);
         }
         Ok(())
+    }
+}
+
+/// What an event says of why a broker can't be reached, if it does.
+pub(super) fn obstacle_of(event: &Event<'_>) -> Option<String> {
+    match event {
+        Event::Log { facility, text, .. } if facility == CONNECTION_FAILED => Some(obstacle(text)),
+        Event::Error { code, text, .. } => matches!(
+            code,
+            RDKafkaErrorCode::SSL
+                | RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::SaslAuthenticationFailed
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::BrokerTransportFailure
+        )
+        .then(|| obstacle(text)),
+        _ => None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::AdminClient;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 
@@ -158,6 +159,14 @@ impl Resolved {
     /// librdkafka doesn't know a setting or doesn't take its value.
     pub(super) fn create(&self, context: Context) -> Result<Consumer, String> {
         Consumer::from_config_and_context(&self.settings, context).map_err(|e| self.refused(&e))
+    }
+
+    /// Makes a client that asks for what topics are set to.
+    ///
+    /// # Errors
+    /// As [`Resolved::create`].
+    pub(super) fn admin(&self, context: Context) -> Result<AdminClient<Context>, String> {
+        self.settings.create_with_context(context).map_err(|e| self.refused(&e))
     }
 
     fn refused(&self, error: &KafkaError) -> String {
