@@ -246,6 +246,9 @@ pub enum Source {
         /// from there.
         #[serde(default)]
         settings: BTreeMap<String, String>,
+        /// What to do when the topic no longer has what is to be read next.
+        #[serde(default)]
+        on_lost_records: OnLost,
         /// Which clock an event's time comes from.
         #[serde(default)]
         time: TimeFrom,
@@ -276,6 +279,17 @@ impl Source {
             Source::Jsonl { time, .. } | Source::Kafka { time, .. } => *time,
         }
     }
+}
+
+/// What to do when retention has deleted what is to be read next, or the topic was made anew. Both tell it as an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLost {
+    /// Go on with the oldest record that is there: what can be seen is watched.
+    #[default]
+    Skip,
+    /// Stop the cluster, until somebody has decided.
+    Fail,
 }
 
 /// Which clock an event's time comes from (SPEC §3).

@@ -62,6 +62,11 @@ pub enum Message {
     Finished(PartitionId),
     /// The source has no more partitions to come for this worker (bounded sources only; sent once per source).
     Ended(u16),
+    /// Records of this partition are gone from the source, so many, before they could be read.
+    Lost(PartitionId, u64),
+    /// Why the source can't be read at present, or not all of it; `None`: it can again. Sent to one worker of a process,
+    /// and only when it changes.
+    Degraded(u16, Option<String>),
     /// The source can't go on; the text says why and what to do. The cluster stops with it.
     Failed(String),
 }

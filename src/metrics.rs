@@ -38,6 +38,18 @@ pub const ARCHIVED: Metric =
 /// Records that are no valid event.
 pub const DEAD_LETTERS: Metric =
     counter("clawdstrike_dead_letters_total", "Records that are no valid event, by reason.", Some("reason"));
+/// Records that retention was faster with.
+pub const LOST_RECORDS: Metric = counter(
+    "clawdstrike_source_lost_records_total",
+    "Offsets that were gone from the source before they could be read (retention), by source.",
+    Some("source"),
+);
+/// The same of the archive stage.
+pub const ARCHIVE_LOST_RECORDS: Metric = counter(
+    "clawdstrike_archive_lost_records_total",
+    "Offsets that were gone from the source before the archive stage could read them, by source.",
+    Some("source"),
+);
 /// Events with a clock that can't be right.
 pub const RETIMED: Metric = counter(
     "clawdstrike_events_retimed_total",

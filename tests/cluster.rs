@@ -1,6 +1,9 @@
 //! The cluster from outside: the real binary in several processes, its API, its store, a webhook receiver, a real Kafka
 //! broker and a real TimescaleDB.
 
+#[path = "cluster/kafka.rs"]
+mod kafka;
+
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -26,6 +26,9 @@ const FAULTS: usize = 5;
 /// Long enough for a busy machine; every wait ends as soon as its condition holds.
 const DEADLINE: Duration = Duration::from_secs(120);
 
+/// The same for what takes no server and no start.
+const EXACT: Duration = Duration::from_secs(40);
+
 /// What happens to a running cluster.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
@@ -228,7 +231,8 @@ fn last_line(files: &[Vec<u8>], n: usize) -> String {
 
 fn run(seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
-    let sizes = Sizes { rules: 6, records: 600, files: 3, anonymous: false, disorder: true, untimely: 0 };
+    // One file: of several, one that nobody writes to just now holds nothing back, so what comes there next may be too late.
+    let sizes = Sizes { rules: 6, records: 600, files: 1, anonymous: false, disorder: true, untimely: 0 };
     let mut case = case(seed, Level::Full, &sizes);
     let ends: Vec<String> = (0..case.files.len()).map(|n| last_line(&case.files, n)).collect();
     for (file, end) in case.files.iter_mut().zip(&ends) {
@@ -295,7 +299,7 @@ fn run(seed: u64) {
         }
     }
     let database = folder.path().join("store.db");
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = Instant::now() + EXACT;
     let mut found = "nothing was stored".to_owned();
     while Instant::now() < deadline && !found.is_empty() {
         if let Ok(store) = stored(&database) {
@@ -303,9 +307,10 @@ fn run(seed: u64) {
         }
         std::thread::park_timeout(Duration::from_millis(100));
     }
+    let kept = if found.is_empty() { None } else { Some(folder.keep()) };
     assert!(
         found.is_empty(),
-        "FAULTS_SEED={seed}, {faults:?}, {shapes:?}\n{found}\n{}\nthe log:\n{}",
+        "FAULTS_SEED={seed}, {faults:?}, {shapes:?}; all of it is in {kept:?}\n{found}\n{}\nthe log:\n{}",
         case.rules,
         cluster.log()
     );

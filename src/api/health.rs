@@ -35,6 +35,8 @@ pub(super) async fn health(State(app): State<App>, NoParams: NoParams) -> Json<V
         "alert_versions": stats.alert_versions,
         "sessions_left": stats.sessions_left,
         "groups_shed": stats.groups_shed,
+        "lost_records": stats.lost_records,
+        "archive_lost_records": stats.archive_lost_records,
         "archived": stats.archived,
         "version": env!("CARGO_PKG_VERSION"),
     }))
@@ -82,6 +84,11 @@ fn render(app: &App) -> prometheus::Result<Vec<u8>> {
     }
     let by_reason: BTreeMap<&str, f64> = stats.dead_letters.iter().map(|(k, n)| (k.as_str(), *n as f64)).collect();
     add(&registry, metrics::DEAD_LETTERS, by_reason)?;
+    for (metric, lost) in
+        [(metrics::LOST_RECORDS, &stats.lost_records), (metrics::ARCHIVE_LOST_RECORDS, &stats.archive_lost_records)]
+    {
+        add(&registry, metric, lost.iter().map(|(source, n)| (source.as_str(), *n as f64)))?;
+    }
     add(&registry, metrics::DEGRADED, stats.degraded.keys().map(|part| (part.as_str(), 1.0)))?;
     let mut out = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut out)?;

@@ -6,6 +6,7 @@
 mod agents;
 mod alerts;
 mod client;
+mod doctor;
 mod init;
 pub mod output;
 mod replay;
@@ -33,6 +34,7 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   clawdstrike-edr init edr                       a configuration and a rule pack, in folder edr
+  clawdstrike-edr doctor --config edr/workers.toml   is all there that it needs?
   clawdstrike-edr up --config edr/workers.toml   the engine, all processes of it
   clawdstrike-edr alerts watch                   alerts as they happen
   clawdstrike-edr replay events.jsonl --rules edr/rules
@@ -45,6 +47,7 @@ enum Command {
     Up(up::UpArgs),
     Worker(worker::WorkerArgs),
     Init(init::InitArgs),
+    Doctor(doctor::DoctorArgs),
     /// Check, test, explain, import, list and load detection rules.
     #[command(subcommand, after_help = "Example:\n  clawdstrike-edr rules check rules")]
     Rules(rules::Command),
@@ -120,6 +123,7 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Up(args) => up::run(args),
         Command::Worker(args) => worker::run(args),
         Command::Init(args) => init::run(&args),
+        Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Rules(command) => rules::run(command),
         Command::Sessions(command) => block_on(sessions::run(command)),
         Command::Alerts(command) => block_on(alerts::run(command)),

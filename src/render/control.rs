@@ -66,8 +66,8 @@ pub struct Suspects {
 pub enum Mark {
     /// Some partition has not been read at all.
     Unknown,
-    /// All partitions are idle and caught up.
-    Idle,
+    /// All partitions are idle and caught up; the largest reference time over them, if there are any.
+    Idle(Option<i64>),
     /// The smallest reference time over the partitions that aren't.
     At(i64),
     /// All sources have ended; the largest event time there was.
@@ -83,6 +83,10 @@ pub struct Counters {
     pub dead_letters: BTreeMap<String, u64>,
     /// Events whose time had to be the reference time.
     pub retimed: u64,
+    /// Records that were gone before they could be read, by source.
+    pub lost: BTreeMap<String, u64>,
+    /// Why sources can't be read at present, by source.
+    pub degraded: BTreeMap<String, String>,
 }
 
 /// What workers tell all workers.
@@ -139,7 +143,9 @@ impl Watermark {
             None
         } else {
             let smallest = self.marks.iter().filter_map(|m| if let Mark::At(t) = m { Some(*t) } else { None }).min();
-            smallest.map(|t| t.saturating_sub(self.max_lateness))
+            // Those that are idle hold nothing back, and where all are, the latest says how far it has come.
+            let latest = || self.marks.iter().filter_map(|m| if let Mark::Idle(t) = m { *t } else { None }).max();
+            smallest.or_else(latest).map(|t| t.saturating_sub(self.max_lateness))
         };
         self.bound = self.bound.max(now);
         self.bound
@@ -160,10 +166,21 @@ mod tests {
     fn waits_for_partitions_that_were_never_read_and_not_for_idle_ones() {
         let mut w = Watermark::new(3, 10);
         w.tell(0, Mark::At(100));
-        w.tell(1, Mark::Idle);
+        w.tell(1, Mark::Idle(Some(900)));
         assert_eq!(w.bound(), None);
         w.tell(2, Mark::At(50));
         assert_eq!(w.bound(), Some(40));
+    }
+
+    #[test]
+    fn where_all_are_idle_the_latest_counts() {
+        let mut w = Watermark::new(2, 10);
+        w.tell(0, Mark::Idle(None));
+        w.tell(1, Mark::Idle(None));
+        assert_eq!(w.bound(), None);
+        w.tell(1, Mark::Idle(Some(100)));
+        w.tell(0, Mark::Idle(Some(50)));
+        assert_eq!(w.bound(), Some(90));
     }
 
     #[test]

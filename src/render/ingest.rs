@@ -140,6 +140,8 @@ pub(super) struct Ingest {
     /// Where events of a class go: bit `b`, to groups of `by` list `b`. By the class's number within this worker.
     roles: Vec<Option<u64>>,
     counters: Counters,
+    /// Counts what sources have told beside records.
+    news: u64,
     told: Option<(Mark, u64)>,
     /// Partitions of which something was read that wasn't told yet.
     read_since: Vec<PartitionId>,
@@ -283,6 +285,7 @@ impl Ingest {
             classifier: None,
             roles: Vec::new(),
             counters: Counters::default(),
+            news: 0,
             told: None,
             read_since: Vec::new(),
             batches: (0..peers as u64).map(|worker| Filling { worker, ..Filling::default() }).collect(),
@@ -403,8 +406,25 @@ impl Ingest {
                 }
             }
             Message::Ended(_) => self.sources_left = self.sources_left.saturating_sub(1),
+            Message::Lost(partition, records) => {
+                *self.counters.lost.entry(self.source(partition.source)).or_default() += records;
+                self.news += 1;
+            }
+            Message::Degraded(source, reason) => {
+                let source = self.source(source);
+                match reason {
+                    Some(reason) => self.counters.degraded.insert(source, reason),
+                    None => self.counters.degraded.remove(&source),
+                };
+                self.news += 1;
+            }
             Message::Failed(reason) => self.failed = Some(reason),
         }
+    }
+
+    /// A source's name.
+    fn source(&self, index: u16) -> String {
+        self.settings.sources.get(usize::from(index)).map_or_else(|| "?".to_owned(), |s| s.name.clone())
     }
 
     fn take_records(&mut self, records: RecordBatch, from: usize, wall: i64) {
@@ -445,9 +465,8 @@ impl Ingest {
 
     fn take_dead(&mut self, letter: DeadLetter, partition: PartitionId, offset: u64, raw: &[u8]) {
         *self.counters.dead_letters.entry(letter.reason.code().to_owned()).or_default() += 1;
-        let source = self.settings.sources.get(usize::from(partition.source)).map_or("?", |s| &s.name);
         let dead = DeadRecord {
-            source: source.to_owned(),
+            source: self.source(partition.source),
             partition: partition.partition,
             offset,
             reason: letter.reason.code(),
@@ -552,7 +571,8 @@ impl Ingest {
             return out;
         }
         let mark = self.mark();
-        let told = Some((mark, self.counters.events + self.counters.dead_letters.values().sum::<u64>()));
+        let counted = self.counters.events + self.counters.dead_letters.values().sum::<u64>() + self.news;
+        let told = Some((mark, counted));
         if told != self.told || !self.read_since.is_empty() {
             self.told = told;
             let read = std::mem::take(&mut self.read_since);
@@ -576,7 +596,8 @@ impl Ingest {
             let Some(largest) = p.largest else { return Mark::Unknown };
             smallest = Some(smallest.map_or(largest, |s: i64| s.min(largest)));
         }
-        smallest.map_or(Mark::Idle, Mark::At)
+        let latest = || self.partitions.values().filter_map(|p| p.largest).max();
+        smallest.map_or_else(|| Mark::Idle(latest()), Mark::At)
     }
 }
 

@@ -62,6 +62,13 @@ pub struct Orchestrator {
     dry_run: bool,
 }
 
+/// The receivers that are configured, each with its address, or what is wrong with it.
+pub fn receivers(config: &config::Response) -> impl Iterator<Item = (Destination, Result<url::Url, String>)> {
+    [(Destination::SocWebhook, &config.soc_webhook), (Destination::AgentControl, &config.agent_control_api)]
+        .into_iter()
+        .filter_map(|(destination, url)| Some((destination, base_url(destination, url.as_ref()?))))
+}
+
 impl Orchestrator {
     /// Starts the receivers that are configured. Fails on a URL that isn't one, and if TLS can't be set up.
     pub fn start(config: &config::Response) -> Result<Orchestrator, String> {
@@ -85,13 +92,8 @@ impl Orchestrator {
             limits,
         });
         let mut queues = BTreeMap::new();
-        for (destination, url) in
-            [(Destination::SocWebhook, &config.soc_webhook), (Destination::AgentControl, &config.agent_control_api)]
-        {
-            if let Some(url) = url {
-                let base = base_url(destination, url)?;
-                queues.insert(destination, destination::start(destination, base, Arc::clone(&shared)));
-            }
+        for (destination, base) in receivers(config) {
+            queues.insert(destination, destination::start(destination, base?, Arc::clone(&shared)));
         }
         Ok(Orchestrator {
             done: Mutex::new(Seen::new(shared.limits.remembered)),

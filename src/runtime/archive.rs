@@ -3,8 +3,8 @@
 //! come is kept in the store, in the transaction that writes the events.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clawdstrike_telemetry::{ClockRule, Event, Reference, decode};
@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use sha2::{Digest, Sha256};
 
 use super::handle::Handle;
-use crate::config::{Config, Source, TimeFrom};
+use crate::config::{Config, OnLost, Source, TimeFrom};
 use crate::inbox::{Inbox, Inboxes, Message, PartitionId, RecordBatch};
 use crate::source::{self, Reader, StartAt};
 use crate::store::{ArchiveSender, EventRow};
@@ -32,6 +32,34 @@ struct Sources {
     by_reference: Vec<bool>,
 }
 
+/// What the stage tells of itself.
+#[derive(Default)]
+pub struct Archived {
+    events: AtomicU64,
+    sources: Mutex<Told>,
+}
+
+/// What the stage's readers tell, by source.
+#[derive(Default)]
+pub struct Told {
+    /// Records that were gone before they could be read.
+    pub lost: BTreeMap<String, u64>,
+    /// Why a source can't be read at present; or why the stage "has stopped" reading one.
+    pub degraded: BTreeMap<String, String>,
+}
+
+impl Archived {
+    /// Events written since the start.
+    pub fn events(&self) -> u64 {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    /// What the readers tell.
+    pub fn sources(&self) -> MutexGuard<'_, Told> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The running stage.
 pub struct Archive {
     readers: Vec<Reader>,
@@ -47,7 +75,7 @@ impl Archive {
         config: &Config,
         store: ArchiveSender,
         handle: Handle,
-        archived: Arc<AtomicU64>,
+        archived: Arc<Archived>,
     ) -> Result<Archive, String> {
         let known = loop {
             match store.positions().await {
@@ -97,11 +125,13 @@ impl Archive {
     }
 }
 
-/// The archive's readers never commit, so their group must have no commits of the engine's.
+/// The archive's readers never commit, so their group must have no commits of the engine's. And they go on where records
+/// are lost: a store that was away for longer than the topic's retention must not stop detection.
 fn own_group(source: &Source) -> Source {
     let mut own = source.clone();
-    if let Source::Kafka { group, .. } = &mut own {
+    if let Source::Kafka { group, on_lost_records, .. } = &mut own {
         group.push_str("-archive");
+        *on_lost_records = OnLost::Skip;
     }
     own
 }
@@ -110,7 +140,7 @@ struct Stage {
     sources: Sources,
     clock: ClockRule,
     references: HashMap<PartitionId, Reference>,
-    archived: Arc<AtomicU64>,
+    archived: Arc<Archived>,
     rows: Vec<EventRow>,
     positions: BTreeMap<PartitionId, u64>,
 }
@@ -127,7 +157,10 @@ impl Stage {
         loop {
             match from.recv_timeout(WAIT) {
                 Ok(Message::Batch(batch)) => self.take(&batch),
-                Ok(_) => continue,
+                Ok(other) => {
+                    self.note(other);
+                    continue;
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -154,11 +187,24 @@ impl Stage {
                     && let Some((count, receipt)) = under_way.pop_front()
                 {
                     match runtime.block_on(receipt) {
-                        Ok(_) => self.archived.fetch_add(count, Ordering::Relaxed),
+                        Ok(_) => self.archived.events.fetch_add(count, Ordering::Relaxed),
                         Err(_) => return,
                     };
                 }
             }
+        }
+    }
+
+    /// What a source tells beside records.
+    fn note(&self, message: Message) {
+        let name = |source: u16| self.sources.names.get(usize::from(source)).cloned().unwrap_or_default();
+        let mut told = self.archived.sources();
+        match message {
+            Message::Lost(partition, records) => *told.lost.entry(name(partition.source)).or_default() += records,
+            Message::Degraded(source, Some(reason)) => drop(told.degraded.insert(name(source), reason)),
+            Message::Degraded(source, None) => drop(told.degraded.remove(&name(source))),
+            Message::Failed(reason) => drop(told.degraded.insert("has stopped".into(), reason)),
+            _ => {}
         }
     }
 

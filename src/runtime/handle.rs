@@ -67,6 +67,10 @@ pub struct Stats {
     pub sessions_left: u64,
     /// Groups that lost kept events for want of room.
     pub groups_shed: u64,
+    /// Records that were gone from their source before they could be read, by source.
+    pub lost_records: std::collections::BTreeMap<String, u64>,
+    /// The same of the archive stage, which reads by itself.
+    pub archive_lost_records: std::collections::BTreeMap<String, u64>,
     /// Events that the archive stage has written to the store since the start.
     pub archived: u64,
     /// Parts that don't work as they should, with the reason.

@@ -15,7 +15,7 @@ use timely::CommunicationConfig;
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, mpsc, watch};
 
-use super::archive::Archive;
+use super::archive::{Archive, Archived};
 use super::driver::{Crew, Cuts, Sequencer, Shared};
 use super::handle::{ActiveRules, Handle, REQUESTS, Stats, WATCH_LAG};
 use super::journal::{Journal, Told};
@@ -67,7 +67,7 @@ struct Head {
     handle: Handle,
     writer: Option<StoreWriter>,
     response: Arc<Orchestrator>,
-    archived: Arc<AtomicU64>,
+    archived: Arc<Archived>,
     acked: Arc<AtomicU64>,
     sinks: tokio::task::JoinHandle<()>,
     background: Vec<tokio::task::JoinHandle<()>>,
@@ -307,7 +307,7 @@ async fn start_head(
         response: response.clone(),
         changes: changes.clone(),
     };
-    let archived = Arc::new(AtomicU64::new(0));
+    let archived = Arc::new(Archived::default());
     let (outlet, sinks) = sinks::start(to, stats_in, archived.clone(), degraded_parts(writer.as_ref(), &response));
     let (requests_in, requests) = mpsc::channel(REQUESTS);
     let set = Arc::new(compiled.set);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{broadcast, mpsc, watch};
 
+use super::archive::Archived;
 use super::driver::Outlet;
 use super::handle::{Change, Stats};
 use crate::render::detect::{SessionChange, Totals};
@@ -28,7 +29,7 @@ pub struct SinkOutlet {
     to: mpsc::Sender<Told>,
     acked: Arc<AtomicU64>,
     stats: watch::Sender<Stats>,
-    archived: Arc<AtomicU64>,
+    archived: Arc<Archived>,
     degraded: Degraded,
 }
 
@@ -46,11 +47,11 @@ pub struct Sinks {
 }
 
 /// Starts the task on the current tokio runtime.
-/// `archived` counts what the archive stage has written.
+/// `archived` is told by the archive stage.
 pub fn start(
     sinks: Sinks,
     stats: watch::Sender<Stats>,
-    archived: Arc<AtomicU64>,
+    archived: Arc<Archived>,
     degraded: Degraded,
 ) -> (SinkOutlet, tokio::task::JoinHandle<()>) {
     let (to, from) = mpsc::channel(BATCHES);
@@ -147,11 +148,28 @@ impl Outlet for SinkOutlet {
     fn closed(&mut self, epoch: u64, totals: &Totals) {
         // If it is full a later epoch says more.
         let _later_says_more = self.to.try_send(Told::Closed(epoch));
-        let degraded = (self.degraded)();
+        let mut degraded = (self.degraded)();
+        let mut lost_records = BTreeMap::new();
+        for counters in totals.workers.values() {
+            for (source, reason) in &counters.degraded {
+                degraded.insert(format!("source {source}"), reason.clone());
+            }
+            for (source, records) in &counters.lost {
+                *lost_records.entry(source.clone()).or_default() += records;
+            }
+        }
+        let told = self.archived.sources();
+        for (source, reason) in &told.degraded {
+            degraded.insert(format!("archive {source}"), reason.clone());
+        }
+        let archive_lost_records = told.lost.clone();
+        drop(told);
         self.stats.send_modify(|stats| {
             stats.epoch = epoch;
-            stats.archived = self.archived.load(Ordering::Relaxed);
+            stats.archived = self.archived.events();
             stats.degraded = degraded;
+            stats.lost_records = lost_records;
+            stats.archive_lost_records = archive_lost_records;
             stats.watermark = totals.watermark;
             stats.events = totals.workers.values().map(|c| c.events).sum();
             stats.retimed = totals.workers.values().map(|c| c.retimed).sum();

@@ -3,12 +3,15 @@
 //! Partitions are spread over all workers by number, not by the group's protocol: the group only keeps offsets, so that
 //! lag tools tell the truth. A partition's number is the topic's place in the configuration and Kafka's own number (see
 //! [`PARTITION_BITS`]), so new topics belong at the end of the list. A partition begins where the engine's checkpoint
-//! says, else at the group's committed offset, else at its beginning; nothing is ever skipped.
+//! says, else at the group's committed offset, else at its beginning. What retention has deleted by then is told, counted,
+//! and skipped only if the configuration says so.
 //!
 //! A broker that is down and a topic that isn't there are waited for. Knows nothing of what a record says, and commits
 //! only what it is told.
 
 mod discovery;
+mod inspect;
+mod lost;
 mod queue;
 mod reading;
 mod settings;
@@ -23,10 +26,11 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{debug, trace, warn};
 
+pub use self::inspect::{TopicState, inspect};
 use self::queue::Queue;
 use self::reading::Reading;
 use super::{Feed, Halt, PartitionId, StartAt};
-use crate::config::Source;
+use crate::config::{OnLost, Source};
 
 /// Low bits of a partition's number that are Kafka's own; the others are the topic's place in the configuration.
 const PARTITION_BITS: u32 = 20;
@@ -123,6 +127,7 @@ pub(super) struct Client {
     waiting: Arc<AtomicUsize>,
     start: StartAt,
     metadata_every: Duration,
+    on_lost: OnLost,
 }
 
 impl Client {
@@ -139,6 +144,7 @@ impl Client {
             index,
             consumer: Arc::new(resolved.create(context)?),
             metadata_every: resolved.metadata_every,
+            on_lost: resolved.on_lost,
             topics: resolved.topics.into(),
             name: resolved.name,
             waiting,
@@ -161,10 +167,10 @@ impl Client {
         let failed = |text| Halt::Failed(format!("source \"{}\": {text}", self.name));
         let queue = Queue::new(self.consumer.clone())
             .ok_or_else(|| failed("the kafka client has no queue for records".into()))?;
-        let found =
+        let discovery =
             discovery::spawn(&self, feed).map_err(|e| failed(format!("no thread to look for partitions: {e}")))?;
-        let mut reading = Reading::new(feed, &self);
-        let result = reading.run(&queue, &found);
+        let mut reading = Reading::new(feed, &self, discovery.questions);
+        let result = reading.run(&queue, &discovery.news);
         reading.await_commits(&queue);
         result
     }

@@ -20,6 +20,8 @@ pub use crate::inbox::{
     BATCH_BYTES, Closed, INBOX_BATCHES, Inbox, Inboxes, MAX_RECORD, Message, PartitionId, RecordBatch, RecordRef, Waker,
 };
 
+pub use kafka::{TopicState, inspect as inspect_kafka};
+
 /// How long [`Reader::stop`] waits for the reader's thread.
 pub const STOP_WITHIN: Duration = Duration::from_secs(5);
 

@@ -4,6 +4,8 @@
 
 use sha2::{Digest, Sha256};
 
+use super::inspect::Schema;
+
 /// One file of `sql/`.
 pub(super) struct Migration {
     /// From 1, without gaps.
@@ -77,6 +79,18 @@ pub(super) fn outstanding<'a>(known: &'a [Migration], applied: &[Applied]) -> Re
         }
     }
     Ok(&known[applied.len()..])
+}
+
+/// How a database's schema compares with this program's.
+pub(super) fn compare(known: &[Migration], applied: &[Applied]) -> Schema {
+    let has = applied.last().map_or(0, |a| a.version);
+    let latest = known.last().map_or(0, |m| m.version);
+    match outstanding(known, applied) {
+        Ok([]) => Schema::Current(has),
+        Ok(_) if applied.is_empty() => Schema::Absent,
+        Ok(_) => Schema::Older { has, latest },
+        Err(text) => Schema::Foreign(text),
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //!
 //! A store knows rows. It knows nothing of sources, rules, dataflow, HTTP or the command line.
 
+mod inspect;
 mod migrate;
 mod pending;
 mod postgres;
@@ -20,6 +21,7 @@ use crate::config;
 pub use crate::session::SessionKey;
 use crate::session::SessionView;
 
+pub use inspect::{Condition, Schema};
 pub use pending::VersionSender;
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clawdstrike_telemetry::time::format;
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 
+use super::inspect::Condition;
 use super::migrate::{self, Applied};
 use super::row::{AlertColumns, RemovedColumns, Rows, SessionColumns};
 use super::{EventRow, StoreError};
@@ -53,6 +54,29 @@ impl Sqlite {
             rows.collect()
         })
         .await
+    }
+
+    /// Looks at the file without changing it.
+    pub(super) fn inspect(&self) -> Result<Condition, String> {
+        let place = format!("database {:?}", self.path);
+        let failed = |e: rusqlite::Error| format!("{place}: {e}");
+        let applied = match self.path.exists() {
+            true => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                let connection = Connection::open_with_flags(&self.path, flags).map_err(failed)?;
+                connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+                let exists = connection.table_exists(None, "schema_migrations").map_err(failed)?;
+                if exists { read_applied(&connection).map_err(failed)? } else { Vec::new() }
+            }
+            false => Vec::new(),
+        };
+        Ok(Condition {
+            place,
+            product: format!("SQLite {}", rusqlite::version()),
+            schema: migrate::compare(migrate::SQLITE, &applied),
+            clock_ahead: None,
+            objection: None,
+        })
     }
 
     /// Runs `work` on a blocking thread, with the connection, opened if need be.
@@ -130,10 +154,7 @@ fn apply_migrations(connection: &mut Connection) -> Result<(), MigrateError> {
         "CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, \
          checksum TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT",
     )?;
-    let applied = transaction
-        .prepare("SELECT version, name, checksum FROM schema_migrations ORDER BY version")?
-        .query_map([], |row| Ok(Applied { version: row.get(0)?, name: row.get(1)?, checksum: row.get(2)? }))?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let applied = read_applied(&transaction)?;
     for migration in migrate::outstanding(migrate::SQLITE, &applied).map_err(MigrateError::Schema)? {
         transaction.execute_batch(migration.sql)?;
         transaction.execute(
@@ -143,6 +164,13 @@ fn apply_migrations(connection: &mut Connection) -> Result<(), MigrateError> {
     }
     transaction.commit()?;
     Ok(())
+}
+
+fn read_applied(connection: &Connection) -> rusqlite::Result<Vec<Applied>> {
+    connection
+        .prepare("SELECT version, name, checksum FROM schema_migrations ORDER BY version")?
+        .query_map([], |row| Ok(Applied { version: row.get(0)?, name: row.get(1)?, checksum: row.get(2)? }))?
+        .collect()
 }
 
 fn write_rows(transaction: &Transaction<'_>, rows: &Rows) -> rusqlite::Result<()> {

@@ -167,5 +167,6 @@ fn check_restarts(level: Level, seed: u64, sizes: Sizes, way: Way) -> Result<(),
 
 #[test]
 fn whenever_it_is_killed_it_ends_as_the_judge_says() {
-    hold_as_asked(|seed, sizes, way| check_restarts(Level::Full, seed, sizes, way));
+    // A case is four runs.
+    hold_as_asked(4, |seed, sizes, way| check_restarts(Level::Full, seed, sizes, way));
 }

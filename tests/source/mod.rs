@@ -35,6 +35,10 @@ pub(crate) struct Seen {
     pub(crate) listed: usize,
     pub(crate) ended: Vec<usize>,
     pub(crate) failed: Vec<String>,
+    /// Offsets that were gone.
+    pub(crate) lost: BTreeMap<PartitionId, u64>,
+    /// Why the source can't be read at present.
+    pub(crate) degraded: Option<String>,
 }
 
 impl Seen {
@@ -101,6 +105,8 @@ impl Seen {
             }
             Message::Listed(_) => self.listed += 1,
             Message::Ended(_) => self.ended.push(worker),
+            Message::Lost(id, offsets) => *self.lost.entry(id).or_default() += offsets,
+            Message::Degraded(_, reason) => self.degraded = reason,
             Message::Failed(text) => self.failed.push(text),
         }
     }

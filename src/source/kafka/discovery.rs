@@ -5,15 +5,17 @@
 //! Committed offsets are asked for here, until the broker answers, because librdkafka's own request loses partitions while
 //! the group's coordinator is still loading: its error names none, and they are never read.
 //!
+//! Whether these questions are answered tells whether the source can be read.
+//!
 //! Knows nothing of who reads which.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
@@ -23,42 +25,53 @@ use super::{Client, Consumer, join};
 use crate::source::{Closed, Feed, PartitionId, StartAt};
 
 /// How long the broker may take for an answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// The pause after a question that got no answer.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Findings that wait for the reader.
 const FINDINGS: usize = 16;
 
-/// Partitions of a topic (its place in the configuration) that weren't known before, each with the next offset, if the
-/// engine or the group has one. None at all: there is no such topic yet.
-pub(super) struct Found {
-    pub(super) place: usize,
-    pub(super) partitions: Vec<(i32, Option<u64>)>,
+/// Partitions of a topic, each with the next offset, if the engine or the group has one.
+pub(super) type Partitions = Vec<(i32, Option<u64>)>;
+
+/// What the broker has told.
+pub(super) enum News {
+    /// What wasn't known before of a topic (its place in the configuration). Nothing: there is no such topic yet.
+    Found { place: usize, partitions: Partitions },
+    /// Why not all is known of all topics; `None`: it is.
+    State(Option<String>),
+    /// The first offset that a partition has, and the one after its last.
+    Range { place: usize, partition: i32, low: u64, high: u64 },
+}
+
+/// The reader's side.
+pub(super) struct Discovery {
+    pub(super) news: Receiver<News>,
+    /// Asks for a partition's range, by the topic's place. One question a partition at a time, which is its bound.
+    pub(super) questions: Sender<(usize, i32)>,
 }
 
 /// Starts looking, until the reader is stopped.
-pub(super) fn spawn(client: &Client, feed: &Feed) -> io::Result<Receiver<Found>> {
-    let (sender, found) = bounded(FINDINGS);
+pub(super) fn spawn(client: &Client, feed: &Feed) -> io::Result<Discovery> {
+    let (sender, news) = bounded(FINDINGS);
+    let (questions, asked) = unbounded();
     let mut search = Search {
         index: client.index,
         source: client.name.clone(),
         consumer: client.consumer.clone(),
         start: client.start.clone(),
         sender,
+        asked,
+        open: BTreeSet::new(),
         stop: feed.stop.clone(),
     };
     let mut topics: Vec<Topic> = client.topics.iter().map(|t| Topic::new(t)).collect();
     let every = client.metadata_every;
     std::thread::Builder::new().name(format!("kafka-{}", search.source)).spawn(move || {
-        while let Ok(answered) = search.look(&mut topics) {
-            let pause = if answered { every } else { ASK_AGAIN.min(every) };
-            select! {
-                recv(search.stop) -> _ => return,
-                default(pause) => {}
-            }
-        }
+        // Closed: the reader has ended.
+        let _ended = search.run(&mut topics, every);
     })?;
-    Ok(found)
+    Ok(Discovery { news, questions })
 }
 
 struct Topic {
@@ -81,21 +94,68 @@ struct Search {
     source: String,
     consumer: Arc<Consumer>,
     start: StartAt,
-    sender: Sender<Found>,
+    sender: Sender<News>,
+    asked: Receiver<(usize, i32)>,
+    /// Questions without an answer.
+    open: BTreeSet<(usize, i32)>,
     stop: Receiver<Infallible>,
 }
 
 impl Search {
+    fn run(&mut self, topics: &mut [Topic], every: Duration) -> Result<(), Closed> {
+        let mut next_look = Instant::now();
+        loop {
+            if Instant::now() >= next_look {
+                let pause = if self.look(topics)? { every } else { ASK_AGAIN.min(every) };
+                next_look = Instant::now() + pause;
+            }
+            self.answer(topics)?;
+            let pause = next_look.saturating_duration_since(Instant::now());
+            select! {
+                recv(self.stop) -> _ => return Err(Closed),
+                recv(self.asked) -> question => {
+                    self.open.insert(question.map_err(|_| Closed)?);
+                }
+                default(if self.open.is_empty() { pause } else { ASK_AGAIN.min(pause) }) => {}
+            }
+        }
+    }
+
+    /// Answers what the reader has asked, as far as the broker answers.
+    fn answer(&mut self, topics: &[Topic]) -> Result<(), Closed> {
+        for (place, partition) in self.open.clone() {
+            let Some(topic) = topics.get(place) else { continue };
+            match self.consumer.fetch_watermarks(&topic.name, partition, ANSWER_WITHIN) {
+                Ok((low, high)) => {
+                    self.open.remove(&(place, partition));
+                    let offset = |n| u64::try_from(n).unwrap_or(0);
+                    self.tell(News::Range { place, partition, low: offset(low), high: offset(high) })?;
+                }
+                Err(error) => {
+                    let source = &self.source;
+                    warn!(source, topic = topic.name, partition, %error, "the broker does not tell what it has; waiting");
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Asks for all topics once. Whether all questions were answered.
     fn look(&mut self, topics: &mut [Topic]) -> Result<bool, Closed> {
         let mut answered = true;
+        let mut troubles = Vec::new();
         for (place, topic) in topics.iter_mut().enumerate() {
             match self.news(place, topic) {
-                Ok(partitions) => {
+                Ok((partitions, leaderless)) => {
                     topic.said = None;
                     topic.known.extend(partitions.iter().map(|(number, _)| *number));
-                    info!(source = self.source, topic = topic.name, ?partitions, "found");
-                    self.tell(Found { place, partitions })?;
+                    if !partitions.is_empty() {
+                        info!(source = self.source, topic = topic.name, ?partitions, "found");
+                    }
+                    if leaderless > 0 {
+                        troubles.push(format!("topic \"{}\": {leaderless} partitions have no leader", topic.name));
+                    }
+                    self.tell(News::Found { place, partitions })?;
                 }
                 Err(reason) => {
                     let text = match &reason {
@@ -104,35 +164,37 @@ impl Search {
                     };
                     if topic.said.as_ref() != Some(&text) {
                         warn!(source = self.source, topic = topic.name, "{text}; waiting");
-                        topic.said = Some(text);
+                        topic.said = Some(text.clone());
                     }
+                    troubles.push(format!("topic \"{}\": {text}", topic.name));
                     match reason {
                         Reason::NoAnswer(_) => answered = false,
                         Reason::NoSuchTopic if topic.absent => {}
                         Reason::NoSuchTopic => {
                             topic.absent = true;
-                            self.tell(Found { place, partitions: Vec::new() })?;
+                            self.tell(News::Found { place, partitions: Vec::new() })?;
                         }
                     }
                 }
             }
         }
+        self.tell(News::State((!troubles.is_empty()).then(|| troubles.join("; "))))?;
         Ok(answered)
     }
 
-    fn tell(&self, found: Found) -> Result<(), Closed> {
+    fn tell(&self, news: News) -> Result<(), Closed> {
         select! {
-            send(self.sender, found) -> sent => sent.map_err(|_| Closed),
+            send(self.sender, news) -> sent => sent.map_err(|_| Closed),
             recv(self.stop) -> _ => Err(Closed),
         }
     }
 
-    /// The topic's new partitions, as in [`Found`].
-    fn news(&self, place: usize, topic: &Topic) -> Result<Vec<(i32, Option<u64>)>, Reason> {
-        let mut new = ask(&self.consumer, &topic.name)?;
+    /// The topic's new partitions, as in [`News::Found`], and how many of all can't be read for want of a leader.
+    fn news(&self, place: usize, topic: &Topic) -> Result<(Partitions, usize), Reason> {
+        let (mut new, leaderless) = ask(&self.consumer, &topic.name)?;
         new.retain(|number| !topic.known.contains(number));
         if new.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), leaderless));
         }
         new.sort_unstable();
         let given = |number| {
@@ -145,18 +207,18 @@ impl Search {
         for (number, next) in &mut partitions {
             *next = next.or_else(|| committed.get(number).copied());
         }
-        Ok(partitions)
+        Ok((partitions, leaderless))
     }
 }
 
 /// Why nothing is known of a topic.
-enum Reason {
+pub(super) enum Reason {
     NoSuchTopic,
     NoAnswer(String),
 }
 
-/// The topic's partitions.
-fn ask(consumer: &Consumer, topic: &str) -> Result<Vec<i32>, Reason> {
+/// The topic's partitions, and how many of them have no leader.
+pub(super) fn ask(consumer: &Consumer, topic: &str) -> Result<(Vec<i32>, usize), Reason> {
     let metadata = consumer
         .fetch_metadata(Some(topic), ANSWER_WITHIN)
         .map_err(|e| Reason::NoAnswer(format!("the broker does not tell its partitions ({e})")))?;
@@ -164,14 +226,17 @@ fn ask(consumer: &Consumer, topic: &str) -> Result<Vec<i32>, Reason> {
         return Err(Reason::NoAnswer("the broker tells nothing of this topic".into()));
     };
     match told.error().map(RDKafkaErrorCode::from) {
-        None => Ok(told.partitions().iter().map(|p| p.id()).collect()),
+        None => {
+            let leaderless = told.partitions().iter().filter(|p| p.leader() < 0).count();
+            Ok((told.partitions().iter().map(|p| p.id()).collect(), leaderless))
+        }
         Some(RDKafkaErrorCode::UnknownTopicOrPartition) => Err(Reason::NoSuchTopic),
         Some(code) => Err(Reason::NoAnswer(format!("the topic can't be read ({code})"))),
     }
 }
 
 /// The group's committed offsets of these partitions; those that have none are left out.
-fn committed(
+pub(super) fn committed(
     consumer: &Consumer,
     topic: &str,
     partitions: impl Iterator<Item = i32>,

@@ -37,6 +37,13 @@ pub(super) enum Event<'a> {
         partition: i32,
         offset: i64,
     },
+    /// The broker doesn't have the offset that was to be read next; the partition rests until it is given another.
+    OutOfRange {
+        topic: Vec<u8>,
+        partition: i32,
+        /// What was to be read; `None` if the log was cut off before it.
+        offset: Option<u64>,
+    },
     Error {
         code: RDKafkaErrorCode,
         /// The client will not recover.
@@ -149,8 +156,14 @@ impl Owned {
         let Err(code) = self.code() else {
             return Event::Other;
         };
-        if code == RDKafkaErrorCode::PartitionEOF {
-            return self.end();
+        if matches!(code, RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset) {
+            let Some((topic, partition, offset)) = self.place() else {
+                return Event::Other;
+            };
+            return match code {
+                RDKafkaErrorCode::PartitionEOF => Event::End { topic, partition, offset },
+                _ => Event::OutOfRange { topic, partition, offset: u64::try_from(offset).ok() },
+            };
         }
         // SAFETY: the event is ours, and its text lives as long as it.
         let (fatal, text) = unsafe {
@@ -160,18 +173,17 @@ impl Owned {
         Event::Error { code, fatal, text }
     }
 
-    fn end(&self) -> Event<'_> {
+    /// Topic, partition and offset that an error is about.
+    fn place(&self) -> Option<(Vec<u8>, i32, i64)> {
         // SAFETY: the event is ours. What it gives is a copy that is to be given back, and its texts with it; until then
         // they are there.
         unsafe {
             let copy = native::rd_kafka_event_topic_partition(self.0.as_ptr());
-            let Some(place) = copy.as_ref() else {
-                return Event::Other;
-            };
+            let place = copy.as_ref()?;
             let (partition, offset) = (place.partition, place.offset);
             let topic = bytes(place.topic).to_vec();
             native::rd_kafka_topic_partition_destroy(copy);
-            Event::End { topic, partition, offset }
+            Some((topic, partition, offset))
         }
     }
 

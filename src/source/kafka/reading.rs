@@ -6,16 +6,18 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use rdkafka::client::ClientContext as _;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
-use super::discovery::Found;
+use super::discovery::News;
+use super::lost;
 use super::queue::{Event, Queue, Record};
 use super::{Client, join};
+use crate::config::OnLost;
 use crate::source::{BATCH_BYTES, Feed, Halt, MAX_RECORD, Message, PartitionId, RecordBatch, RecordRef};
 
 /// Events that are taken before what has been gathered is handed over.
@@ -36,17 +38,32 @@ struct Partition {
     records: Vec<RecordRef>,
     /// After the last record that was taken.
     next_offset: u64,
-    /// Where it was to begin.
-    start: Option<u64>,
+    /// `next_offset` is where it is, not only where it would begin at the least.
+    known: bool,
+    /// The worker has been told where it is.
+    told: bool,
+    /// The broker doesn't have what was to be read: it was asked what it has.
+    rests: Option<Rest>,
     /// Its first record has come.
     begun: bool,
     /// The last batch was full, so the next will be.
     busy: bool,
 }
 
+/// What was to be read when the broker didn't have it.
+struct Rest {
+    /// `None`: wherever the partition begins.
+    wanted: Option<u64>,
+    /// The broker says that it cut its log off.
+    cut: bool,
+}
+
 /// Said once for a topic.
 const NO_CLOCK: &str = "this topic has no trusted clock: a record ahead of its time can re-time those after it; \
                         set its message.timestamp.type to LogAppendTime";
+
+/// The facility of the client's log for connections that fail; not all of these come as errors too.
+const CONNECTION_FAILED: &str = "FAIL";
 
 /// A client that reads.
 pub(super) struct Reading<'a> {
@@ -61,13 +78,19 @@ pub(super) struct Reading<'a> {
     clockless: HashSet<usize>,
     /// When an error was told last, by its number.
     told: HashMap<i32, Instant>,
+    /// Asks what the broker has of a partition.
+    questions: Sender<(usize, i32)>,
+    /// What the client said last of why a broker can't be reached.
+    obstacle: Option<String>,
+    /// Why the source can't be read, as told to the workers.
+    degraded: Option<String>,
 }
 
 /// A topic that isn't found within this time doesn't hold the watermark back: it may never exist.
 const LISTED_WITHIN: Duration = Duration::from_secs(10);
 
 impl<'a> Reading<'a> {
-    pub(super) fn new(feed: &'a Feed, client: &'a Client) -> Reading<'a> {
+    pub(super) fn new(feed: &'a Feed, client: &'a Client, questions: Sender<(usize, i32)>) -> Reading<'a> {
         Reading {
             feed,
             client,
@@ -76,18 +99,27 @@ impl<'a> Reading<'a> {
             last: (usize::MAX, 0, 0),
             clockless: HashSet::new(),
             told: HashMap::new(),
+            questions,
+            obstacle: None,
+            degraded: None,
         }
     }
 
     /// Reads until it is stopped or can't go on.
-    pub(super) fn run(&mut self, queue: &Queue, found: &Receiver<Found>) -> Result<(), Halt> {
+    pub(super) fn run(&mut self, queue: &Queue, news: &Receiver<News>) -> Result<(), Halt> {
         let mut unseen: HashSet<usize> = (0..self.client.topics.len()).collect();
         let mut listed = false;
         let began = Instant::now();
         loop {
-            for new in found.try_iter() {
-                self.assign(&new)?;
-                unseen.remove(&new.place);
+            for told in news.try_iter() {
+                match told {
+                    News::Found { place, partitions } => {
+                        self.assign(place, &partitions)?;
+                        unseen.remove(&place);
+                    }
+                    News::State(trouble) => self.state(trouble)?,
+                    News::Range { place, partition, low, high } => self.go_on(place, partition, low, high)?,
+                }
             }
             if !listed && (unseen.is_empty() || began.elapsed() >= LISTED_WITHIN) {
                 self.feed.send_all(|| Message::Listed(self.feed.index))?;
@@ -130,13 +162,13 @@ impl<'a> Reading<'a> {
     }
 
     /// Begins to read what this process's workers own of these.
-    fn assign(&mut self, found: &Found) -> Result<(), Halt> {
+    fn assign(&mut self, topic_place: usize, partitions: &[(i32, Option<u64>)]) -> Result<(), Halt> {
         let name = &self.client.name;
-        let topic = &self.client.topics[found.place];
+        let topic = &self.client.topics[topic_place];
         let failed = |text: String| Halt::Failed(format!("source \"{name}\": {text}"));
         let mut list = TopicPartitionList::new();
-        for &(number, start) in &found.partitions {
-            let partition = join(found.place, number).ok_or_else(|| {
+        for &(number, start) in partitions {
+            let partition = join(topic_place, number).ok_or_else(|| {
                 failed(format!("topic \"{topic}\" has more partitions than can be numbered: leave it out"))
             })?;
             let id = self.feed.id(partition);
@@ -150,13 +182,15 @@ impl<'a> Reading<'a> {
             };
             list.add_partition_offset(topic, number, offset)
                 .map_err(|e| failed(format!("topic \"{topic}\" partition {number}: {e}")))?;
-            self.places.insert((found.place, number), self.partitions.len());
+            self.places.insert((topic_place, number), self.partitions.len());
             self.partitions.push(Partition {
                 id,
                 bytes: Vec::new(),
                 records: Vec::new(),
                 next_offset: start.unwrap_or(0),
-                start,
+                known: start.is_some(),
+                told: false,
+                rests: None,
                 begun: false,
                 busy: false,
             });
@@ -173,9 +207,13 @@ impl<'a> Reading<'a> {
     }
 
     fn take(&mut self, event: Event<'_>) -> Result<(), Halt> {
+        if let Some(obstacle) = obstacle_of(&event) {
+            self.obstacle = Some(obstacle);
+        }
         match event {
             Event::Record(record) => self.record(&record)?,
             Event::End { topic, partition, offset } => self.end(&topic, partition, offset)?,
+            Event::OutOfRange { topic, partition, offset } => self.out_of_range(&topic, partition, offset)?,
             Event::Committed(result) => self.committed(result),
             Event::Error { code, fatal, text } => self.error(code, fatal, &text)?,
             Event::Log { level, facility, text } => {
@@ -213,7 +251,7 @@ impl<'a> Reading<'a> {
         };
         let payload = &record.payload[..record.payload.len().min(MAX_RECORD)];
         if !self.partitions[place].begun {
-            self.begin(place, offset, record);
+            self.begin(place, record.append);
         }
         if self.partitions[place].bytes.len() + payload.len() > BATCH_BYTES {
             self.partitions[place].busy = true;
@@ -231,26 +269,15 @@ impl<'a> Reading<'a> {
             append: record.append,
         });
         partition.bytes.extend_from_slice(payload);
-        partition.next_offset = offset + 1;
+        (partition.next_offset, partition.known) = (offset + 1, true);
         Ok(())
     }
 
     /// Looks at a partition's first record.
-    fn begin(&mut self, place: usize, offset: u64, record: &Record<'_>) {
-        let partition = &mut self.partitions[place];
-        partition.begun = true;
+    fn begin(&mut self, place: usize, append: Option<i64>) {
+        self.partitions[place].begun = true;
         let (source, topic) = (&self.client.name, &self.client.topics[self.last.0]);
-        if let Some(start) = partition.start
-            && start != offset
-        {
-            warn!(
-                source,
-                topic,
-                partition = record.partition,
-                "begins at offset {offset}, not at {start}: the broker doesn't have what is between, or it is no records"
-            );
-        }
-        if record.append.is_none() && self.clockless.insert(self.last.0) {
+        if append.is_none() && self.clockless.insert(self.last.0) {
             warn!(source, topic, "{NO_CLOCK}");
         }
     }
@@ -264,14 +291,93 @@ impl<'a> Reading<'a> {
         let end = u64::try_from(offset).unwrap_or(0);
         let id = partition.id;
         partition.busy = false;
-        if end > partition.next_offset {
-            partition.next_offset = end;
+        // Told also where there was nothing to read, so that it gets a committed offset, and lag tools see that it has none.
+        if end > partition.next_offset || !partition.told {
+            (partition.next_offset, partition.known) = (end.max(partition.next_offset), true);
             let batch = partition.batch();
             self.feed.send(id, Message::Batch(batch))?;
         } else {
             self.hand_over(place)?;
         }
         self.feed.send(id, Message::CaughtUp(id))?;
+        Ok(())
+    }
+
+    /// The broker doesn't have what was to be read next: asks what it has.
+    fn out_of_range(&mut self, topic: &[u8], number: i32, offset: Option<u64>) -> Result<(), Halt> {
+        let Some(place) = self.place(topic, number) else {
+            return Ok(());
+        };
+        self.hand_over(place)?;
+        let partition = &mut self.partitions[place];
+        let here = partition.known.then_some(partition.next_offset);
+        partition.rests = Some(Rest { wanted: offset.or(here), cut: offset.is_none() && here.is_some() });
+        // Closed: the reader is being stopped.
+        let _stopping = self.questions.send((self.last.0, number));
+        Ok(())
+    }
+
+    /// Goes on with what the broker has of a partition.
+    fn go_on(&mut self, topic_place: usize, number: i32, low: u64, high: u64) -> Result<(), Halt> {
+        let (source, topic) = (&self.client.name, &self.client.topics[topic_place]);
+        let Some(&place) = self.places.get(&(topic_place, number)) else {
+            return Ok(());
+        };
+        let partition = &mut self.partitions[place];
+        let Some(Rest { wanted, cut }) = partition.rests.take() else {
+            return Ok(());
+        };
+        let way = lost::way(wanted.unwrap_or(low), low, high, cut);
+        (partition.next_offset, partition.known) = (way.from, true);
+        let id = partition.id;
+        if let Some(why) = &way.why {
+            if self.client.on_lost == OnLost::Fail {
+                return Err(Halt::Failed(format!(
+                    "source \"{source}\": topic \"{topic}\" partition {number}: {why}; on_lost_records = \"skip\" goes on without them"
+                )));
+            }
+            error!(source, topic, partition = number, lost = way.lost, "{why}");
+            if way.lost > 0 {
+                self.feed.send(id, Message::Lost(id, way.lost))?;
+            }
+            let batch = partition.batch();
+            self.feed.send(id, Message::Batch(batch))?;
+        }
+        let failed =
+            |text: String| Halt::Failed(format!("source \"{source}\": topic \"{topic}\" partition {number}: {text}"));
+        let mut list = TopicPartitionList::new();
+        let from = i64::try_from(way.from).map_err(|e| failed(e.to_string()))?;
+        list.add_partition_offset(topic, number, Offset::Offset(from)).map_err(|e| failed(e.to_string()))?;
+        let consumer = &self.client.consumer;
+        // It rests in a state that can't be moved, only left.
+        let again = consumer.incremental_unassign(&list).and_then(|()| consumer.incremental_assign(&list));
+        again.map_err(|e| failed(format!("can't go on at offset {from}: {e}")))
+    }
+
+    /// How it is with the broker, as far as questions tell.
+    fn state(&mut self, trouble: Option<String>) -> Result<(), Halt> {
+        let reason = trouble.map(|text| match &self.obstacle {
+            Some(obstacle) => format!("{text}: {obstacle}"),
+            None => text,
+        });
+        if reason.is_none() {
+            self.obstacle = None;
+        }
+        self.tell(reason)
+    }
+
+    /// Tells the workers whether the source can be read.
+    fn tell(&mut self, reason: Option<String>) -> Result<(), Halt> {
+        if self.degraded == reason {
+            return Ok(());
+        }
+        if reason.is_none() {
+            info!(source = self.client.name, "can be read again");
+        }
+        self.degraded.clone_from(&reason);
+        if let Some(inbox) = self.feed.inboxes.local.first() {
+            inbox.send_unless(Message::Degraded(self.feed.index, reason), &self.feed.stop)?;
+        }
         Ok(())
     }
 
@@ -305,6 +411,11 @@ impl<'a> Reading<'a> {
                 "source \"{source}\": the kafka client gave up: {text} ({code}); restart the engine"
             )));
         }
+        if code == RDKafkaErrorCode::AllBrokersDown {
+            let because = self.obstacle.as_ref().map(|o| format!(": {o}")).unwrap_or_default();
+            self.tell(Some(format!("no broker can be reached{because}")))?;
+        }
+        let source = &self.client.name;
         let now = Instant::now();
         let told = self.told.get(&(code as i32));
         if told.is_none_or(|told| now.duration_since(*told) >= TELL_AGAIN) {
@@ -315,9 +426,38 @@ impl<'a> Reading<'a> {
     }
 }
 
+/// What an event says of why a broker can't be reached, if it does.
+pub(super) fn obstacle_of(event: &Event<'_>) -> Option<String> {
+    match event {
+        Event::Log { facility, text, .. } if facility == CONNECTION_FAILED => Some(obstacle(text)),
+        Event::Error { code, text, .. } => matches!(
+            code,
+            RDKafkaErrorCode::SSL
+                | RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::SaslAuthenticationFailed
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::BrokerTransportFailure
+        )
+        .then(|| obstacle(text)),
+        _ => None,
+    }
+}
+
+/// What the client says of a connection, without its thread, how long it took and how often it happened: what is the same
+/// again isn't told again.
+fn obstacle(text: &str) -> String {
+    let said = text.split_once("]: ").filter(|(thread, _)| thread.starts_with("[thrd:")).map_or(text, |(_, said)| said);
+    let brief = said.split(" (after ").next().unwrap_or(said);
+    match said.contains("APIVERSION_QUERY") {
+        true => format!("{brief}; does \"security.protocol\" fit this port?"),
+        false => brief.to_owned(),
+    }
+}
+
 impl Partition {
     /// What has been gathered; the next batch begins empty.
     fn batch(&mut self) -> RecordBatch {
+        self.told = true;
         RecordBatch {
             partition: self.id,
             bytes: std::mem::take(&mut self.bytes),

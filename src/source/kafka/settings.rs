@@ -5,18 +5,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::AdminClient;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 
 use super::{Consumer, Context, MAX_TOPICS};
-use crate::config::Source;
+use crate::config::{OnLost, Source};
 
-/// The engine's own: it keeps count of what is read, and nothing may be skipped.
+/// The engine's own: it keeps count of what is read, and nothing may be skipped in silence.
 const OWN: [(&str, &str); 4] = [
     ("enable.auto.commit", "false"),
     ("enable.auto.offset.store", "false"),
     ("enable.partition.eof", "true"),
-    ("auto.offset.reset", "earliest"),
+    ("auto.offset.reset", "error"),
 ];
 /// Named by the source's own keys, or of no use without a group protocol.
 const ELSEWHERE: [&str; 3] = ["bootstrap.servers", "metadata.broker.list", "group.id"];
@@ -29,6 +30,9 @@ const DEFAULTS: [(&str, &str); 5] = [
     ("fetch.message.max.bytes", "4194304"),
     ("fetch.queue.backoff.ms", "10"),
 ];
+/// Ends of the names of settings whose values are secrets: these come from elsewhere only.
+const SECRET: [&str; 6] =
+    ["password", "secret", "passphrase", "key.pem", "sasl.oauthbearer.config", "sasl.jaas.config"];
 /// librdkafka's name for how often it looks for new partitions; the engine does so just as often.
 const METADATA_EVERY: &str = "topic.metadata.refresh.interval.ms";
 const METADATA_EVERY_MS: u64 = 5000;
@@ -40,6 +44,7 @@ pub(super) struct Resolved {
     pub(super) name: String,
     pub(super) topics: Vec<String>,
     pub(super) metadata_every: Duration,
+    pub(super) on_lost: OnLost,
     settings: ClientConfig,
     /// Settings whose values come from the environment or a file.
     secrets: Vec<String>,
@@ -50,7 +55,7 @@ pub(super) struct Resolved {
 /// # Errors
 /// What is wrong with it, with the source's name and the way out.
 pub(super) fn resolve(config: &Source) -> Result<Resolved, String> {
-    let Source::Kafka { name, brokers, topics, group, settings, .. } = config else {
+    let Source::Kafka { name, brokers, topics, group, settings, on_lost_records, .. } = config else {
         return Err(format!("source \"{}\" is not of type kafka", config.name()));
     };
     let wrong = |text: String| format!("source \"{name}\": {text}");
@@ -65,6 +70,7 @@ pub(super) fn resolve(config: &Source) -> Result<Resolved, String> {
         name: name.clone(),
         topics: topics.clone(),
         metadata_every: Duration::from_millis(METADATA_EVERY_MS),
+        on_lost: *on_lost_records,
         settings: ClientConfig::new(),
         secrets: Vec::new(),
     };
@@ -86,6 +92,11 @@ pub(super) fn resolve(config: &Source) -> Result<Resolved, String> {
         }
         if secret {
             resolved.secrets.push(key.clone());
+        } else if SECRET.iter().any(|end| key.ends_with(end)) {
+            return Err(wrong(format!(
+                "setting \"{key}\" is a secret, and secrets don't stand in the configuration: write \"env:NAME\" or \"file:PATH\", \
+                 the environment variable or file that holds it"
+            )));
         }
         all.set(key, plain);
     }
@@ -148,6 +159,14 @@ impl Resolved {
     /// librdkafka doesn't know a setting or doesn't take its value.
     pub(super) fn create(&self, context: Context) -> Result<Consumer, String> {
         Consumer::from_config_and_context(&self.settings, context).map_err(|e| self.refused(&e))
+    }
+
+    /// Makes a client that asks for what topics are set to.
+    ///
+    /// # Errors
+    /// As [`Resolved::create`].
+    pub(super) fn admin(&self, context: Context) -> Result<AdminClient<Context>, String> {
+        self.settings.create_with_context(context).map_err(|e| self.refused(&e))
     }
 
     fn refused(&self, error: &KafkaError) -> String {

@@ -1,5 +1,6 @@
 //! Apache Kafka: one node that is broker and controller (KRaft). Knows nothing of what is in a topic.
 
+mod secure;
 mod wire;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,9 @@ use crate::port::Port;
 use crate::process::{POLL, run};
 use crate::server::{Server, Spec, explain};
 use crate::versions::{KAFKA, SLF4J};
+
+use secure::Secure;
+pub use secure::{SecureKafka, kafka_secure};
 
 const NAME: &str = "kafka";
 const NEEDS: &str = "\"java\" 17 or newer and \"mvn\" on PATH; debian: apt-get install default-jre-headless maven";
@@ -38,6 +42,11 @@ pub struct Kafka {
 /// # Errors
 /// If `java` or `mvn` is missing, the download fails, or the broker doesn't answer within two minutes.
 pub fn kafka() -> Result<Kafka, String> {
+    start(None)
+}
+
+/// Starts a broker; `secure` are listeners beside the plain one.
+fn start(secure: Option<&Secure>) -> Result<Kafka, String> {
     let base = base(false)?;
     let home = package(&base, NAME, KAFKA, install).map_err(|e| explain(NAME, &e, NEEDS))?;
     let folder = RunFolder::create(&base, NAME)?;
@@ -45,7 +54,10 @@ pub fn kafka() -> Result<Kafka, String> {
     copy_folder(&home.join("formatted"), &data)?;
     let (port, controller) = (Port::claim()?, Port::claim()?);
     let properties = folder.path().join("server.properties");
-    let text = properties_text(port.number(), controller.number(), &data);
+    let mut text = properties_text(port.number(), controller.number(), &data, secure);
+    if let Some(secure) = secure {
+        text.push_str(&secure.properties(folder.path())?);
+    }
     std::fs::write(&properties, text).map_err(|e| told("write", &properties, &e))?;
     let (broker, java_home) = (port.number(), home.clone());
     let spec = Spec {
@@ -88,6 +100,39 @@ impl Kafka {
         wire::add_partitions(self.port.number(), name, total)
             .and_then(|()| self.await_leaders(name, total))
             .map_err(|e| format!("can't add partitions to topic \"{name}\": {e}"))
+    }
+
+    /// Deletes a partition's records before an offset, as retention would.
+    ///
+    /// # Errors
+    /// If there is no such partition or the broker isn't running.
+    pub fn delete_records(&self, topic: &str, partition: u32, before: u64) -> Result<(), String> {
+        let failed = |e: String| format!("can't delete records of topic \"{topic}\" partition {partition}: {e}");
+        let file = self.server.folder().path().join(format!("delete-{topic}-{partition}.json"));
+        let text = format!(
+            r#"{{"version": 1, "partitions": [{{"topic": "{topic}", "partition": {partition}, "offset": {before}}}]}}"#
+        );
+        std::fs::write(&file, text).map_err(|e| told("write", &file, &e))?;
+        let (bootstrap, path) = (self.bootstrap(), file.to_string_lossy());
+        let arguments = ["--bootstrap-server", bootstrap.as_str(), "--offset-json-file", &path];
+        let told = self.tool("org.apache.kafka.tools.DeleteRecordsCommand", &arguments, "").map_err(failed)?;
+        // The tool's exit code is 0 also when a partition was refused.
+        match told.contains("low_watermark: ") {
+            true => Ok(()),
+            false => Err(failed(told)),
+        }
+    }
+
+    /// Deletes a topic, and waits until it is gone.
+    ///
+    /// # Errors
+    /// If there is no such topic or the broker isn't running.
+    pub fn delete_topic(&self, name: &str) -> Result<(), String> {
+        let bootstrap = self.bootstrap();
+        let arguments = ["--bootstrap-server", &bootstrap, "--delete", "--topic", name];
+        self.tool("org.apache.kafka.tools.TopicCommand", &arguments, "")
+            .map(drop)
+            .map_err(|e| format!("can't delete topic \"{name}\": {e}"))
     }
 
     /// What Kafka's own `kafka-consumer-groups --describe` tells of a group: a table with a line for each partition,
@@ -181,7 +226,7 @@ fn install(folder: &Path) -> Result<(), String> {
     maven(folder, &artifacts, Maven::CopyJars)?;
     let properties = folder.join("format.properties");
     // Any ports: this broker never starts.
-    let text = properties_text(1, 2, &folder.join("formatted"));
+    let text = properties_text(1, 2, &folder.join("formatted"), None);
     std::fs::write(&properties, text).map_err(|e| told("write", &properties, &e))?;
     let mut command = java(folder);
     command.args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"]).arg(&properties);
@@ -189,15 +234,16 @@ fn install(folder: &Path) -> Result<(), String> {
 }
 
 /// A small broker: one node, so every replication factor is 1; internal topics with one partition start sooner.
-fn properties_text(broker: u16, controller: u16, data: &Path) -> String {
+fn properties_text(broker: u16, controller: u16, data: &Path, secure: Option<&Secure>) -> String {
+    let listeners = secure.map(Secure::listeners).unwrap_or_default();
     format!(
         "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{broker}
+listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}{listeners}
+advertised.listeners=PLAINTEXT://127.0.0.1:{broker}{listeners}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
 inter.broker.listener.name=PLAINTEXT
 log.dirs={}
 num.partitions=1
@@ -213,6 +259,7 @@ share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=8388608
+log.cleaner.backoff.ms=200
 ",
         data.display()
     )

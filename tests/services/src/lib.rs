@@ -25,6 +25,6 @@ mod server;
 mod timescale;
 mod versions;
 
-pub use kafka::{Kafka, kafka};
+pub use kafka::{Kafka, SecureKafka, kafka, kafka_secure};
 pub use postgres::{Postgres, postgres};
 pub use timescale::{Timescale, timescale};

@@ -1,18 +1,22 @@
 //! Kafka, against a real broker: every record once, at the worker that owns its partition, from where the group or the
 //! engine got to, whatever happens to the broker meanwhile.
 
+mod lost;
+#[path = "../source/mod.rs"]
 mod source;
+mod tls;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use clawdstrike_edr::config::Source;
+use clawdstrike_edr::config::{OnLost, Source};
 use clawdstrike_edr::source::{MAX_RECORD, PartitionId, Reader, StartAt, start};
 use clawdstrike_test_services::{Kafka, kafka};
 use rdkafka::ClientConfig;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use source::{Workers, eventually};
 
 /// One broker for the tests of this file; each has topics and groups of its own.
@@ -43,6 +47,7 @@ fn config(broker: &Kafka, topics: &[&str], group: &str, more: &[(&str, &str)]) -
         topics: topics.iter().map(|t| (*t).to_owned()).collect(),
         group: group.into(),
         settings: settings.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        on_lost_records: OnLost::default(),
         time: Default::default(),
     }
 }
@@ -71,6 +76,16 @@ fn expected(prefix: &str, count: usize) -> Vec<String> {
 
 fn positions(workers: &Workers) -> Vec<(PartitionId, u64)> {
     workers.seen.next.iter().map(|(id, n)| (*id, *n)).collect()
+}
+
+/// Each partition's lag, as Kafka's own tool tells it.
+fn lag(group: &str) -> BTreeMap<String, String> {
+    let told = broker().consumer_group_describe(group).unwrap();
+    told.lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|columns| columns.len() > 5 && columns[0] == group)
+        .map(|columns| (format!("{}/{}", columns[1], columns[2]), columns[5].to_owned()))
+        .collect()
 }
 
 #[test]
@@ -112,14 +127,8 @@ fn a_restart_goes_on_at_the_committed_offset_which_lag_tools_see() {
     safe[1].1 = 250;
     reader.commit(&safe).unwrap();
     reader.stop();
-    let told = broker().consumer_group_describe(&group).unwrap();
-    let lag: BTreeMap<&str, &str> = told
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .filter(|columns| columns.len() > 5 && columns[0] == group)
-        .map(|columns| (columns[2], columns[5]))
-        .collect();
-    assert_eq!(lag, BTreeMap::from([("0", "0"), ("1", "250")]), "{told}");
+    let lag = lag(&group);
+    assert_eq!(lag, BTreeMap::from([(format!("{topic}/0"), "0".to_owned()), (format!("{topic}/1"), "250".to_owned())]));
 
     produce(broker(), &topic, 2, "b", 100);
     let mut workers = Workers::new(0, 1, 1);
@@ -214,36 +223,6 @@ fn tombstones_are_empty_records_and_giants_are_cut() {
     let seen = workers.until("all records", |seen| seen.count() == 3);
     let sizes: Vec<usize> = seen.records.values().flatten().map(|r| r.bytes.len()).collect();
     assert_eq!(sizes, [0, MAX_RECORD, 4]);
-    reader.stop();
-}
-
-#[test]
-fn aborted_transactions_are_not_read_and_control_records_leave_no_lag() {
-    let topic = topic(1, &[]);
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", broker().bootstrap())
-        .set("transactional.id", fresh("transaction"))
-        .create()
-        .unwrap();
-    producer.init_transactions(source::DEADLINE).unwrap();
-    for (text, commit) in [("kept", true), ("dropped", false), ("kept too", true)] {
-        producer.begin_transaction().unwrap();
-        let record = BaseRecord::<(), str>::to(&topic).payload(text);
-        producer.send(record).map_err(|(e, _)| e).unwrap();
-        match commit {
-            true => producer.commit_transaction(source::DEADLINE).unwrap(),
-            false => {
-                producer.flush(source::DEADLINE).unwrap();
-                producer.abort_transaction(source::DEADLINE).unwrap();
-            }
-        }
-    }
-    let mut workers = Workers::new(0, 1, 1);
-    let reader = read(&[&topic], &fresh("group"), &workers, StartAt::Committed);
-    let seen = workers.until("the end", |seen| seen.count() == 2 && seen.all_caught_up());
-    assert_eq!(seen.texts(), ["kept", "kept too"]);
-    // Three records and three ends of transactions.
-    assert_eq!(seen.next.values().copied().collect::<Vec<_>>(), [6]);
     reader.stop();
 }
 

@@ -1,0 +1,181 @@
+//! Who is to be reached, and who is to be reached by: receivers of responses, the mesh's addresses, the API's own.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clawdstrike_telemetry::time;
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::time::timeout;
+use url::Url;
+
+use super::finding::{Finding, clock};
+use crate::config::Config;
+use crate::response;
+use crate::wall_clock;
+
+/// How long anybody may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// The receivers of responses: any HTTP answer will do.
+pub(super) async fn receivers(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (destination, base) in response::receivers(&config.response) {
+        let part = destination.name();
+        match base {
+            Ok(base) => findings.extend(receiver(part, base).await),
+            Err(error) => findings.push(Finding::error(part, error, "")),
+        }
+    }
+    findings
+}
+
+async fn receiver(part: &str, base: Url) -> Vec<Finding> {
+    // Only this much: the path and query of a webhook may be its secret.
+    let shown = base.origin().ascii_serialization();
+    let before = wall_clock::now();
+    let answer = match client(false) {
+        Ok(client) => client.head(base).send().await,
+        Err(error) => Err(error),
+    };
+    match answer {
+        Ok(answer) => {
+            let here = before.midpoint(wall_clock::now());
+            let date = answer.headers().get("date").and_then(|d| httpdate::parse_http_date(d.to_str().ok()?).ok());
+            let there = date.and_then(|d| d.duration_since(std::time::UNIX_EPOCH).ok());
+            let ahead = there.and_then(|d| Some(i64::try_from(d.as_micros()).ok()? - here));
+            let mut findings = vec![Finding::ok(part, format!("{shown} answers HTTP {}", answer.status().as_u16()))];
+            findings.extend(ahead.and_then(|ahead| clock(part, "the receiver's", ahead)));
+            findings
+        }
+        Err(error) => {
+            let way_out =
+                format!("start the receiver, or correct [response] {part}; until it answers requests are repeated");
+            vec![Finding::error(part, format!("{shown} doesn't answer: {}", causes(&error.without_url())), way_out)]
+        }
+    }
+}
+
+/// An error with what caused it.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn client(here: bool) -> reqwest::Result<reqwest::Client> {
+    let builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(ANSWER_WITHIN)
+        .user_agent(concat!("clawdstrike-edr/", env!("CARGO_PKG_VERSION")));
+    // A proxy's loopback is another machine's.
+    if here { builder.no_proxy().build() } else { builder.build() }
+}
+
+/// The addresses of the processes.
+pub(super) async fn mesh(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (process, address) in config.cluster.addresses.iter().enumerate() {
+        findings.push(member(&format!("process {process}"), address).await);
+    }
+    findings
+}
+
+async fn member(part: &str, address: &str) -> Finding {
+    let way_out = "correct [cluster] addresses: one `host:port` for each process";
+    let resolved = match timeout(ANSWER_WITHIN, lookup_host(address)).await {
+        Ok(Ok(mut found)) => found.next(),
+        Ok(Err(error)) => return Finding::error(part, format!("\"{address}\" is no address: {error}"), way_out),
+        Err(_) => return Finding::error(part, format!("\"{address}\": the name service doesn't answer"), way_out),
+    };
+    let Some(socket) = resolved else {
+        return Finding::error(part, format!("\"{address}\" stands for no address"), way_out);
+    };
+    match TcpListener::bind(socket).await {
+        Ok(_) => return Finding::ok(part, format!("\"{address}\" is this machine's, and free")),
+        Err(e) if e.kind() == ErrorKind::AddrInUse => {
+            return Finding::ok(part, format!("\"{address}\" is this machine's, and taken: by the engine, if it runs"));
+        }
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+            return Finding::error(part, format!("\"{address}\" can't be listened on: {e}"), "take a port above 1023");
+        }
+        // Another machine's.
+        Err(_) => {}
+    }
+    match timeout(ANSWER_WITHIN, TcpStream::connect(socket)).await {
+        Ok(Ok(_)) => Finding::ok(part, format!("\"{address}\" answers")),
+        Ok(Err(e)) if e.kind() == ErrorKind::ConnectionRefused => Finding::warning(
+            part,
+            format!("\"{address}\": the machine answers, and nobody listens"),
+            "so it is until that process starts; all must be started",
+        ),
+        Ok(Err(error)) => Finding::error(part, format!("\"{address}\" can't be reached: {error}"), way_out),
+        Err(_) => {
+            let seen = format!("\"{address}\" doesn't answer within {ANSWER_WITHIN:?}");
+            Finding::error(
+                part,
+                seen,
+                "let the network and its firewalls pass the mesh's port; else: correct the address",
+            )
+        }
+    }
+}
+
+/// The API's own address: free, or taken by an engine, which is asked how it is.
+pub(super) async fn api(config: &Config) -> Vec<Finding> {
+    let (part, listen) = ("api", config.api.listen);
+    let way_out = "choose another [api] listen";
+    match TcpListener::bind(listen).await {
+        Ok(_) => {
+            let mut findings = vec![Finding::ok(part, format!("{listen} is free: no engine answers there now"))];
+            if !config.api.allow_anonymous {
+                findings.push(Finding::warning(
+                    part,
+                    "allow_anonymous is off, and there are no access tokens yet: the API will refuse everybody",
+                    "[api] allow_anonymous = true answers callers on this machine",
+                ));
+            }
+            findings
+        }
+        Err(e) if e.kind() == ErrorKind::AddrInUse => match running(listen).await {
+            Some(health) => engine(part, listen, &health),
+            None => {
+                vec![Finding::error(part, format!("{listen} is taken, and not by an engine that answers"), way_out)]
+            }
+        },
+        Err(error) => vec![Finding::error(part, format!("{listen} can't be listened on: {error}"), way_out)],
+    }
+}
+
+async fn running(listen: SocketAddr) -> Option<Value> {
+    let answer = client(true).ok()?.get(format!("http://{listen}/v1/health")).send().await.ok()?;
+    let health: Value = serde_json::from_str(&answer.text().await.ok()?).ok()?;
+    health["version"].is_string().then_some(health)
+}
+
+/// What a running engine says of itself.
+fn engine(part: &str, listen: SocketAddr, health: &Value) -> Vec<Finding> {
+    let told = |key: &str| health[key].as_str().unwrap_or("unknown").to_owned();
+    let seen = format!("an engine runs: {} events, {listen}, version {}", health["events"], told("version"));
+    let mut findings = vec![Finding::ok(part, seen)];
+    for (what, why) in health["degraded"].as_object().into_iter().flatten() {
+        let why = why.as_str().unwrap_or_default();
+        findings.push(Finding::error(what, format!("the running engine says: {why}"), "see its log"));
+    }
+    if let Some(watermark) = health["watermark"].as_str().and_then(time::parse)
+        && watermark > wall_clock::now()
+    {
+        let seen = format!("the watermark is ahead of this machine's clock: {}", told("watermark"));
+        findings.push(Finding::warning(
+            part,
+            seen,
+            "an agent's or the broker's clock is ahead: see the topics' clocks",
+        ));
+    }
+    findings
+}

@@ -1,0 +1,49 @@
+//! A look at a store that changes nothing: does it answer, whose schema does it have, what time is it there.
+
+use super::Store;
+
+/// What was found.
+#[derive(Debug)]
+pub struct Condition {
+    /// Where the store is, for people; without user and password.
+    pub place: String,
+    /// What it is, with its version.
+    pub product: String,
+    /// Its schema.
+    pub schema: Schema,
+    /// How far its clock is ahead of this machine's, in microseconds, if it has one of its own.
+    pub clock_ahead: Option<i64>,
+    /// Why the engine couldn't use it nonetheless, with the way out.
+    pub objection: Option<String>,
+}
+
+/// A database's schema against this program's.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Schema {
+    /// None of ours yet: the start makes it.
+    Absent,
+    /// This program's.
+    Current(i32),
+    /// An earlier one: the start brings it up to date.
+    Older {
+        /// Its version.
+        has: i32,
+        /// This program's.
+        latest: i32,
+    },
+    /// One that this program can't use; why, and the way out.
+    Foreign(String),
+}
+
+impl Store {
+    /// Looks at the store without changing it.
+    ///
+    /// # Errors
+    /// It doesn't answer; the text names it and says why.
+    pub async fn inspect(&self) -> Result<Condition, String> {
+        match self {
+            Store::Sqlite(store) => store.inspect(),
+            Store::Postgres(store) => store.inspect().await,
+        }
+    }
+}
