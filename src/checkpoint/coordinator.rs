@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::manifest::{Manifest, Position};
 use super::storage::{Storage, StorageError};
 use super::writer::{Part, part_name};
-use super::{FORMAT, latest_generation, merge};
+use super::{FORMAT, latest_generation, merge, number};
 
 /// Parts of other processes are looked for after so long, and then after twice as long each time, ...
 const LOOK: Duration = Duration::from_millis(2);
@@ -105,8 +105,15 @@ struct Task {
 }
 
 impl Task {
-    /// What earlier runs wrote and no manifest names.
+    /// What earlier runs wrote, but for the manifest that this one begins with and what it names.
     fn clear_leftovers(&self) {
+        let sequence = self.latest.as_ref().map(|m| m.sequence);
+        for folder in ["manifests", "bad"] {
+            match self.given.storage.list(folder) {
+                Ok(names) => self.given.storage.delete(names.into_iter().filter(|name| number(name) != sequence)),
+                Err(error) => tracing::debug!(%error, "leftovers of earlier runs stay"),
+            }
+        }
         let is_named = |name: &str| self.latest.iter().any(|m| m.names().any(|n| n == name));
         for folder in ["segments", "parts"] {
             match self.given.storage.list(folder) {

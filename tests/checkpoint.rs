@@ -1,0 +1,219 @@
+//! Checkpoints by themselves: what is damaged, foreign or contested in their folder, and what merging keeps.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use clawdstrike_edr::checkpoint::{self, Coordinator, Given, Manifest, Sealed, Storage, Writer};
+use clawdstrike_edr::frame::{self, Frame, Kind};
+use clawdstrike_edr::inbox::PartitionId;
+use clawdstrike_edr::spool::{Cut, Progress, Spooled};
+use crossbeam_channel::bounded;
+
+/// The version of frames in these tests.
+const FRAMES: u32 = 7;
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A run of one process with one worker.
+struct Run {
+    writer: Writer,
+    coordinator: Coordinator,
+    done: mpsc::Receiver<Manifest>,
+    failed: mpsc::Receiver<String>,
+}
+
+impl Run {
+    fn start(storage: &Storage) -> Run {
+        let begun = checkpoint::load(storage, FRAMES).unwrap();
+        let (written, cuts) = bounded(16);
+        let (tell_done, done) = mpsc::channel();
+        let (tell_failed, failed) = mpsc::channel();
+        let coordinator = Coordinator::start(Given {
+            storage: storage.clone(),
+            generation: checkpoint::take_generation(storage).unwrap(),
+            processes: 1,
+            frames: FRAMES,
+            secret: "00".into(),
+            sources: vec!["events".into()],
+            begun,
+            acked: Box::new(|| 1),
+            written: cuts,
+            done: Box::new(move |manifest| {
+                // The test may have looked enough.
+                let _ended = manifest.map(|manifest| tell_done.send(manifest.clone()));
+            }),
+            failed: Box::new(move |reason| {
+                let _ended = tell_failed.send(reason);
+            }),
+        })
+        .unwrap();
+        let writer = checkpoint::start_writer(storage.clone(), 0, 1, Some(written)).unwrap();
+        Run { writer, coordinator, done, failed }
+    }
+
+    fn piece(&self, frames: &[Frame<'_>]) {
+        let mut bytes = Vec::new();
+        frames.iter().for_each(|frame| frame.write(&mut bytes));
+        self.writer.to.send(Spooled::Piece(0, bytes)).unwrap();
+    }
+
+    fn cut(&self, epoch: u64) {
+        let progress =
+            Progress { next: epoch * 10, largest: None, latest: None, append: true, largest_timestamp: None };
+        let partitions = vec![(PartitionId { source: 0, partition: 3 }, progress)];
+        self.writer.to.send(Spooled::Cut(0, Cut { epoch, watermark: Some(100), partitions })).unwrap();
+    }
+
+    fn end(self) {
+        drop(self.writer.to);
+        self.writer.thread.join().unwrap();
+        self.coordinator.stop();
+    }
+}
+
+fn folder() -> (tempfile::TempDir, Storage) {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Storage::folder(folder.path()).unwrap();
+    (folder, storage)
+}
+
+fn group(key: u128, epoch: u64, body: &[u8]) -> Frame<'_> {
+    Frame { kind: Kind::Group, key, epoch, until: i64::MAX, body }
+}
+
+/// Two checkpoints, of epochs 1 and 2; the path of the second's own segment.
+fn two(folder: &Path, storage: &Storage) -> PathBuf {
+    let run = Run::start(storage);
+    run.piece(&[group(1, 1, b"first")]);
+    run.cut(1);
+    let first = run.done.recv_timeout(DEADLINE).unwrap();
+    run.piece(&[group(2, 2, b"second")]);
+    run.cut(2);
+    let second = run.done.recv_timeout(DEADLINE).unwrap();
+    run.end();
+    let own = second.names().find(|name| !first.names().any(|known| known == *name)).unwrap().to_owned();
+    folder.join(own)
+}
+
+/// The frames of a checkpoint, as one worker of one would get them.
+fn frames(storage: &Storage, manifest: &Manifest) -> Result<Vec<(u128, Vec<u8>)>, String> {
+    let (to, from) = bounded(1_024);
+    checkpoint::feed(storage, manifest, 0, 1, &[to])?;
+    let pieces: Vec<Vec<u8>> = from.into_iter().collect();
+    let all = pieces.iter().flat_map(|piece| frame::read(piece)).map(|frame| frame.unwrap());
+    Ok(all.map(|frame| (frame.key, frame.body.to_vec())).collect())
+}
+
+fn latest(storage: &Storage) -> Manifest {
+    checkpoint::load(storage, FRAMES).unwrap().0.unwrap()
+}
+
+#[test]
+fn a_cut_holds_what_came_before_it_and_where_reading_goes_on() {
+    let (folder, storage) = folder();
+    two(folder.path(), &storage);
+    let manifest = latest(&storage);
+    assert_eq!((manifest.epoch, manifest.watermark), (2, Some(100)));
+    let positions: Vec<_> = manifest.positions.iter().map(|p| (&*p.source, p.partition, p.progress.next)).collect();
+    assert_eq!(positions, [("events", 3, 20)]);
+    assert_eq!(frames(&storage, &manifest).unwrap(), [(1, b"first".to_vec()), (2, b"second".to_vec())]);
+}
+
+#[test]
+fn of_a_torn_segment_the_cut_before_it_is_used() {
+    let (folder, storage) = folder();
+    let segment = two(folder.path(), &storage);
+    let file = std::fs::OpenOptions::new().write(true).open(&segment).unwrap();
+    file.set_len(20).unwrap();
+    assert_eq!(latest(&storage).epoch, 1);
+    std::fs::remove_file(&segment).unwrap();
+    let manifest = latest(&storage);
+    assert_eq!(manifest.epoch, 1);
+    assert_eq!(frames(&storage, &manifest).unwrap(), [(1, b"first".to_vec())]);
+}
+
+#[test]
+fn a_corrupt_segment_is_named_and_the_next_start_uses_the_cut_before_it() {
+    let (folder, storage) = folder();
+    let segment = two(folder.path(), &storage);
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[5] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let reason = frames(&storage, &latest(&storage)).unwrap_err();
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    assert!(reason.contains(name) && reason.contains("damaged"), "{reason}");
+    assert_eq!(latest(&storage).epoch, 1);
+    // The next run's checkpoints come after the damaged one, which is gone then.
+    let run = Run::start(&storage);
+    run.cut(3);
+    assert_eq!(run.done.recv_timeout(DEADLINE).unwrap().sequence, 3);
+    run.end();
+    assert_eq!(latest(&storage).epoch, 3);
+    assert!(!segment.exists());
+}
+
+#[test]
+fn a_corrupt_manifest_is_passed_over_and_none_that_is_sound_is_an_error() {
+    let (folder, storage) = folder();
+    two(folder.path(), &storage);
+    let corrupt = |n: u64| std::fs::write(folder.path().join(format!("manifests/{n:010}")), b"{}").unwrap();
+    corrupt(2);
+    assert_eq!(latest(&storage).epoch, 1);
+    corrupt(1);
+    let reason = checkpoint::load(&storage, FRAMES).unwrap_err();
+    assert!(reason.contains("delete the checkpoint's folder"), "{reason}");
+}
+
+#[test]
+fn a_later_version_is_refused() {
+    let (_folder, storage) = folder();
+    let later = Sealed::new(br#"{"format": 99, "frames": 1, "anything": "else"}"#.to_vec());
+    storage.put("manifests/0000000001", &later).unwrap();
+    let reason = checkpoint::load(&storage, FRAMES).unwrap_err();
+    assert!(reason.contains("later version"), "{reason}");
+}
+
+#[test]
+fn of_two_runs_the_one_that_started_first_ends() {
+    let (_folder, storage) = folder();
+    let first = Run::start(&storage);
+    let second = Run::start(&storage);
+    first.cut(1);
+    let reason = first.failed.recv_timeout(DEADLINE).unwrap();
+    assert!(reason.contains("another run"), "{reason}");
+    second.cut(2);
+    assert_eq!(second.done.recv_timeout(DEADLINE).unwrap().epoch, 2);
+    first.end();
+    second.end();
+}
+
+#[test]
+fn merging_keeps_the_latest_what_still_matters_and_nothing_else() {
+    let (_folder, storage) = folder();
+    let run = Run::start(&storage);
+    let hit = |key, until| Frame { kind: Kind::Hit, key, epoch: 1, until, body: b"hit" };
+    let leaving = |key, epoch| Frame { kind: Kind::Leaving, key, epoch, until: i64::MAX, body: b"left" };
+    // So many pieces that they are merged. The event-time bound is 100, and epoch 1 is acknowledged.
+    for n in 0..600u64 {
+        run.piece(&[group(1, n, b"old")]);
+    }
+    run.piece(&[
+        group(1, 600, b"older"),
+        group(1, 600, b"latest"),
+        group(2, 600, b"gone"),
+        group(2, 601, b""),
+        hit(3, 99),
+        hit(4, 100),
+        leaving(5, 1),
+        leaving(6, 2),
+    ]);
+    run.cut(602);
+    let written = run.done.recv_timeout(DEADLINE).unwrap();
+    let merged = run.done.recv_timeout(DEADLINE).unwrap();
+    run.end();
+    assert_eq!((written.segments.len(), merged.segments.len()), (601, 1));
+    assert_eq!((merged.epoch, &merged.positions), (written.epoch, &written.positions));
+    let kept: Vec<u128> = frames(&storage, &merged).unwrap().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(kept, [1, 4, 6]);
+    assert_eq!(frames(&storage, &merged).unwrap()[0].1, b"latest");
+}
