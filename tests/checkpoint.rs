@@ -40,7 +40,9 @@ impl Run {
             written: cuts,
             done: Box::new(move |manifest| {
                 // The test may have looked enough.
-                let _ended = manifest.map(|manifest| tell_done.send(manifest.clone()));
+                if let Some(manifest) = manifest {
+                    let _ended = tell_done.send(manifest.clone()).is_err();
+                }
             }),
             failed: Box::new(move |reason| {
                 let _ended = tell_failed.send(reason);

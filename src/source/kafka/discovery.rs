@@ -235,6 +235,12 @@ pub(super) fn ask(consumer: &Consumer, topic: &str) -> Result<(Vec<i32>, usize),
     }
 }
 
+/// The group's coordinator isn't there yet.
+fn is_passing(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
+    matches!(code, NotCoordinator | CoordinatorNotAvailable | CoordinatorLoadInProgress)
+}
+
 /// The group's committed offsets of these partitions; those that have none are left out.
 pub(super) fn committed(
     consumer: &Consumer,
@@ -250,7 +256,16 @@ pub(super) fn committed(
         return Ok(offsets);
     }
     let unknown = |e| Reason::NoAnswer(format!("the broker does not tell what the group has committed ({e})"));
-    let told = consumer.committed_offsets(list, ANSWER_WITHIN).map_err(unknown)?;
+    let asked = Instant::now();
+    let told = loop {
+        match consumer.committed_offsets(list.clone(), ANSWER_WITHIN) {
+            // A broker that has just started, or another one that takes over, knows in a moment.
+            Err(e) if e.rdkafka_error_code().is_some_and(is_passing) && asked.elapsed() < ANSWER_WITHIN => {
+                std::thread::sleep(ASK_AGAIN);
+            }
+            answer => break answer.map_err(unknown)?,
+        }
+    };
     for element in told.elements() {
         element.error().map_err(unknown)?;
         if let Offset::Offset(next) = element.offset()
