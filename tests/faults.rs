@@ -27,7 +27,7 @@ const FAULTS: usize = 5;
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The same for what takes no server and no start.
-const EXACT: Duration = Duration::from_secs(40);
+const EXACT: Duration = Duration::from_secs(100);
 
 /// What happens to a running cluster.
 #[derive(Clone, Copy, Debug)]
