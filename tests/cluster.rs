@@ -3,30 +3,19 @@
 
 #[path = "cluster/kafka.rs"]
 mod kafka;
+mod wait;
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_clawdstrike-edr");
-/// Long enough for a busy machine; every wait ends as soon as its condition holds.
-const DEADLINE: Duration = Duration::from_secs(90);
+use wait::{DEADLINE, wait};
 
-fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited {DEADLINE:?} in vain for {what}");
-        std::thread::park_timeout(Duration::from_millis(50));
-    }
-}
+const BINARY: &str = env!("CARGO_BIN_EXE_clawdstrike-edr");
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()

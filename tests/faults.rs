@@ -5,6 +5,8 @@
 //! seed: rules, records and the order of faults follow from it; the moments are the machine's.
 
 use std::collections::BTreeMap;
+mod wait;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,16 +19,14 @@ use clawdstrike_telemetry::{decode, time};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
+use wait::wait;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_clawdstrike-edr");
 /// Schedules, if `FAULTS_RUNS` doesn't say otherwise.
 const RUNS: u64 = 4;
 /// Faults of a schedule.
 const FAULTS: usize = 5;
-/// Long enough for a busy machine; every wait ends as soon as its condition holds.
-const DEADLINE: Duration = Duration::from_secs(120);
-
-/// The same for what takes no server and no start.
+/// How long the store may take until it is exact.
 const EXACT: Duration = Duration::from_secs(100);
 
 /// What happens to a running cluster.
@@ -53,17 +53,6 @@ struct Cluster {
 fn signal(pid: u32, name: &str) {
     // It may have ended by itself meanwhile.
     let _ended = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
-}
-
-fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited {DEADLINE:?} in vain for {what}");
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
 }
 
 impl Cluster {

@@ -1,6 +1,6 @@
 //! The coordinator: one thread in process 0, which makes a manifest of each cut once the parts of all processes are there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::manifest::{Manifest, Position};
-use super::storage::{Storage, StorageError};
+use super::storage::{AGAIN, Storage, StorageError};
 use super::writer::{Part, part_name};
 use super::{FORMAT, latest_generation, merge, number};
 
@@ -19,8 +19,6 @@ const LOOK: Duration = Duration::from_millis(2);
 const LOOK_AT_MOST: Duration = Duration::from_millis(100);
 /// How long nothing happens at most.
 const IDLE: Duration = Duration::from_secs(1);
-/// What failed is tried again after so long.
-const AGAIN: Duration = Duration::from_millis(500);
 
 /// Takes manifests.
 pub type Done = Box<dyn FnMut(Option<&Manifest>) + Send>;
@@ -107,18 +105,16 @@ struct Task {
 impl Task {
     /// What earlier runs wrote, but for the manifest that this one begins with and what it names.
     fn clear_leftovers(&self) {
+        // What the manifest before it names goes too: this one was good enough to begin with.
         let sequence = self.latest.as_ref().map(|m| m.sequence);
-        for folder in ["manifests", "bad"] {
+        let named: BTreeSet<&str> = self.latest.iter().flat_map(|m| m.names()).collect();
+        let is_needed = |folder: &str, name: &str| match folder {
+            "manifests" | "bad" => number(name) == sequence,
+            _ => named.contains(name),
+        };
+        for folder in ["manifests", "bad", "segments", "parts"] {
             match self.given.storage.list(folder) {
-                Ok(names) => self.given.storage.delete(names.into_iter().filter(|name| number(name) != sequence)),
-                Err(error) => tracing::debug!(%error, "leftovers of earlier runs stay"),
-            }
-        }
-        let is_named = |name: &str| self.latest.iter().any(|m| m.names().any(|n| n == name));
-        for folder in ["segments", "parts"] {
-            match self.given.storage.list(folder) {
-                // Those of the manifest before the latest go too: it was good enough to begin with.
-                Ok(names) => self.given.storage.delete(names.into_iter().filter(|n| !is_named(n))),
+                Ok(names) => self.given.storage.delete(names.into_iter().filter(|name| !is_needed(folder, name))),
                 Err(error) => tracing::debug!(%error, "leftovers of earlier runs stay"),
             }
         }

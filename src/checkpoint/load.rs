@@ -1,18 +1,9 @@
-//! Loading: the latest cut, and its frames to the workers that ask for a share.
+//! Loading: a cut's frames, to the workers that ask for a share.
 
 use crossbeam_channel::Sender;
 
 use super::manifest::{self, Manifest};
 use super::storage::{Sealed, Storage, StorageError};
-
-/// The latest cut; `None`: there was none yet. `frames`: the latest version of frames that can be read. Also the number of
-/// the latest manifest there is, usable or not.
-///
-/// # Errors
-/// The storage doesn't answer, nothing there is usable, or it was written by a later version; the text says what to do.
-pub fn load(storage: &Storage, frames: u32) -> Result<(Option<Manifest>, u64), String> {
-    manifest::latest(storage, frames)
-}
 
 /// Gives each of this process's workers its share of the frames: segments are dealt out to all workers in turn. `first` is
 /// the place of the first of them among all `peers`. Ends when all have theirs.

@@ -89,7 +89,8 @@ pub fn bad_name(sequence: u64) -> String {
     format!("bad/{sequence:010}")
 }
 
-/// The latest manifest that can be used, and the number of the latest there is.
+/// The latest manifest that can be used (`None`: there was none yet), and the number of the latest there is. `frames`: the
+/// latest version of frames that can be read.
 ///
 /// # Errors
 /// The storage doesn't answer, or what is there was written by a later version.

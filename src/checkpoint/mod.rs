@@ -22,8 +22,8 @@ mod storage;
 mod writer;
 
 pub use coordinator::{Coordinator, Given};
-pub use load::{feed, load};
-pub use manifest::{Manifest, Position};
+pub use load::feed;
+pub use manifest::{Manifest, Position, latest as load};
 pub use storage::{Sealed, Storage, StorageError};
 pub use writer::{Writer, start as start_writer};
 

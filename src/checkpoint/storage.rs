@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use object_store::local::LocalFileSystem;
@@ -12,6 +13,8 @@ use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPay
 use tokio::runtime::Runtime;
 use xxhash_rust::xxh3::xxh3_64;
 
+/// What failed is tried again after so long.
+pub(super) const AGAIN: Duration = Duration::from_millis(500);
 /// Bytes of the checksum.
 const CHECKSUM: usize = 8;
 
@@ -104,6 +107,14 @@ impl Storage {
     /// It isn't there, or perhaps isn't.
     pub fn put(&self, name: &str, body: &Sealed) -> Result<(), StorageError> {
         self.write(name, body, PutMode::Overwrite).map(|_| ())
+    }
+
+    /// As [`Storage::put`], and again until it is there; `waiting` says what waits for it.
+    pub fn put_until_there(&self, name: &str, body: &Sealed, waiting: &str) {
+        while let Err(error) = self.put(name, body) {
+            tracing::warn!(%error, "{waiting}");
+            std::thread::sleep(AGAIN);
+        }
     }
 
     /// As [`Storage::put`], unless there is an object of the name: then says `false`.

@@ -1,7 +1,6 @@
 //! The writer: one thread a process, which makes segments of what its workers put aside, and a part of each cut.
 
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
@@ -10,9 +9,6 @@ use super::manifest::Segment;
 use super::storage::{Sealed, Storage};
 use crate::inbox::PartitionId;
 use crate::spool::{Cut, Progress, Spooled, UNDER_WAY};
-
-/// A write that failed is tried again after so long.
-const AGAIN: Duration = Duration::from_millis(500);
 
 /// One process's part of a cut.
 #[derive(Debug, Serialize, Deserialize)]
@@ -72,7 +68,7 @@ impl Task {
                     let name = format!("segments/{:016x}-{}-{:010}", self.run, self.process, self.next);
                     self.next += 1;
                     let bytes = frames.len() as u64;
-                    self.put(&name, Sealed::new(frames));
+                    self.put(&name, frames);
                     self.workers[worker].push(Segment { name, bytes });
                 }
                 Spooled::Cut(worker, cut) => self.take_cut(worker, cut),
@@ -96,7 +92,7 @@ impl Task {
             let epoch = *epoch;
             let (_, _, part) = self.cuts.swap_remove(at);
             let name = part_name(epoch, self.process);
-            self.put(&name, Sealed::new(serde_json::to_vec(&part).unwrap_or_default()));
+            self.put(&name, serde_json::to_vec(&part).unwrap_or_default());
             if let Some(written) = &self.written {
                 // Nobody makes manifests any more: the process ends.
                 let _ended = written.send(epoch);
@@ -104,11 +100,9 @@ impl Task {
         }
     }
 
-    /// Until it is there. Meanwhile spools fill, and the process's workers read no more.
-    fn put(&self, name: &str, body: Sealed) {
-        while let Err(error) = self.storage.put(name, &body) {
-            tracing::warn!(%error, "the checkpoint's storage doesn't take what it is given: trying again");
-            std::thread::sleep(AGAIN);
-        }
+    /// Meanwhile spools fill, and the process's workers read no more.
+    fn put(&self, name: &str, body: Vec<u8>) {
+        let waiting = "the checkpoint's storage doesn't take what it is given: trying again";
+        self.storage.put_until_there(name, &Sealed::new(body), waiting);
     }
 }

@@ -16,7 +16,6 @@ use timely::dataflow::{Scope, StreamVec};
 
 use super::control::Command;
 use super::detect::{AlertVersion, Origin, Part, Shared};
-use super::ingest::owner;
 use super::settings::Settings;
 use crate::alert::{Alert, Status};
 use crate::frame::{self, Kind};
@@ -62,8 +61,6 @@ struct Arrived {
 const OUTPUTS: usize = 2;
 
 struct View {
-    /// This worker, and how many there are.
-    place: (usize, usize),
     settings: Settings,
     shared: Shared,
     alerts: HashMap<String, Kept>,
@@ -96,7 +93,6 @@ pub fn view<'scope>(
     let mut alerts_out = OutputBuilder::<_, Builder<AlertVersion>>::from(alerts_out);
     let mut shares_out = OutputBuilder::<_, Builder<Share>>::from(shares_out);
     let mut view = View {
-        place: (scope.index(), scope.peers()),
         settings: settings.clone(),
         shared,
         alerts: HashMap::new(),
@@ -216,14 +212,7 @@ impl View {
 
     /// `None`: another worker's.
     fn as_it_stands(&mut self, epoch: u64, told: Alert) -> Option<AlertVersion> {
-        let (worker, peers) = self.place;
-        let session = {
-            let hasher = self.shared.hasher.borrow();
-            hasher.as_ref()?.session(&told.tenant_id, &told.agent_id, &told.session_id, &mut Vec::new())
-        };
-        if owner(session, peers) != worker {
-            return None;
-        }
+        let session = self.shared.own_session(&told.tenant_id, &told.agent_id, &told.session_id)?;
         let revision = epoch.max(told.revision + 1);
         let alert = match self.alerts.get(&told.alert_id) {
             Some(kept) => Alert { revision, ..kept.alert.clone() },

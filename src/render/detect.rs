@@ -19,6 +19,7 @@ use super::control::{Command, Counters, Notice, Watermark};
 use super::group::Context;
 use super::groups::{Groups, Touched};
 use super::hit::HitBatch;
+use super::ingest::owner;
 use super::keep::Keeper;
 use super::key::Hasher;
 use super::restore::PutBack;
@@ -108,12 +109,23 @@ pub struct Totals {
 /// What the operator shares with the others of its worker.
 #[derive(Clone)]
 pub struct Shared {
+    /// This worker, and how many there are.
+    pub place: (usize, usize),
     /// The groups.
     pub groups: Rc<RefCell<Groups>>,
     /// Totals.
     pub totals: Rc<RefCell<Totals>>,
     /// Hashes with the cluster's secret, once it is known.
     pub hasher: Rc<RefCell<Option<Hasher>>>,
+}
+
+impl Shared {
+    /// A session's key, if this worker owns it.
+    pub fn own_session(&self, tenant: &str, agent: &str, session: &str) -> Option<u128> {
+        let (worker, peers) = self.place;
+        let key = self.hasher.borrow().as_ref()?.session(tenant, agent, session, &mut Vec::new());
+        (owner(key, peers) == worker).then_some(key)
+    }
 }
 
 /// The streams that leave detection.
@@ -139,8 +151,6 @@ struct Arrived {
 const OUTPUTS: usize = 3;
 
 pub(super) struct Detect {
-    /// This worker, and how many there are.
-    pub(super) place: (usize, usize),
     pub(super) settings: Settings,
     pub(super) shared: Shared,
     registry: Registry,
@@ -197,7 +207,7 @@ pub fn detect<'scope>(
     let mut sessions_out = OutputBuilder::<_, Builder<SessionChange>>::from(sessions_out);
     let mut parts_out = OutputBuilder::<_, Builder<Part>>::from(parts_out);
     let keeper = spool.map(|spool| Keeper::new(spool, settings));
-    let mut detect = Detect::new(settings.clone(), shared, (scope.index(), scope.peers()), keeper);
+    let mut detect = Detect::new(settings.clone(), shared, keeper);
     builder.build(move |capabilities| {
         drop(capabilities);
         let mut epochs: Epochs<Arrived> = Epochs::default();
@@ -245,7 +255,7 @@ pub fn detect<'scope>(
 }
 
 impl Detect {
-    fn new(settings: Settings, shared: Shared, (worker, peers): (usize, usize), keeper: Option<Keeper>) -> Detect {
+    fn new(settings: Settings, shared: Shared, keeper: Option<Keeper>) -> Detect {
         if keeper.is_some() {
             shared.groups.borrow_mut().note_changes();
         }
@@ -253,10 +263,9 @@ impl Detect {
             staged: Staged::default(),
             left: Some(HashSet::new()),
             keeper,
-            watermark: Watermark::new(peers, settings.max_lateness),
+            watermark: Watermark::new(shared.place.1, settings.max_lateness),
             settings,
             shared,
-            place: (worker, peers),
             registry: Registry::default(),
             rules: Rules::default(),
             classes: Classes::default(),

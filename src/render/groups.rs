@@ -34,10 +34,7 @@ pub struct Groups {
     /// Groups that lost events for want of room, since this was last asked.
     shed: u64,
     touched: Vec<u128>,
-    /// Groups that changed since the last cut, and those that are no more.
-    changed: Vec<u128>,
-    /// Whether that is noted.
-    kept: bool,
+    changes: Noted,
 }
 
 /// What an epoch did to one group.
@@ -58,12 +55,12 @@ impl Groups {
 
     /// From now on, notes which groups change.
     pub fn note_changes(&mut self) {
-        self.kept = true;
+        self.changes.wanted = true;
     }
 
     /// The groups that changed since this was last asked; `None`: it is no more.
     pub fn take_changed(&mut self, mut seen: impl FnMut(u128, Option<&Group>)) {
-        for key in std::mem::take(&mut self.changed) {
+        for key in std::mem::take(&mut self.changes.keys) {
             let group = self.shards[Self::shard(key)].get_mut(&key);
             if let Some(group) = &group
                 && !group.changed
@@ -187,9 +184,7 @@ impl Groups {
         });
         let mut changes = Changes::default();
         let had_session = group.session.is_some();
-        if self.kept && !std::mem::replace(&mut group.changed, true) {
-            self.changed.push(key);
-        }
+        self.changes.note(key, group);
         group.apply(ctx, hits, &mut changes);
         self.sessions += usize::from(!had_session && group.session.is_some());
         account(&mut self.held, group);
@@ -233,9 +228,7 @@ impl Groups {
                 continue;
             }
             let mut changes = Changes::default();
-            if self.kept && !std::mem::replace(&mut group.changed, true) {
-                self.changed.push(key);
-            }
+            self.changes.note(key, group);
             let next = group.advance(ctx, &mut changes);
             group.due = next;
             let had_session = group.session.is_some();
@@ -285,9 +278,7 @@ impl Groups {
                 group.had_lives = true;
                 self.sessions -= 1;
                 account(&mut self.held, group);
-                if self.kept && !std::mem::replace(&mut group.changed, true) {
-                    self.changed.push(*key);
-                }
+                self.changes.note(*key, group);
             }
         }
     }
@@ -300,12 +291,10 @@ impl Groups {
             if self.held <= bytes {
                 return;
             }
-            let Some(group) = self.shards[Self::shard(key)].remove(&key) else { continue };
+            let Some(mut group) = self.shards[Self::shard(key)].remove(&key) else { continue };
             self.held -= group.held;
             self.shed += 1;
-            if self.kept && !group.changed {
-                self.changed.push(key);
-            }
+            self.changes.note(key, &mut group);
             if let Some(session) = &group.session {
                 left(session);
                 self.sessions -= 1;
@@ -313,6 +302,21 @@ impl Groups {
                     self.ended.insert(key);
                 }
             }
+        }
+    }
+}
+
+/// Groups that changed since the last cut, and those that are no more; each once.
+#[derive(Default)]
+struct Noted {
+    keys: Vec<u128>,
+    wanted: bool,
+}
+
+impl Noted {
+    fn note(&mut self, key: u128, group: &mut Group) {
+        if self.wanted && !std::mem::replace(&mut group.changed, true) {
+            self.keys.push(key);
         }
     }
 }

@@ -24,6 +24,7 @@ use super::control::{Command, Counters, Mark, Notice};
 use super::field::{Fields, Place};
 use super::hit::{Head, HitBatch, Payload, Position};
 use super::key::Hasher;
+use super::partitions::{PartitionState, Partitions};
 use super::restore::{Back, PutBack};
 use super::rules::{Registry, Rules, SESSION};
 use super::settings::Settings;
@@ -66,40 +67,6 @@ impl Filling {
     }
 }
 
-#[derive(Clone, Copy)]
-struct PartitionState {
-    reference: Reference,
-    largest: Option<i64>,
-    /// The largest event time.
-    latest: Option<i64>,
-    /// What to read next; `None`: nothing was read yet.
-    next: Option<u64>,
-    idle: bool,
-}
-
-impl PartitionState {
-    const UNREAD: PartitionState =
-        PartitionState { reference: Reference::largest(), largest: None, latest: None, next: None, idle: false };
-
-    fn after(progress: Progress) -> PartitionState {
-        let reference = match progress.append {
-            true => Reference::Append,
-            false => Reference::Largest { largest: progress.largest_timestamp },
-        };
-        let Progress { next, largest, latest, .. } = progress;
-        PartitionState { reference, largest, latest, next: Some(next), idle: false }
-    }
-
-    fn progress(&self) -> Option<Progress> {
-        let (append, largest_timestamp) = match self.reference {
-            Reference::Append => (true, None),
-            Reference::Largest { largest } => (false, largest),
-        };
-        let (largest, latest) = (self.largest, self.latest);
-        Some(Progress { next: self.next?, largest, latest, append, largest_timestamp })
-    }
-}
-
 /// What the records of one batch have in common.
 #[derive(Clone, Copy)]
 struct Origin {
@@ -121,14 +88,12 @@ pub(super) struct Ingest {
     current: Option<(RecordBatch, usize)>,
     sources_left: usize,
     unlisted: usize,
-    partitions: BTreeMap<PartitionId, PartitionState>,
-    /// How far partitions had been read when the checkpoint was made.
-    before: HashMap<PartitionId, Progress>,
+    partitions: Partitions,
     spool: Option<Rc<RefCell<Spool>>>,
     pub(super) back: Back,
     live: bool,
     draining: bool,
-    pub(super) hasher: Option<Hasher>,
+    hasher: Option<Hasher>,
     now: Option<i64>,
     registry: Registry,
     rules: Rules,
@@ -143,8 +108,6 @@ pub(super) struct Ingest {
     /// Counts what sources have told beside records.
     news: u64,
     told: Option<(Mark, u64)>,
-    /// Partitions of which something was read that wasn't told yet.
-    read_since: Vec<PartitionId>,
     batches: Vec<Filling>,
     full: Vec<HitBatch>,
     pub(super) values: Vec<u64>,
@@ -270,8 +233,7 @@ impl Ingest {
             current: None,
             sources_left: parts.sources,
             unlisted: parts.sources,
-            partitions: BTreeMap::new(),
-            before: parts.before,
+            partitions: Partitions::new(parts.before),
             spool: parts.spool,
             back: Back::new(parts.back, peers),
             live: false,
@@ -287,7 +249,6 @@ impl Ingest {
             counters: Counters::default(),
             news: 0,
             told: None,
-            read_since: Vec::new(),
             batches: (0..peers as u64).map(|worker| Filling { worker, ..Filling::default() }).collect(),
             full: Vec::new(),
             values: Vec::new(),
@@ -326,8 +287,7 @@ impl Ingest {
             Command::Live => self.live = true,
             Command::Checkpoint => {
                 if let Some(spool) = &self.spool {
-                    let read = self.partitions.iter().filter_map(|(id, state)| Some((*id, state.progress()?)));
-                    spool.borrow_mut().note_read(epoch, read.collect());
+                    spool.borrow_mut().note_read(epoch, self.partitions.progress());
                 }
             }
             Command::Drain => self.draining = true,
@@ -391,20 +351,10 @@ impl Ingest {
 
     fn take_input(&mut self, input: Message) {
         match input {
-            Message::Assigned(partition) => {
-                let before = self.before.get(&partition).copied();
-                let state = before.map_or(PartitionState::UNREAD, PartitionState::after);
-                self.partitions.entry(partition).or_insert(state);
-                // Where it begins is as far as it has been read.
-                self.read_since.push(partition);
-            }
+            Message::Assigned(partition) => self.partitions.assign(partition),
             Message::Listed(_) => self.unlisted = self.unlisted.saturating_sub(1),
             Message::Batch(records) => self.current = Some((records, 0)),
-            Message::CaughtUp(partition) | Message::Finished(partition) => {
-                if let Some(p) = self.partitions.get_mut(&partition) {
-                    p.idle = true;
-                }
-            }
+            Message::CaughtUp(partition) | Message::Finished(partition) => self.partitions.idle(partition),
             Message::Ended(_) => self.sources_left = self.sources_left.saturating_sub(1),
             Message::Lost(partition, records) => {
                 *self.counters.lost.entry(self.source(partition.source)).or_default() += records;
@@ -429,8 +379,7 @@ impl Ingest {
 
     fn take_records(&mut self, records: RecordBatch, from: usize, wall: i64) {
         let id = records.partition;
-        let mut state = self.partitions.get(&id).copied().unwrap_or(PartitionState::UNREAD);
-        state.idle = false;
+        let mut state = self.partitions.get(id);
         let source = self.settings.sources.get(usize::from(id.source));
         let origin = Origin {
             rank: self.ranks.get(usize::from(id.source)).copied().unwrap_or_default(),
@@ -454,10 +403,7 @@ impl Ingest {
             next += 1;
         }
         state.next = Some(records.records.get(next).map_or(records.next_offset, |r| r.offset));
-        self.partitions.insert(id, state);
-        if !self.read_since.contains(&id) {
-            self.read_since.push(id);
-        }
+        self.partitions.set(id, state);
         if next < records.records.len() {
             self.current = Some((records, next));
         }
@@ -573,11 +519,9 @@ impl Ingest {
         let mark = self.mark();
         let counted = self.counters.events + self.counters.dead_letters.values().sum::<u64>() + self.news;
         let told = Some((mark, counted));
-        if told != self.told || !self.read_since.is_empty() {
+        if told != self.told || self.partitions.have_news() {
             self.told = told;
-            let read = std::mem::take(&mut self.read_since);
-            let next = |id: PartitionId| Some((id, self.partitions.get(&id)?.next?));
-            let positions = read.into_iter().filter_map(next).collect();
+            let positions = self.partitions.take_news();
             let counters = self.counters.clone();
             out.push(Notice::Progress { worker: self.worker as u32, mark, counters, positions });
         }
@@ -586,18 +530,12 @@ impl Ingest {
 
     fn mark(&self) -> Mark {
         if self.sources_left == 0 && self.current.is_none() && self.waiting_dead.is_none() {
-            return Mark::Finished(self.partitions.values().filter_map(|p| p.latest).max());
+            return self.partitions.finished();
         }
         if self.unlisted > 0 {
             return Mark::Unknown;
         }
-        let mut smallest = None;
-        for p in self.partitions.values().filter(|p| !p.idle) {
-            let Some(largest) = p.largest else { return Mark::Unknown };
-            smallest = Some(smallest.map_or(largest, |s: i64| s.min(largest)));
-        }
-        let latest = || self.partitions.values().filter_map(|p| p.largest).max();
-        smallest.map_or_else(|| Mark::Idle(latest()), Mark::At)
+        self.partitions.mark()
     }
 }
 

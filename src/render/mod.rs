@@ -30,6 +30,7 @@ mod json;
 mod keep;
 mod key;
 mod log;
+mod partitions;
 mod patterns;
 mod restore;
 mod revive;
@@ -84,6 +85,7 @@ pub fn build(worker: &mut Worker, parts: IngestParts) -> Built {
     let exports = Rc::new(RefCell::new(Exports::default()));
     let probe = Probe::new();
     let shared = Shared {
+        place: (worker.index(), worker.peers()),
         groups: Rc::new(RefCell::new(Groups::new())),
         totals: totals.clone(),
         hasher: Rc::new(RefCell::new(None)),

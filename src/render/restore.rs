@@ -21,8 +21,8 @@ pub struct PutBack {
     pub worker: u64,
     /// Events.
     pub hits: HitBatch,
-    /// For each: its name in the group's log, and the epoch in which it was kept.
-    pub names: Vec<(u32, u64)>,
+    /// For each: its name in the group's log.
+    pub names: Vec<u32>,
     /// All that isn't an event, as frames.
     pub frames: Vec<u8>,
 }
@@ -91,14 +91,14 @@ impl Ingest {
         } else if let Some(hit) = KeptHit::read(frame.key, frame.body)
             && let Some(by) = self.tags.iter().position(|tag| *tag == hit.tag)
         {
-            self.put_back_hit(frame, hit, by as ById);
+            self.put_back_hit(hit, by as ById);
         }
     }
 
-    fn put_back_hit(&mut self, frame: &Frame<'_>, hit: KeptHit<'_>, by: ById) {
+    fn put_back_hit(&mut self, hit: KeptHit<'_>, by: ById) {
         let KeptHit { mut head, record, .. } = hit;
         head.by = by;
-        let to = owner(frame.key, self.back.filling.len());
+        let to = owner(head.key, self.back.filling.len());
         let mut name = 0;
         if let Some(record) = record
             && let Ok(event) = decode(record.raw)
@@ -107,9 +107,8 @@ impl Ingest {
             self.encode_back(&event, &record, &mut head, to);
         }
         let filling = &mut self.back.filling[to];
-        filling.hits.worker = to as u64;
         filling.hits.heads.push(head);
-        filling.names.push((name, frame.epoch));
+        filling.names.push(name);
     }
 
     /// Classifies a kept event again and encodes it as if it had just been read.

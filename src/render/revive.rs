@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use super::detect::{AlertVersion, Detect, Origin, SessionChange};
 use super::group::Context;
-use super::ingest::owner;
 use super::restore::PutBack;
 use super::snapshot::{Snapshot, by_name};
 use crate::frame::{self, Kind};
@@ -121,16 +120,12 @@ impl Detect {
     /// Tells stores of lives that a killed run had told of: as they are, or that there are none. Those that have left the view
     /// meanwhile were told of for the last time then.
     pub(super) fn reconcile(&mut self, lives: &[SessionKey]) {
-        let (worker, peers) = self.place;
         let idle = self.idle_before();
         let left = self.left.take().unwrap_or_default();
-        let Some(hasher) = &*self.shared.hasher.borrow() else { return };
         let groups = self.shared.groups.borrow();
-        for life in lives {
-            let key = hasher.session(&life.tenant_id, &life.agent_id, &life.session_id, &mut Vec::new());
-            if owner(key, peers) != worker || left.contains(life) {
-                continue;
-            }
+        for life in lives.iter().filter(|life| !left.contains(*life)) {
+            let own = self.shared.own_session(&life.tenant_id, &life.agent_id, &life.session_id);
+            let Some(key) = own else { continue };
             let session = groups.get(key).and_then(|group| group.session.as_ref());
             let views = session.map(|s| s.views(idle, &self.settings.risk)).unwrap_or_default();
             let now = views.into_iter().find(|view| view.first_seen == life.first_seen);
@@ -155,7 +150,7 @@ impl Detect {
             }
         }
         for part in parts {
-            for (head, (name, _)) in part.hits.heads.iter().zip(&part.names) {
+            for (head, name) in part.hits.heads.iter().zip(&part.names) {
                 // Without a state, the group was no more.
                 if snapshots.contains_key(&head.key) {
                     groups.put_back(head.key, head.by).put_back(head, &part.hits, *name);

@@ -26,10 +26,8 @@ use crate::session::SessionKey;
 
 /// Epochs that may wait to be written down.
 const WAITING: usize = 64;
-/// What is behind, or failed, is tried again after so long.
+/// What is behind is offered again after so long.
 const AGAIN: Duration = Duration::from_millis(1);
-/// As [`AGAIN`], for the storage.
-const STORAGE_AGAIN: Duration = Duration::from_millis(500);
 /// How often objects that nobody needs are looked for.
 const CLEAN: Duration = Duration::from_secs(1);
 
@@ -126,17 +124,16 @@ impl Journal {
         let journal = Journal { storage, sources: sources.to_vec(), inherits: !told.is_empty() };
         // As one object, so that those of earlier runs can go.
         if journal.inherits {
-            journal.storage.put(INHERITED, &journal.json(&told.entry(), Some(&told.positions)))?;
+            journal.storage.put(INHERITED, &journal.json(&told.entry(), &told.positions))?;
         }
         journal.storage.delete(names.into_iter().filter(|name| !journal.inherits || name != INHERITED));
         Ok((journal, told))
     }
 
     /// As an object, with these positions.
-    fn json(&self, entry: &Entry, positions: Option<&BTreeMap<PartitionId, u64>>) -> Sealed {
+    fn json(&self, entry: &Entry, positions: &BTreeMap<PartitionId, u64>) -> Sealed {
         let name = |id: &PartitionId| self.sources.get(usize::from(id.source)).cloned();
-        let read = positions.into_iter().flatten();
-        let positions = read.filter_map(|(id, next)| Some((name(id)?, id.partition, *next))).collect();
+        let positions = positions.iter().filter_map(|(id, next)| Some((name(id)?, id.partition, *next))).collect();
         // Texts and numbers: there is nothing in it that JSON can't say.
         Sealed::new(serde_json::to_vec(&Object { entry, positions }).unwrap_or_default())
     }
@@ -199,13 +196,18 @@ impl Told {
             }
         }
         for (source, partition, next) in positions {
-            let place = sources.iter().position(|name| *name == source).and_then(|at| u16::try_from(at).ok());
-            if let Some(source) = place {
-                let known = self.positions.entry(PartitionId { source, partition }).or_default();
+            if let Some(id) = partition_id(sources, &source, partition) {
+                let known = self.positions.entry(id).or_default();
                 *known = next.max(*known);
             }
         }
     }
+}
+
+/// The partition of the source with this name; `None`: there is no such source any more.
+pub(super) fn partition_id(sources: &[String], source: &str, partition: u32) -> Option<PartitionId> {
+    let place = sources.iter().position(|name| name == source)?;
+    Some(PartitionId { source: u16::try_from(place).ok()?, partition })
 }
 
 /// What goes to the journal's thread.
@@ -295,12 +297,10 @@ impl Task {
 
     fn write_down(&mut self, passing: &[Passing]) {
         let mut entry = Entry::default();
-        let (mut first, mut last, mut positions) = (None, 0, None);
+        let mut span: Option<(u64, u64, &BTreeMap<PartitionId, u64>)> = None;
         for one in passing {
             let Passing::Batch(batch, read) = one else { continue };
-            positions = Some(read);
-            first.get_or_insert(batch.epoch);
-            last = batch.epoch;
+            span = Some((span.map_or(batch.epoch, |(first, ..)| first), batch.epoch, read));
             let cut = self.cuts.given.load(Ordering::Relaxed);
             if cut > self.cut && batch.epoch > cut {
                 self.cut = cut;
@@ -315,13 +315,13 @@ impl Task {
                 }
             }
         }
-        let Some(first) = first.filter(|_| !entry.alerts.is_empty() || !entry.sessions.is_empty()) else { return };
+        let Some((first, last, positions)) = span else { return };
+        if entry.alerts.is_empty() && entry.sessions.is_empty() {
+            return;
+        }
         let bytes = self.journal.json(&entry, positions);
         let name = format!("journal/{first:020}");
-        while let Err(error) = self.journal.storage.put(&name, &bytes) {
-            tracing::warn!(%error, "alerts wait until they are written down");
-            std::thread::sleep(STORAGE_AGAIN);
-        }
+        self.journal.storage.put_until_there(&name, &bytes, "alerts wait until they are written down");
         self.ours.push_back((last, name));
     }
 

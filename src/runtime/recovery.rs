@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Sender, bounded};
 
 use super::driver::{Cuts, Kept};
-use super::journal::{Journal, Told};
-use crate::checkpoint::{self, Coordinator, Given, Manifest, Storage, Writer};
+use super::journal::{Journal, Told, partition_id};
+use crate::checkpoint::{self, Coordinator, Given, Manifest, Position, Storage, Writer};
 use crate::config::Config;
 use crate::inbox::PartitionId;
 use crate::render::control::Restored;
 use crate::render::{draw_secret, snapshot};
 use crate::source::StartAt;
+use crate::spool::Progress;
 
 /// Pieces of frames that may wait for a worker.
 const PIECES: usize = 2;
@@ -80,13 +81,8 @@ impl Beginning {
         self.manifest.as_ref().map_or(0, |m| m.epoch)
     }
 
-    fn positions(&self, sources: &[String]) -> HashMap<PartitionId, crate::spool::Progress> {
-        let place = |name: &str| sources.iter().position(|source| source == name);
-        let position = |p: &checkpoint::Position| {
-            let source = u16::try_from(place(&p.source)?).ok()?;
-            Some((PartitionId { source, partition: p.partition }, p.progress))
-        };
-        self.manifest.iter().flat_map(|m| &m.positions).filter_map(position).collect()
+    fn positions(&self, sources: &[String]) -> HashMap<PartitionId, Progress> {
+        self.manifest.iter().flat_map(|m| positions(m, sources)).collect()
     }
 
     /// Where a process begins to read.
@@ -198,6 +194,12 @@ pub fn sources(config: &Config) -> Vec<String> {
     config.sources.iter().map(|source| source.name().to_owned()).collect()
 }
 
+/// How far a checkpoint's partitions were read, of the sources that there still are.
+fn positions(manifest: &Manifest, sources: &[String]) -> impl Iterator<Item = (PartitionId, Progress)> {
+    let position = |p: &Position| Some((partition_id(sources, &p.source, p.partition)?, p.progress));
+    manifest.positions.iter().filter_map(position)
+}
+
 /// Positions of checkpoints that stores and receivers haven't had all of.
 struct Commits {
     sources: Vec<String>,
@@ -206,14 +208,11 @@ struct Commits {
 
 impl Commits {
     fn add(&mut self, manifest: &Manifest) {
-        let position = |p: &checkpoint::Position| {
-            let source = u16::try_from(self.sources.iter().position(|name| *name == p.source)?).ok()?;
-            Some((PartitionId { source, partition: p.partition }, p.progress.next))
-        };
         if self.waiting.len() == UNCOMMITTED {
             self.waiting.remove(UNCOMMITTED / 2);
         }
-        self.waiting.push((manifest.epoch, manifest.positions.iter().filter_map(position).collect()));
+        let next = positions(manifest, &self.sources).map(|(id, progress)| (id, progress.next));
+        self.waiting.push((manifest.epoch, next.collect()));
     }
 
     /// The latest of which everything was had.

@@ -220,13 +220,16 @@ fn kill_all(mut generation: Vec<Running>) {
             tracing::debug!("{}: {error}", running.name);
         }
     }
-    for mut running in generation {
-        if let Err(error) = running.child.wait() {
-            tracing::error!("{} can't be waited for: {error}", running.name);
-        }
-        if running.log.join().is_err() {
-            tracing::error!("the log of {} was lost", running.name);
-        }
+    generation.into_iter().for_each(bury);
+}
+
+/// Waits for what has been killed or has ended by itself.
+fn bury(mut running: Running) {
+    if let Err(error) = running.child.wait() {
+        tracing::error!("{} can't be waited for: {error}", running.name);
+    }
+    if running.log.join().is_err() {
+        tracing::error!("the log of {} was lost", running.name);
     }
 }
 
@@ -244,14 +247,11 @@ fn stop_all(generation: Vec<Running>) {
     for mut running in left {
         if !has_ended(&mut running) {
             tracing::error!("{} did not stop within {STOP:?} and is killed", running.name);
-            let killed = running.child.kill().and_then(|()| running.child.wait());
-            if let Err(error) = killed {
+            if let Err(error) = running.child.kill() {
                 tracing::error!("{} can't be killed: {error}", running.name);
             }
         }
-        if running.log.join().is_err() {
-            tracing::error!("the log of {} was lost", running.name);
-        }
+        bury(running);
     }
 }
 
