@@ -58,6 +58,8 @@ pub(crate) struct Event {
     pub(crate) event_type: telemetry::EventType,
     pub(crate) allowed: bool,
     pub(crate) target: Target,
+    /// The record.
+    pub(crate) raw: Vec<u8>,
     document: Value,
 }
 
@@ -72,6 +74,7 @@ impl Event {
             event_type: decoded.event_type,
             allowed: decoded.allowed,
             target: Target::of(decoded.event_type, &decoded.target),
+            raw: decoded.raw.to_vec(),
             document: document(decoded.raw),
         }
     }

@@ -146,3 +146,8 @@ pub fn evaluate(set: &RuleSet, files: &[Vec<u8>], options: &Options) -> Outcome 
         retimed: read.retimed,
     }
 }
+
+/// The valid events in the total order, copies left out: event time and record. Files are read as by [`evaluate`].
+pub fn events(files: &[Vec<u8>], options: &Options) -> Vec<(i64, Vec<u8>)> {
+    ingest::read(files, options).events.into_iter().map(|event| (event.time, event.raw)).collect()
+}

@@ -1,0 +1,129 @@
+//! What the store ends with: three queries, of which each row comes as one JSON document, in two dialects.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clawdstrike_telemetry::time;
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+use tokio_postgres::NoTls;
+
+/// The rows of a store, as documents.
+pub(crate) struct Stored {
+    /// Alerts that hold.
+    pub(crate) alerts: Vec<Value>,
+    /// Lives of sessions.
+    pub(crate) sessions: Vec<Value>,
+    /// Events.
+    pub(crate) events: Vec<Value>,
+}
+
+/// A run's database.
+pub(crate) enum Database {
+    Sqlite(PathBuf),
+    Postgres { url: String, runtime: Runtime },
+}
+
+/// How long one look may take.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Where a PostgreSQL's address is told.
+const URL: &str = "DATABASE_URL";
+
+const SQLITE: [&str; 3] = [
+    "SELECT document FROM alerts WHERE status <> 'retracted'",
+    "SELECT json_object('tenant_id', tenant_id, 'agent_id', agent_id, 'session_id', session_id, 'first_seen', first_seen,
+        'last_seen', last_seen, 'resumed', json(iif(resumed, 'true', 'false')), 'events', events, 'violations', violations,
+        'unique_targets', unique_targets, 'risk_score', CAST(risk_score AS INTEGER)) FROM sessions",
+    "SELECT json_object('time', time, 'tenant_id', tenant_id, 'agent_id', agent_id, 'session_id', session_id,
+        'event_type', event_type, 'target', target, 'allowed', json(iif(allowed, 'true', 'false')), 'guard', guard,
+        'severity', severity, 'metadata', json(metadata)) FROM agent_events",
+];
+
+const POSTGRES: [&str; 3] = [
+    "SELECT document::text FROM alerts WHERE status <> 'retracted'",
+    "SELECT json_build_object('tenant_id', tenant_id, 'agent_id', agent_id, 'session_id', session_id, 'first_seen', first_seen,
+        'last_seen', last_seen, 'resumed', resumed, 'events', events, 'violations', violations,
+        'unique_targets', unique_targets, 'risk_score', CAST(risk_score AS BIGINT))::text FROM sessions",
+    "SELECT json_build_object('time', time, 'tenant_id', tenant_id, 'agent_id', agent_id, 'session_id', session_id,
+        'event_type', event_type, 'target', target, 'allowed', allowed, 'guard', guard, 'severity', severity,
+        'metadata', metadata)::text FROM agent_events",
+];
+
+impl Database {
+    pub(crate) fn sqlite(folder: &Path) -> Database {
+        Database::Sqlite(folder.join("store.db"))
+    }
+
+    pub(crate) fn postgres(url: String) -> anyhow::Result<Database> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Database::Postgres { url, runtime })
+    }
+
+    /// The section of the configuration that writes it.
+    pub(crate) fn settings(&self) -> String {
+        match self {
+            Database::Sqlite(path) => format!("[store]\ntype = \"sqlite\"\npath = \"{}\"\n", path.display()),
+            Database::Postgres { .. } => format!("[store]\ntype = \"postgres\"\nurl_env = \"{URL}\"\n"),
+        }
+    }
+
+    /// What the configuration leaves to the environment.
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        match self {
+            Database::Sqlite(_) => Vec::new(),
+            Database::Postgres { url, .. } => vec![(URL.to_owned(), url.clone())],
+        }
+    }
+
+    /// What it holds now.
+    ///
+    /// # Errors
+    /// It can't be read just now: it is down, or not set up yet.
+    pub(crate) fn read(&self) -> anyhow::Result<Stored> {
+        let [alerts, sessions, events] = match self {
+            Database::Sqlite(path) => read_sqlite(path)?,
+            Database::Postgres { url, runtime } => runtime.block_on(async {
+                tokio::time::timeout(ANSWER, read_postgres(url)).await.context("the database doesn't answer")?
+            })?,
+        };
+        let parse = |rows: Vec<String>| -> anyhow::Result<Vec<Value>> {
+            rows.iter().map(|row| Ok(serde_json::from_str(row)?)).collect()
+        };
+        let mut stored = Stored { alerts: parse(alerts)?, sessions: parse(sessions)?, events: parse(events)? };
+        let times = ["time", "first_seen", "last_seen"];
+        for row in stored.sessions.iter_mut().chain(&mut stored.events) {
+            for name in times {
+                if let Some(at) = row.get_mut(name)
+                    && let Some(micros) = at.as_str().and_then(time::parse)
+                {
+                    *at = time::format(micros).into();
+                }
+            }
+        }
+        Ok(stored)
+    }
+}
+
+fn read_sqlite(path: &Path) -> anyhow::Result<[Vec<String>; 3]> {
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    db.busy_timeout(ANSWER)?;
+    let rows =
+        |sql: &str| -> rusqlite::Result<Vec<String>> { db.prepare(sql)?.query_map([], |row| row.get(0))?.collect() };
+    let [alerts, sessions, events] = SQLITE;
+    Ok([rows(alerts)?, rows(sessions)?, rows(events)?])
+}
+
+async fn read_postgres(url: &str) -> anyhow::Result<[Vec<String>; 3]> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let driver = tokio::spawn(connection);
+    // One moment for all three.
+    client.batch_execute("SET TIME ZONE 'UTC'; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let mut read: [Vec<String>; 3] = Default::default();
+    for (rows, sql) in read.iter_mut().zip(POSTGRES) {
+        *rows = client.query(sql, &[]).await?.iter().map(|row| row.get(0)).collect();
+    }
+    driver.abort();
+    Ok(read)
+}

@@ -1,0 +1,21 @@
+//! The fault harness (SPEC §8, Recovery): the real binary in several processes, on a real broker or files and a real
+//! database, while processes, broker and database are killed and stopped, the cluster is rescaled and its rules are
+//! loaded again, at random moments. Afterwards the database holds, row by row, what the naive evaluator makes of the log.
+//!
+//! A seed gives rules, records and the [`Schedule`]; the moments within it are the machine's.
+//!
+//! Knows nothing of the engine but its command line, its configuration, and the tables of its stores.
+
+mod cluster;
+mod database;
+mod judge;
+mod log;
+mod run;
+mod schedule;
+mod services;
+mod stream;
+mod wait;
+
+pub use run::{Report, run};
+pub use schedule::{Schedule, Shape};
+pub use services::{Services, Setup, SourceKind, StoreKind};
