@@ -255,7 +255,7 @@ pub fn detect<'scope>(
 }
 
 impl Detect {
-    fn new(settings: Settings, shared: Shared, keeper: Option<Keeper>) -> Detect {
+    pub(super) fn new(settings: Settings, shared: Shared, keeper: Option<Keeper>) -> Detect {
         if keeper.is_some() {
             shared.groups.borrow_mut().note_changes();
         }

@@ -1,6 +1,6 @@
 //! Detection's two ends of a checkpoint: what it puts aside at a cut, and how it goes on from what was put aside.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -38,6 +38,13 @@ fn note_latest<'a>(latest: &mut Latest<'a>, frame: &frame::Frame<'a>) {
     let known = latest.entry(frame.key).or_insert((frame.epoch, frame.body));
     if frame.epoch >= known.0 {
         *known = (frame.epoch, frame.body);
+    }
+}
+
+/// A life that was told of for the last time.
+fn note_left(left: &mut Option<HashSet<SessionKey>>, change: &SessionChange) {
+    if let (SessionChange::Now(view) | SessionChange::Left(view), Some(left)) = (change, left) {
+        left.insert(SessionKey::of(view));
     }
 }
 
@@ -85,9 +92,7 @@ impl Detect {
         for change in self.sessions.iter().filter(|change| !matches!(change, SessionChange::Shed(_))) {
             let mut spool = keeper.spool.borrow_mut();
             frame::write_with(spool.frames(), Kind::Leaving, 0, epoch, i64::MAX, |out| append(change, out));
-            if let (SessionChange::Now(view) | SessionChange::Left(view), Some(left)) = (change, &mut self.left) {
-                left.insert(SessionKey::of(view));
-            }
+            note_left(&mut self.left, change);
         }
     }
 
@@ -100,7 +105,10 @@ impl Detect {
                 Kind::Group => note_latest(&mut states, &frame),
                 Kind::Alert => note_latest(&mut alerts, &frame),
                 Kind::Leaving if frame.epoch > acked => {
-                    self.sessions.extend(postcard::from_bytes::<SessionChange>(frame.body).ok());
+                    if let Ok(change) = postcard::from_bytes::<SessionChange>(frame.body) {
+                        note_left(&mut self.left, &change);
+                        self.sessions.push(change);
+                    }
                 }
                 Kind::Leaving | Kind::Hit => {}
             }
@@ -169,5 +177,58 @@ impl Detect {
             }
             groups.count_in(key, watermark);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::super::detect::Shared;
+    use super::super::key::Hasher;
+    use super::super::settings::Settings;
+    use super::*;
+    use crate::session::SessionView;
+
+    /// It had left the view before the checkpoint, and the store may not have had it. The run that told of it again was killed
+    /// at once, so the next is asked about it, too.
+    #[test]
+    fn a_life_that_is_told_of_again_is_not_taken_for_one_that_never_was() {
+        let shared = Shared {
+            place: (0, 1),
+            groups: Rc::default(),
+            totals: Rc::default(),
+            hasher: Rc::new(RefCell::new(Some(Hasher::new(&[7; 192])))),
+        };
+        let settings = Settings::new(&crate::config::Limits::default(), Vec::new());
+        let mut detect = Detect::new(settings, shared, None);
+        let view = SessionView {
+            tenant_id: String::new(),
+            agent_id: "a".into(),
+            session_id: "s".into(),
+            resumed: false,
+            idle: true,
+            events: 1,
+            violations: 0,
+            by_type: [1, 0, 0, 0, 0, 0, 0],
+            unique_targets: 1,
+            unique_targets_exact: true,
+            first_seen: 1,
+            last_seen: 1,
+            risk_score: 0.0,
+            open_alerts: 0,
+            last_events: Vec::new(),
+            flags: Vec::new(),
+        };
+        let life = SessionKey::of(&view);
+        let mut frames = Vec::new();
+        let left = SessionChange::Now(view);
+        frame::write_with(&mut frames, Kind::Leaving, 0, 5, i64::MAX, |out| append(&left, out));
+        detect.staged.add(vec![PutBack { frames, ..PutBack::default() }]);
+        detect.revive(10);
+        assert_eq!(detect.sessions.drain(..).count(), 1);
+        detect.reconcile(&[life]);
+        assert!(detect.sessions.is_empty(), "{:?}", detect.sessions);
     }
 }

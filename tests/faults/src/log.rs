@@ -127,7 +127,7 @@ impl Topic {
         let consumer = self.consumer()?;
         let ends = wait("the topic's ends", || Ok(self.ends(&consumer).ok()))?;
         let mut asked = TopicPartitionList::new();
-        (0..).zip(&ends).for_each(|(n, _)| drop(asked.add_partition(&self.name, n)));
+        asked.add_partition_range(&self.name, 0, i32::try_from(ends.len())? - 1);
         let mut told = None;
         let all = || {
             // The broker may be away just now.
