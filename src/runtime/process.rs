@@ -1,7 +1,7 @@
 //! One process of the cluster: its workers, its sources, and in process 0 the store, the responses, the archive, the rules
 //! folder and the API.
 
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -81,6 +81,9 @@ struct Head {
 pub fn run(process: Process) -> Result<(), String> {
     abort_on_panic();
     let Process { config, index, mesh, supervised, serve: serve_api, ready } = process;
+    if supervised {
+        stay_awake();
+    }
     let mesh = mesh_of(&config, mesh, index)?;
     std::fs::create_dir_all(&config.cluster.state).map_err(|e| {
         format!("[cluster] state = \"{}\": {e}; name a folder that can be written", config.cluster.state.display())
@@ -351,6 +354,16 @@ fn beat() -> impl FnMut() + Send {
             eprintln!("{}", up::ALIVE);
         }
     }
+}
+
+/// Tells the supervisor until the end that this process wasn't stopped.
+fn stay_awake() {
+    std::thread::spawn(|| {
+        // Without a supervisor there is nobody to tell.
+        while writeln!(std::io::stderr(), "{}", up::AWAKE).is_ok() {
+            std::thread::sleep(up::BEAT);
+        }
+    });
 }
 
 /// When the supervisor is killed, so is this process.

@@ -15,11 +15,15 @@ use crate::config::Config;
 /// What process 0 writes to its standard error, as a line, while epochs close on all workers of all processes. No line of
 /// its log begins like this.
 pub const ALIVE: &str = "\u{1}alive";
-/// How often it does.
+/// What every process writes likewise from its start to its end, whatever else it does, unless it was stopped.
+pub const AWAKE: &str = "\u{1}awake";
+/// How often they do.
 pub const BEAT: Duration = Duration::from_millis(500);
-/// Without it for so long, a process hangs.
+/// Without a beat for so long, a process hangs.
 const HUNG: Duration = Duration::from_secs(4);
-/// How long a generation may take until the first.
+/// How long a process may take until it is awake: its program may have to come from a slow disk.
+const WAKE: Duration = Duration::from_secs(20);
+/// How long a generation may take until epochs close: a large checkpoint has to be read.
 const START: Duration = Duration::from_secs(120);
 /// Generations in a row that may end early before the supervisor gives up.
 const RESTARTS: u32 = 10;
@@ -55,8 +59,14 @@ struct Running {
     child: Child,
     last_lines: Arc<Mutex<VecDeque<String>>>,
     log: std::thread::JoinHandle<()>,
-    /// When it last said that it was alive.
-    alive: Arc<Mutex<Option<Instant>>>,
+    beats: Arc<Mutex<Beats>>,
+}
+
+/// When a process last said that it was awake, and that epochs close.
+#[derive(Clone, Copy, Default)]
+struct Beats {
+    awake: Option<Instant>,
+    alive: Option<Instant>,
 }
 
 /// Runs the cluster until it is told to stop.
@@ -75,7 +85,7 @@ pub fn run(up: &Up) -> Result<(), String> {
             simulator = Some(spawn("simulate", args)?);
         }
         let end = watch(up, &mut generation, began);
-        let was_up = generation.iter().any(|running| last_alive(running).is_some());
+        let was_up = generation.iter().any(|running| beats(running).alive.is_some());
         let Some(End { reason, refused }) = end else {
             stop_all(generation);
             if let Some(simulator) = simulator {
@@ -146,13 +156,15 @@ fn spawn(name: &str, args: &[String]) -> Result<Running, String> {
     let last_lines = Arc::new(Mutex::new(VecDeque::new()));
     let stderr = child.stderr.take();
     let (prefix, keep) = (name.to_owned(), last_lines.clone());
-    let alive = Arc::new(Mutex::new(None));
-    let beats = alive.clone();
+    let beats = Arc::new(Mutex::new(Beats::default()));
+    let heard = beats.clone();
     let log = std::thread::spawn(move || {
         for line in stderr.into_iter().flat_map(|s| BufReader::new(s).lines()) {
             let Ok(line) = line else { return };
-            if line == ALIVE {
-                *beats.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            if line == ALIVE || line == AWAKE {
+                let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                let beat = if line == ALIVE { &mut heard.alive } else { &mut heard.awake };
+                *beat = Some(Instant::now());
                 continue;
             }
             eprintln!("[{prefix}] {line}");
@@ -163,7 +175,7 @@ fn spawn(name: &str, args: &[String]) -> Result<Running, String> {
             last.push_back(line);
         }
     });
-    Ok(Running { name: name.to_owned(), child, last_lines, log, alive })
+    Ok(Running { name: name.to_owned(), child, last_lines, log, beats })
 }
 
 /// Why a generation has ended.
@@ -182,21 +194,29 @@ fn watch(up: &Up, generation: &mut [Running], began: Instant) -> Option<End> {
                 return Some(End { reason: why(&generation[failed.unwrap_or(at)]), refused: failed.is_some() });
             }
         }
-        let quiet = match generation.first().and_then(last_alive) {
+        let slept = |running: &&Running| beats(running).awake.is_none() && began.elapsed() > WAKE;
+        if let Some(stopped) = generation.iter().find(|running| is_silent(running) || slept(running)) {
+            return Some(End { reason: format!("{} hangs or was stopped", stopped.name), refused: false });
+        }
+        let quiet = match generation.first().and_then(|first| beats(first).alive) {
             Some(last) => last.elapsed() > HUNG,
             None => began.elapsed() > START,
         };
         if quiet {
-            let reason = "a process hangs or was stopped: not all workers close epochs".to_owned();
-            return Some(End { reason, refused: false });
+            return Some(End { reason: "not all workers close epochs".to_owned(), refused: false });
         }
         std::thread::sleep(LOOK);
     }
     None
 }
 
-fn last_alive(running: &Running) -> Option<Instant> {
-    *running.alive.lock().unwrap_or_else(PoisonError::into_inner)
+fn beats(running: &Running) -> Beats {
+    *running.beats.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// It no longer says that it is awake.
+fn is_silent(running: &Running) -> bool {
+    beats(running).awake.is_some_and(|last| last.elapsed() > HUNG)
 }
 
 /// When one process ends its peers abort: name the one that ended for a reason of its own.
@@ -233,8 +253,8 @@ fn bury(mut running: Running) {
     }
 }
 
-/// Asks all to stop, waits, and kills what doesn't. Closing a child's standard input is the request: it works for every
-/// child, and also when this process is killed.
+/// Asks all to stop, waits, and kills what doesn't; all of them once one hangs, which the others would wait for. Closing a
+/// child's standard input is the request: it works for every child, and also when this process is killed.
 fn stop_all(generation: Vec<Running>) {
     let mut left: Vec<Running> = generation;
     for running in &mut left {
@@ -242,11 +262,14 @@ fn stop_all(generation: Vec<Running>) {
     }
     let deadline = Instant::now() + STOP;
     while Instant::now() < deadline && left.iter_mut().any(|r| !has_ended(r)) {
+        if left.iter_mut().any(|r| is_silent(r) && !has_ended(r)) {
+            break;
+        }
         std::thread::sleep(LOOK);
     }
     for mut running in left {
         if !has_ended(&mut running) {
-            tracing::error!("{} did not stop within {STOP:?} and is killed", running.name);
+            tracing::error!("{} did not stop in good order and is killed", running.name);
             if let Err(error) = running.child.kill() {
                 tracing::error!("{} can't be killed: {error}", running.name);
             }
