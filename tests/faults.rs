@@ -3,12 +3,16 @@
 
 use std::path::Path;
 
-use clawdstrike_faults::{Schedule, Services, Setup, SourceKind, StoreKind, run};
+use clawdstrike_faults::{Kind, Schedule, Services, Setup, SourceKind, StoreKind, run};
 
 const SERVERS: Setup = Setup { source: SourceKind::Kafka, store: StoreKind::Postgres };
 const FILES: Setup = Setup { source: SourceKind::Jsonl, store: StoreKind::Sqlite };
 /// Faults of a random schedule.
 const FAULTS: usize = 5;
+
+fn random(seed: u64, setup: Setup) -> Schedule {
+    Schedule::random(seed, setup.source, FAULTS, &Kind::all(setup))
+}
 
 fn hold(setup: Setup, schedules: impl IntoIterator<Item = Schedule>) {
     let services = Services::start(setup).unwrap();
@@ -23,11 +27,10 @@ fn hold(setup: Setup, schedules: impl IntoIterator<Item = Schedule>) {
 
 #[test]
 fn whatever_fails_on_servers_the_database_ends_as_the_judge_says() {
-    let random = (1..=2).map(|seed| Schedule::random(seed, SERVERS, FAULTS));
-    hold(SERVERS, [Schedule::rescale(1)].into_iter().chain(random));
+    hold(SERVERS, [Schedule::rescale(1), random(1, SERVERS), random(2, SERVERS)]);
 }
 
 #[test]
 fn whatever_fails_on_files_the_database_ends_as_the_judge_says() {
-    hold(FILES, (1..=3).map(|seed| Schedule::random(seed, FILES, FAULTS)));
+    hold(FILES, (1..=3).map(|seed| random(seed, FILES)));
 }

@@ -41,6 +41,15 @@ fn note_latest<'a>(latest: &mut Latest<'a>, frame: &frame::Frame<'a>) {
     }
 }
 
+/// Whose change it is.
+fn life_of(change: &SessionChange) -> Option<SessionKey> {
+    match change {
+        SessionChange::Now(view) | SessionChange::Left(view) => Some(SessionKey::of(view)),
+        SessionChange::Gone(life) => Some(life.clone()),
+        SessionChange::Shed(_) => None,
+    }
+}
+
 /// A life that was told of for the last time.
 fn note_left(left: &mut Option<HashSet<SessionKey>>, change: &SessionChange) {
     if let (SessionChange::Now(view) | SessionChange::Left(view), Some(left)) = (change, left) {
@@ -86,12 +95,15 @@ impl Detect {
         spool.seal(epoch, watermark);
     }
 
-    /// Puts aside the changes of sessions that nothing tells again.
+    /// Puts aside the changes of sessions that nothing tells again. They come back to the worker that owns the session: it is
+    /// the one that is asked whether the life was ever there.
     pub(super) fn keep_leaving(&mut self, epoch: u64) {
         let Some(keeper) = &self.keeper else { return };
-        for change in self.sessions.iter().filter(|change| !matches!(change, SessionChange::Shed(_))) {
+        for change in &self.sessions {
+            let Some(life) = life_of(change) else { continue };
+            let key = self.shared.own_session(&life.tenant_id, &life.agent_id, &life.session_id).unwrap_or_default();
             let mut spool = keeper.spool.borrow_mut();
-            frame::write_with(spool.frames(), Kind::Leaving, 0, epoch, i64::MAX, |out| append(change, out));
+            frame::write_with(spool.frames(), Kind::Leaving, key, epoch, i64::MAX, |out| append(change, out));
             note_left(&mut self.left, change);
         }
     }
@@ -186,24 +198,28 @@ mod tests {
     use std::rc::Rc;
 
     use super::super::detect::Shared;
+    use super::super::keep::Keeper;
     use super::super::key::Hasher;
     use super::super::settings::Settings;
     use super::*;
     use crate::session::SessionView;
+    use crate::spool::Spool;
 
-    /// It had left the view before the checkpoint, and the store may not have had it. The run that told of it again was killed
-    /// at once, so the next is asked about it, too.
-    #[test]
-    fn a_life_that_is_told_of_again_is_not_taken_for_one_that_never_was() {
+    fn detect(spool: Option<Rc<RefCell<Spool>>>) -> Detect {
+        let hasher = Hasher::new(&[7; 192]);
         let shared = Shared {
             place: (0, 1),
             groups: Rc::default(),
             totals: Rc::default(),
-            hasher: Rc::new(RefCell::new(Some(Hasher::new(&[7; 192])))),
+            hasher: Rc::new(RefCell::new(Some(hasher))),
         };
         let settings = Settings::new(&crate::config::Limits::default(), Vec::new());
-        let mut detect = Detect::new(settings, shared, None);
-        let view = SessionView {
+        let keeper = spool.map(|spool| Keeper::new(spool, &settings));
+        Detect::new(settings, shared, keeper)
+    }
+
+    fn view() -> SessionView {
+        SessionView {
             tenant_id: String::new(),
             agent_id: "a".into(),
             session_id: "s".into(),
@@ -220,15 +236,26 @@ mod tests {
             open_alerts: 0,
             last_events: Vec::new(),
             flags: Vec::new(),
-        };
-        let life = SessionKey::of(&view);
-        let mut frames = Vec::new();
-        let left = SessionChange::Now(view);
-        frame::write_with(&mut frames, Kind::Leaving, 0, 5, i64::MAX, |out| append(&left, out));
-        detect.staged.add(vec![PutBack { frames, ..PutBack::default() }]);
-        detect.revive(10);
-        assert_eq!(detect.sessions.drain(..).count(), 1);
-        detect.reconcile(&[life]);
-        assert!(detect.sessions.is_empty(), "{:?}", detect.sessions);
+        }
+    }
+
+    /// It had left the view before the checkpoint, and the store may not have had it. The run that told of it again was killed
+    /// at once, so the next is asked about it, too: on the worker that owns the session.
+    #[test]
+    fn a_life_that_is_told_of_again_is_not_taken_for_one_that_never_was() {
+        let spool = Rc::new(RefCell::new(Spool::new(0, crossbeam_channel::bounded(1).0)));
+        let mut before = detect(Some(spool.clone()));
+        before.sessions.push(SessionChange::Left(view()));
+        before.keep_leaving(5);
+        let frames = spool.borrow_mut().frames().clone();
+        let owned = before.shared.own_session("", "a", "s");
+        assert_eq!(frame::read(&frames).flatten().map(|frame| Some(frame.key)).collect::<Vec<_>>(), [owned]);
+
+        let mut after = detect(None);
+        after.staged.add(vec![PutBack { frames, ..PutBack::default() }]);
+        after.revive(10);
+        assert_eq!(after.sessions.drain(..).count(), 1);
+        after.reconcile(&[SessionKey::of(&view())]);
+        assert!(after.sessions.is_empty(), "{:?}", after.sessions);
     }
 }

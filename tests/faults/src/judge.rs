@@ -137,7 +137,10 @@ mod tests {
         let turned = json!({"y": {"q": 2, "p": 1}, "x": 1});
         assert_eq!(differences("row", &[a.clone(), b.clone()], &[b.clone(), turned.clone()]), "");
         assert!(differences("row", &[a.clone(), b.clone()], &[turned]).starts_with("missing row: {\"x\":2}"));
-        assert!(differences("row", &[b.clone()], &[b.clone(), b]).starts_with("unexpected row: {\"x\":2}"));
+        assert!(
+            differences("row", std::slice::from_ref(&b), &[b.clone(), b.clone()])
+                .starts_with("unexpected row: {\"x\":2}")
+        );
         assert_eq!(differences("row", &[a], &[json!({"x": 1})]).lines().count(), 2);
     }
 }

@@ -17,5 +17,5 @@ mod stream;
 mod wait;
 
 pub use run::{Report, run};
-pub use schedule::{Schedule, Shape};
+pub use schedule::{Fault, Kind, Moment, Schedule, Shape, Step};
 pub use services::{Services, Setup, SourceKind, StoreKind};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
-use clawdstrike_faults::{Schedule, Services, Setup, SourceKind, StoreKind, run};
+use clawdstrike_faults::{Kind, Schedule, Services, Setup, SourceKind, StoreKind, run};
 
 /// Kills, stops, rescales and reloads the engine on real services, and judges what its database ends with.
 #[derive(Parser)]
@@ -33,6 +33,9 @@ struct Args {
     /// Where rows go.
     #[arg(long, default_value = "postgres")]
     store: StoreKind,
+    /// Faults of this kind only; may be given several times.
+    #[arg(long, value_name = "KIND")]
+    only: Vec<Kind>,
     /// The engine's program, if it isn't the one beside this.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
@@ -52,12 +55,13 @@ fn go(args: &Args) -> anyhow::Result<()> {
     let binary = binary(args)?;
     let setup = Setup { source: args.source, store: args.store };
     let services = Services::start(setup)?;
+    let kinds = if args.only.is_empty() { Kind::all(setup) } else { args.only.clone() };
     let began = Instant::now();
     let time = args.hours.map(|hours| Duration::from_secs_f64(hours * 3_600.0));
     let runs = args.runs.unwrap_or(if time.is_some() { u64::MAX } else { 10 });
     let mut passed = 0;
     while passed < runs && time.is_none_or(|time| began.elapsed() < time) {
-        let schedule = Schedule::random(args.seed + passed, setup, args.faults);
+        let schedule = Schedule::random(args.seed + passed, args.source, args.faults, &kinds);
         println!("{schedule}");
         let report = run(&binary, &services, &schedule)
             .with_context(|| format!("after {passed} runs without a difference: --seed {}", schedule.seed))?;

@@ -18,6 +18,8 @@ use crate::wait::DEADLINE;
 
 /// Lines of the engine's log that a failure repeats.
 const LAST_LINES: usize = 60;
+/// How often something is written.
+const LITTLE: Duration = Duration::from_millis(50);
 /// How often the database is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -112,14 +114,17 @@ impl<'a> Run<'a> {
     fn go(&mut self, schedule: &Schedule) -> anyhow::Result<(Duration, usize)> {
         let mut cluster = self.engine.start(schedule.shape)?;
         for (n, Step { moment, fault }) in schedule.steps.iter().enumerate() {
-            self.write(schedule.steps.len() + 1 - n)?;
+            let shares = schedule.steps.len() + 1 - n;
             match moment {
-                Moment::After(pause) => std::thread::sleep(*pause),
-                Moment::Committed => self.log.await_committed()?,
+                Moment::After(pause) => self.write(shares, *pause)?,
+                Moment::Committed => {
+                    self.write(shares, Duration::ZERO)?;
+                    self.log.await_committed()?;
+                }
             }
             cluster = self.apply(*fault, cluster).with_context(|| format!("{fault}"))?;
         }
-        self.write(1)?;
+        self.write(1, Duration::ZERO)?;
         self.outages.drain(..).try_for_each(Outage::end)?;
         self.log.await_committed()?;
         for (partition, end) in self.stream.ends().iter().enumerate() {
@@ -137,9 +142,17 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn write(&mut self, shares: usize) -> anyhow::Result<()> {
-        for (partition, bytes) in self.stream.next(shares).iter().enumerate() {
-            self.log.append(partition, bytes)?;
+    /// Writes a share of what is left, within so long.
+    fn write(&mut self, shares: usize, time: Duration) -> anyhow::Result<()> {
+        let share = self.stream.next(shares);
+        let pieces = time.div_duration_f64(LITTLE).ceil().max(1.0) as usize;
+        for piece in 0..pieces {
+            for (partition, bytes) in share.iter().enumerate() {
+                let [from, to] = [piece, piece + 1].map(|n| bytes.len() * n / pieces);
+                self.log.append(partition, &bytes[from..to])?;
+            }
+            // Records that come now and then, not a wait for anything.
+            std::thread::sleep(time / u32::try_from(pieces)?);
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -21,6 +22,42 @@ pub struct Shape {
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} x {}", self.processes, self.threads)
+    }
+}
+
+/// Kinds of [`Fault`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// [`Fault::KillProcess`]
+    KillProcess,
+    /// [`Fault::StopProcess`]
+    StopProcess,
+    /// [`Fault::PauseProcess`]
+    PauseProcess,
+    /// [`Fault::KillAll`]
+    KillAll,
+    /// [`Fault::Restart`]
+    Restart,
+    /// [`Fault::KillBroker`]
+    KillBroker,
+    /// [`Fault::KillDatabase`]
+    KillDatabase,
+    /// [`Fault::Reload`]
+    Reload,
+}
+
+impl Kind {
+    /// What a cluster of this setup can suffer; what comes more often is named more often.
+    pub fn all(setup: Setup) -> Vec<Kind> {
+        let mut kinds = vec![Kind::KillProcess; 3];
+        kinds.extend([Kind::StopProcess, Kind::PauseProcess, Kind::KillAll, Kind::Restart, Kind::Reload]);
+        if setup.source == SourceKind::Kafka {
+            kinds.push(Kind::KillBroker);
+        }
+        if setup.store == StoreKind::Postgres {
+            kinds.extend([Kind::KillDatabase; 2]);
+        }
+        kinds
     }
 }
 
@@ -60,12 +97,12 @@ impl fmt::Display for Fault {
     }
 }
 
-/// When a step's fault comes, once its records are written.
+/// When a step's fault comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// After so long.
+    /// After so long, in which its records are written little by little.
     After(Duration),
-    /// Once their offsets are committed: they are in a checkpoint, and stored.
+    /// Once the offsets of its records are committed: they are in a checkpoint, and stored.
     Committed,
 }
 
@@ -92,13 +129,13 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A random one with so many faults, of those that the setup can suffer.
-    pub fn random(seed: u64, setup: Setup, faults: usize) -> Schedule {
+    /// A random one with so many faults of these kinds, each as likely as another.
+    pub fn random(seed: u64, source: SourceKind, faults: usize, kinds: &[Kind]) -> Schedule {
         let mut rng = StdRng::seed_from_u64(seed);
         // Files: one. Of several, one that nobody writes to just now holds nothing back, so what comes there next may be too late.
-        let partitions = if setup.source == SourceKind::Kafka { *[1, 3].choose(&mut rng).unwrap_or(&1) } else { 1 };
+        let partitions = if source == SourceKind::Kafka { *[1, 3].choose(&mut rng).unwrap_or(&1) } else { 1 };
         let shape = shape(&mut rng);
-        let steps = (0..faults).map(|_| step(&mut rng, setup)).collect();
+        let steps = (0..faults).map(|_| step(&mut rng, kinds)).collect();
         Schedule { seed, partitions, shape, steps }
     }
 
@@ -116,7 +153,7 @@ fn shape(rng: &mut StdRng) -> Shape {
     Shape { processes: rng.random_range(1..=3), threads: rng.random_range(1..=2) }
 }
 
-fn step(rng: &mut StdRng, setup: Setup) -> Step {
+fn step(rng: &mut StdRng, kinds: &[Kind]) -> Step {
     let mut pause = |from: u64, to: u64| Duration::from_millis(rng.random_range(from..to));
     let moment = Moment::After(pause(50, 2_500));
     // `up` takes a process for hung after 4 s: some are noticed, some are not.
@@ -124,16 +161,17 @@ fn step(rng: &mut StdRng, setup: Setup) -> Step {
     let away = pause(500, 8_000);
     let victim = rng.random_range(0..6);
     let shape = shape(rng);
-    let process = Fault::KillProcess(victim);
-    let mut faults = vec![process, process, process, Fault::PauseProcess(victim, stopped), Fault::StopProcess(victim)];
-    faults.extend([Fault::KillAll(shape), Fault::Restart(shape), Fault::Reload]);
-    if setup.source == SourceKind::Kafka {
-        faults.push(Fault::KillBroker(away));
-    }
-    if setup.store == StoreKind::Postgres {
-        faults.extend([Fault::KillDatabase(away), Fault::KillDatabase(away)]);
-    }
-    Step { moment, fault: *faults.choose(rng).unwrap_or(&process) }
+    let fault = match kinds.choose(rng).unwrap_or(&Kind::KillProcess) {
+        Kind::KillProcess => Fault::KillProcess(victim),
+        Kind::StopProcess => Fault::StopProcess(victim),
+        Kind::PauseProcess => Fault::PauseProcess(victim, stopped),
+        Kind::KillAll => Fault::KillAll(shape),
+        Kind::Restart => Fault::Restart(shape),
+        Kind::KillBroker => Fault::KillBroker(away),
+        Kind::KillDatabase => Fault::KillDatabase(away),
+        Kind::Reload => Fault::Reload,
+    };
+    Step { moment, fault }
 }
 
 impl fmt::Display for Schedule {
