@@ -65,6 +65,8 @@ pub type Serving = Pin<Box<dyn Future<Output = Result<(SocketAddr, tokio::task::
 /// What only process 0 has.
 struct Head {
     handle: Handle,
+    /// The rule files that it began with.
+    rule_files: Vec<SourceFile>,
     writer: Option<StoreWriter>,
     response: Arc<Orchestrator>,
     archived: Arc<Archived>,
@@ -317,7 +319,7 @@ async fn start_head(
     let active = ActiveRules {
         set: set.clone(),
         warnings: compiled.warnings,
-        files: files.into_iter().map(|f| f.name).collect(),
+        files: files.iter().map(|f| f.name.clone()).collect(),
         epoch: 0,
         last_error: None,
     };
@@ -342,7 +344,10 @@ async fn start_head(
         stop,
     };
     let (stop_api, _) = watch::channel(false);
-    Ok((Head { handle, writer, response, archived, acked, sinks, background: Vec::new(), stop_api }, sequencer))
+    Ok((
+        Head { handle, rule_files: files, writer, response, archived, acked, sinks, background: Vec::new(), stop_api },
+        sequencer,
+    ))
 }
 
 /// Tells the supervisor that epochs close, every so often.
@@ -409,7 +414,9 @@ async fn serve(
     let (address, server) = serve_api(head.handle.clone(), Box::pin(stopped)).await?;
     head.background.push(server);
     if config.rules.watch {
-        head.background.push(tokio::spawn(rules::watch(config.rules.path.clone(), head.handle.clone())));
+        let began_with = std::mem::take(&mut head.rule_files);
+        let watching = rules::watch(config.rules.path.clone(), head.handle.clone(), began_with);
+        head.background.push(tokio::spawn(watching));
     }
     if let Some(writer) = &head.writer
         && keeps_events(&config.store)

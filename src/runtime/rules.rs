@@ -32,8 +32,8 @@ fn read(path: &Path) -> Result<Vec<SourceFile>, String> {
     Ok(found.files)
 }
 
-/// Loads the folder again whenever its contents change, for as long as the engine runs.
-pub async fn watch(path: PathBuf, handle: Handle) {
+/// Loads the folder again whenever its contents aren't those in force, `began_with` at first, for as long as the engine runs.
+pub async fn watch(path: PathBuf, handle: Handle, began_with: Vec<SourceFile>) {
     let (changed, mut changes) = mpsc::channel(1);
     let told = changed.clone();
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -46,7 +46,9 @@ pub async fn watch(path: PathBuf, handle: Handle) {
     if let Err(error) = &watcher {
         tracing::warn!(path = %path.display(), %error, "no notification of changed rules; looking every few seconds");
     }
-    let mut loaded = read(&path).ok();
+    let mut loaded = Some(began_with);
+    // What changed before there was notification has to be looked for.
+    let _one_waits = changed.try_send(());
     loop {
         if let Ok(Some(())) = tokio::time::timeout(LOOK, changes.recv()).await {
             while let Ok(Some(())) = tokio::time::timeout(SETTLE, changes.recv()).await {}
@@ -75,5 +77,31 @@ pub async fn watch(path: PathBuf, handle: Handle) {
                 tracing::error!("{error}\n{}", handle.rules().last_error.as_deref().unwrap_or("no rule is named"))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::{broadcast, watch as value};
+
+    use super::*;
+    use crate::runtime::handle::{ActiveRules, Request, Stats};
+
+    #[tokio::test]
+    async fn what_changed_before_it_was_watched_is_loaded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |text: &str| SourceFile { name: "a.yaml".into(), text: text.into() };
+        std::fs::write(folder.path().join("a.yaml"), "rules: [] # new").expect("a file");
+        let set = Arc::new(clawdstrike_rules::compile(&[file("rules: []")]).expect("no rules").set);
+        let active = ActiveRules { set, warnings: Vec::new(), files: Vec::new(), epoch: 0, last_error: None };
+        let (requests, mut asked) = mpsc::channel(1);
+        let (active, stats) = (value::channel(Arc::new(active)).0, value::channel(Stats::default()).1);
+        let handle = Handle::new(requests, broadcast::channel(1).0, Arc::new(active), stats);
+        let watching = tokio::spawn(watch(folder.path().to_owned(), handle, vec![file("rules: []")]));
+        let asked = tokio::time::timeout(Duration::from_secs(60), asked.recv()).await;
+        assert!(matches!(asked, Ok(Some(Request::Rules(..)))));
+        watching.abort();
     }
 }
