@@ -55,6 +55,14 @@ impl Log {
         }
     }
 
+    /// Waits until the broker has what was appended.
+    pub(crate) fn flush(&self) -> anyhow::Result<()> {
+        match self {
+            Log::File(_) => Ok(()),
+            Log::Topic(topic) => topic.flush(),
+        }
+    }
+
     /// Waits until the group has committed all that was written; files know no commits.
     pub(crate) fn await_committed(&self) -> anyhow::Result<()> {
         match self {
@@ -108,6 +116,10 @@ impl Topic {
             let record = BaseRecord::<(), [u8]>::to(&self.name).partition(partition.try_into()?).payload(line);
             self.producer.send(record).map_err(|(error, _)| error)?;
         }
+        Ok(())
+    }
+
+    fn flush(&self) -> anyhow::Result<()> {
         self.producer.flush(DEADLINE).with_context(|| format!("topic \"{}\" doesn't take its records", self.name))
     }
 

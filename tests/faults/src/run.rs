@@ -130,6 +130,7 @@ impl<'a> Run<'a> {
         for (partition, end) in self.stream.ends().iter().enumerate() {
             self.log.append(partition, end)?;
         }
+        self.log.flush()?;
         let verdict = Verdict::of(&judge::rules(&self.rules)?, &self.log.read()?, &self.stream.options);
         let last = Instant::now();
         self.await_exact(&mut cluster, &verdict)?;
@@ -154,7 +155,7 @@ impl<'a> Run<'a> {
             // Records that come now and then, not a wait for anything.
             std::thread::sleep(time / u32::try_from(pieces)?);
         }
-        Ok(())
+        self.log.flush()
     }
 
     fn apply(&mut self, fault: Fault, mut cluster: Cluster) -> anyhow::Result<Cluster> {
