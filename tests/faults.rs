@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use clawdstrike_faults::{Kind, Schedule, Services, Setup, SourceKind, StoreKind, run};
+use clawdstrike_faults::{Kind, Report, Schedule, Services, Setup, SourceKind, StoreKind, run};
 
 const SERVERS: Setup = Setup { source: SourceKind::Kafka, store: StoreKind::Postgres };
 const FILES: Setup = Setup { source: SourceKind::Jsonl, store: StoreKind::Sqlite };
@@ -14,23 +14,25 @@ fn random(seed: u64, setup: Setup) -> Schedule {
     Schedule::random(seed, setup.source, FAULTS, &Kind::all(setup))
 }
 
-fn hold(setup: Setup, schedules: impl IntoIterator<Item = Schedule>) {
-    let services = Services::start(setup).unwrap();
-    for schedule in schedules {
-        eprintln!("{schedule}");
-        match run(Path::new(env!("CARGO_BIN_EXE_clawdstrike-edr")), &services, &schedule) {
-            Ok(report) => eprintln!("  {report}"),
-            Err(error) => panic!("{error:#}"),
-        }
-    }
+fn hold(services: &Services, schedule: &Schedule) -> Report {
+    eprintln!("{schedule}");
+    let report = run(Path::new(env!("CARGO_BIN_EXE_clawdstrike-edr")), services, schedule);
+    let report = report.unwrap_or_else(|error| panic!("{error:#}"));
+    eprintln!("  {report}");
+    report
 }
 
 #[test]
 fn whatever_fails_on_servers_the_database_ends_as_the_judge_says() {
-    hold(SERVERS, [Schedule::rescale(1), random(1, SERVERS), random(2, SERVERS)]);
+    let services = Services::start(SERVERS).unwrap();
+    // 1 x 1, 3 x 2, 2 x 1.
+    let rescaled = hold(&services, &Schedule::rescale(1));
+    assert!(rescaled.across.iter().all(|alerts| *alerts > 0), "no window was open: {rescaled:?}");
+    (1..=2).for_each(|seed| drop(hold(&services, &random(seed, SERVERS))));
 }
 
 #[test]
 fn whatever_fails_on_files_the_database_ends_as_the_judge_says() {
-    hold(FILES, (1..=3).map(|seed| random(seed, FILES)));
+    let services = Services::start(FILES).unwrap();
+    (1..=3).for_each(|seed| drop(hold(&services, &random(seed, FILES))));
 }

@@ -1,6 +1,6 @@
 //! The judge's rows beside the store's. Knows no fault.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::anyhow;
 use clawdstrike_naive::{self as naive, Options, Outcome};
@@ -40,6 +40,17 @@ impl Verdict {
 
     pub(crate) fn rows(&self) -> usize {
         self.alerts.len() + self.sessions.len() + self.events.len()
+    }
+
+    /// Alerts with evidence among these events and among others.
+    pub(crate) fn across(&self, ids: &HashSet<String>) -> usize {
+        let is_there = |event: &Value| event[0].as_str().is_some_and(|id| ids.contains(id));
+        let evidence = |alert: &Value| alert["evidence"].as_array().cloned().unwrap_or_default();
+        let is_across = |alert: &&Value| {
+            let there = evidence(alert).iter().filter(|event| is_there(event)).count();
+            (1..evidence(alert).len()).contains(&there)
+        };
+        self.alerts.iter().filter(is_across).count()
     }
 
     /// What is wrong with the store; empty: nothing.

@@ -32,11 +32,13 @@ pub struct Report {
     pub exact_after: Duration,
     /// Rows that were compared.
     pub rows: usize,
+    /// For each start after the first, the alerts with evidence from before and after: windows that were open.
+    pub across: Vec<usize>,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { took, exact_after, rows } = self;
+        let Report { took, exact_after, rows, .. } = self;
         write!(
             f,
             "{rows} rows, exact {:.1} s after the last record, {:.1} s in all",
@@ -51,22 +53,18 @@ impl fmt::Display for Report {
 /// # Errors
 /// What differs from the judge's rows, or what stood in the way; with all that is needed to see it again.
 pub fn run(binary: &Path, services: &Services, schedule: &Schedule) -> anyhow::Result<Report> {
-    let began = Instant::now();
     let folder = tempfile::tempdir()?;
     let mut run = Run::new(binary, services, schedule, folder.path())?;
-    match run.go(schedule) {
-        Ok((exact_after, rows)) => Ok(Report { took: began.elapsed(), exact_after, rows }),
-        Err(error) => {
-            run.keep_log();
-            let last_words = last_lines(&run.engine.log_path());
-            let kept = folder.keep();
-            let rules = &run.stream.rules;
-            Err(error.context(format!(
-                "{schedule}\nall of it is in \"{}\"\n{rules}\nthe engine's log ends:\n{last_words}",
-                kept.display()
-            )))
-        }
-    }
+    run.go(schedule).map_err(|error| {
+        run.keep_log();
+        let last_words = last_lines(&run.engine.log_path());
+        let kept = folder.keep();
+        let rules = &run.stream.rules;
+        error.context(format!(
+            "{schedule}\nall of it is in \"{}\"\n{rules}\nthe engine's log ends:\n{last_words}",
+            kept.display()
+        ))
+    })
 }
 
 /// Everything of a run.
@@ -110,9 +108,10 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
-    /// The database as it must be, how long that took, and how many rows it has.
-    fn go(&mut self, schedule: &Schedule) -> anyhow::Result<(Duration, usize)> {
+    fn go(&mut self, schedule: &Schedule) -> anyhow::Result<Report> {
+        let began = Instant::now();
         let mut cluster = self.engine.start(schedule.shape)?;
+        let mut before = Vec::new();
         for (n, Step { moment, fault }) in schedule.steps.iter().enumerate() {
             let shares = schedule.steps.len() + 1 - n;
             match moment {
@@ -121,6 +120,9 @@ impl<'a> Run<'a> {
                     self.write(shares, Duration::ZERO)?;
                     self.log.await_committed()?;
                 }
+            }
+            if matches!(fault, Fault::KillAll(_) | Fault::Restart(_)) {
+                before.push(self.stream.ids());
             }
             cluster = self.apply(*fault, cluster).with_context(|| format!("{fault}"))?;
         }
@@ -138,7 +140,10 @@ impl<'a> Run<'a> {
         // What is left to say at the end changes nothing.
         cluster.terminate()?;
         match verdict.differences(&self.database.read()?) {
-            found if found.is_empty() => Ok((exact_after, verdict.rows())),
+            found if found.is_empty() => {
+                let across = before.iter().map(|ids| verdict.across(ids)).collect();
+                Ok(Report { took: began.elapsed(), exact_after, rows: verdict.rows(), across })
+            }
             found => Err(anyhow!("{found}").context("exact at first, and after the end")),
         }
     }

@@ -1,5 +1,7 @@
 //! A run's records: generated ones in so many partitions, with records for rules that come later put among them.
 
+use std::collections::HashSet;
+
 use clawdstrike_naive::generate::{Case, Level, Sizes, case};
 use clawdstrike_naive::{Options, SECOND};
 use clawdstrike_telemetry::{decode, time};
@@ -55,6 +57,13 @@ impl Stream {
             bytes[from..*written].to_vec()
         };
         self.partitions.iter().zip(&mut self.written).map(share).collect()
+    }
+
+    /// Ids of the events written so far.
+    pub(crate) fn ids(&self) -> HashSet<String> {
+        let written =
+            self.partitions.iter().zip(&self.written).flat_map(|(bytes, n)| bytes[..*n].split(|b| *b == b'\n'));
+        written.filter_map(|line| decode(line).ok()?.event_id.map(|id| id.to_string())).collect()
     }
 
     /// A rule that no record was for so far, and records for it among those that aren't written yet; its id and its text.
