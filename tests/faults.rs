@@ -26,7 +26,7 @@ fn hold(services: &Services, schedule: &Schedule) -> Report {
 fn whatever_fails_on_servers_the_database_ends_as_the_judge_says() {
     let services = Services::start(SERVERS).unwrap();
     // 1 x 1, 3 x 2, 2 x 1.
-    let rescaled = hold(&services, &Schedule::rescale(1));
+    let rescaled = hold(&services, &Schedule::rescale(7));
     assert!(rescaled.across.iter().all(|alerts| *alerts > 0), "no window was open: {rescaled:?}");
     (1..=2).for_each(|seed| drop(hold(&services, &random(seed, SERVERS))));
 }
