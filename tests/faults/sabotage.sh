@@ -12,6 +12,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 work=$CARGO_TARGET_DIR/sabotage
 tree=$work/tree
+# Apart, or the next test would run a broken engine.
+broken=$work/target
 names=("$@")
 if [ ${#names[@]} -eq 0 ]; then
   for file in tests/faults/sabotage/*.patch; do names+=("$(basename "$file" .patch)"); done
@@ -32,8 +34,8 @@ for name in "${names[@]}"; do
   args=$(sed -n 's/^args: //p' "$file")
   # Not `git apply`: inside of a repository it passes over what isn't part of it.
   patch --quiet --strip=1 --directory="$tree" <"$file"
-  (cd "$tree" && cargo build --quiet --bin clawdstrike-edr) 2>"$log" || { cat "$log"; exit 1; }
-  cp "$CARGO_TARGET_DIR/debug/clawdstrike-edr" "$work/$name"
+  (cd "$tree" && CARGO_TARGET_DIR=$broken cargo build --quiet --bin clawdstrike-edr) 2>"$log" || { cat "$log"; exit 1; }
+  cp "$broken/debug/clawdstrike-edr" "$work/$name"
   patch --quiet --strip=1 --reverse --directory="$tree" <"$file"
   # shellcheck disable=SC2086 # several arguments
   if "$work/clawdstrike-faults" --binary "$work/$name" $args "${only[@]}" --faults 8 \
