@@ -72,6 +72,24 @@ pub enum SessionChange {
     Gone(SessionKey),
 }
 
+impl SessionChange {
+    /// How a life stands, if this tells it.
+    pub fn view(&self) -> Option<&SessionView> {
+        match self {
+            SessionChange::Now(view) | SessionChange::Left(view) => Some(view),
+            SessionChange::Shed(_) | SessionChange::Gone(_) => None,
+        }
+    }
+
+    /// Whose change it is, if it is a life's.
+    pub fn life(&self) -> Option<SessionKey> {
+        match self {
+            SessionChange::Gone(life) => Some(life.clone()),
+            told => told.view().map(SessionKey::of),
+        }
+    }
+}
+
 /// One worker's part of an answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Part {

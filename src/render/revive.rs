@@ -41,18 +41,9 @@ fn note_latest<'a>(latest: &mut Latest<'a>, frame: &frame::Frame<'a>) {
     }
 }
 
-/// Whose change it is.
-fn life_of(change: &SessionChange) -> Option<SessionKey> {
-    match change {
-        SessionChange::Now(view) | SessionChange::Left(view) => Some(SessionKey::of(view)),
-        SessionChange::Gone(life) => Some(life.clone()),
-        SessionChange::Shed(_) => None,
-    }
-}
-
 /// A life that was told of for the last time.
 fn note_left(left: &mut Option<HashSet<SessionKey>>, change: &SessionChange) {
-    if let (SessionChange::Now(view) | SessionChange::Left(view), Some(left)) = (change, left) {
+    if let (Some(view), Some(left)) = (change.view(), left) {
         left.insert(SessionKey::of(view));
     }
 }
@@ -100,7 +91,7 @@ impl Detect {
     pub(super) fn keep_leaving(&mut self, epoch: u64) {
         let Some(keeper) = &self.keeper else { return };
         for change in &self.sessions {
-            let Some(life) = life_of(change) else { continue };
+            let Some(life) = change.life() else { continue };
             let key = self.shared.own_session(&life.tenant_id, &life.agent_id, &life.session_id).unwrap_or_default();
             let mut spool = keeper.spool.borrow_mut();
             frame::write_with(spool.frames(), Kind::Leaving, key, epoch, i64::MAX, |out| append(change, out));

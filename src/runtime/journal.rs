@@ -20,7 +20,7 @@ use crate::alert::Alert;
 use crate::checkpoint::{Sealed, Storage, StorageError};
 use crate::inbox::PartitionId;
 use crate::render::control::Suspects;
-use crate::render::detect::{SessionChange, Totals};
+use crate::render::detect::Totals;
 use crate::render::export::Exported;
 use crate::session::SessionKey;
 
@@ -71,11 +71,9 @@ impl Told {
             self.alerts.remove(&alert.alert_id);
         }
         for change in &batch.sessions {
-            match change {
-                SessionChange::Now(view) | SessionChange::Left(view) => self.sessions.remove(&SessionKey::of(view)),
-                SessionChange::Gone(key) => self.sessions.remove(key),
-                SessionChange::Shed(_) => false,
-            };
+            if let Some(life) = change.life() {
+                self.sessions.remove(&life);
+            }
         }
     }
 
@@ -308,7 +306,7 @@ impl Task {
             }
             entry.alerts.extend(batch.alerts.iter().map(|alert| (batch.epoch, alert.clone())));
             for change in &batch.sessions {
-                if let SessionChange::Now(view) | SessionChange::Left(view) = change
+                if let Some(view) = change.view()
                     && self.since_cut.insert(SessionKey::of(view))
                 {
                     entry.sessions.push((batch.epoch, SessionKey::of(view)));

@@ -1,7 +1,7 @@
 //! The engine under test: `up` and the processes that it starts, in a folder that outlives them.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -65,7 +65,9 @@ impl Engine {
 impl Cluster {
     /// Its processes that run now.
     fn processes(&self) -> Vec<u32> {
-        children(self.up.id())
+        let pid = self.up.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 
     /// One of its processes, if any runs just now.
@@ -147,15 +149,9 @@ impl Drop for Cluster {
     }
 }
 
-fn children(pid: u32) -> Vec<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
-}
-
 /// A process that is neither gone nor a zombie.
 fn runs(pid: u32) -> bool {
-    std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))
-        .is_ok_and(|stat| !stat.contains(") Z "))
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 fn signal(pid: u32, name: &str) {

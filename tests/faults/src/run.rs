@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
+use clawdstrike_test_services::{Kafka, Postgres};
 
 use crate::cluster::{Cluster, Engine};
 use crate::database::Database;
@@ -14,14 +15,12 @@ use crate::log::{Log, Topic};
 use crate::schedule::{Fault, Moment, Schedule, Step};
 use crate::services::{Outage, Services};
 use crate::stream::Stream;
-use crate::wait::DEADLINE;
+use crate::wait::wait;
 
 /// Lines of the engine's log that a failure repeats.
 const LAST_LINES: usize = 60;
 /// How often something is written.
 const LITTLE: Duration = Duration::from_millis(50);
-/// How often the database is looked at.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// What a run that ended as it must was like.
 #[derive(Clone, Debug)]
@@ -179,13 +178,13 @@ impl<'a> Run<'a> {
             Fault::KillBroker(pause) => {
                 if let Some(kafka) = &self.services.kafka {
                     // One at a time; nothing can be written meanwhile anyway.
-                    Outage::begin(kafka, pause)?.end()?;
+                    Outage::begin(kafka, Kafka::kill, Kafka::restart, pause)?.end()?;
                 }
             }
             Fault::KillDatabase(pause) => {
                 if let Some(postgres) = &self.services.postgres {
                     self.outages.drain(..).try_for_each(Outage::end)?;
-                    self.outages.push(Outage::begin(postgres, pause)?);
+                    self.outages.push(Outage::begin(postgres, Postgres::kill, Postgres::restart, pause)?);
                 }
             }
             Fault::Reload => self.reload(&mut cluster)?,
@@ -214,21 +213,16 @@ impl<'a> Run<'a> {
     }
 
     fn await_exact(&self, cluster: &mut Cluster, verdict: &Verdict) -> anyhow::Result<()> {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
+        let mut found = String::new();
+        let exact = wait("a database that is exact", || {
             cluster.check()?;
-            let found = match self.database.read() {
+            found = match self.database.read() {
                 Ok(stored) => verdict.differences(&stored),
                 Err(error) => format!("the database can't be read: {error:#}"),
             };
-            if found.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(anyhow!("{found}").context(format!("not exact {DEADLINE:?} after the last record")));
-            }
-            std::thread::park_timeout(LOOK);
-        }
+            Ok(found.is_empty().then_some(()))
+        });
+        exact.with_context(|| format!("not exact after the last record\n{found}"))
     }
 
     /// For whoever looks into the folder of a failure.

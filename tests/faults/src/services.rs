@@ -59,43 +59,22 @@ fn started<T>(starting: Option<JoinHandle<Result<T, String>>>) -> anyhow::Result
     service.map(|service| Some(Arc::new(service))).map_err(anyhow::Error::msg)
 }
 
-/// What can be killed and comes back with its data.
-pub(crate) trait Service: Send + Sync + 'static {
-    fn kill(&self) -> Result<(), String>;
-    fn restart(&self) -> Result<(), String>;
-}
-
-impl Service for Kafka {
-    fn kill(&self) -> Result<(), String> {
-        Kafka::kill(self)
-    }
-
-    fn restart(&self) -> Result<(), String> {
-        Kafka::restart(self)
-    }
-}
-
-impl Service for Postgres {
-    fn kill(&self) -> Result<(), String> {
-        Postgres::kill(self)
-    }
-
-    fn restart(&self) -> Result<(), String> {
-        Postgres::restart(self)
-    }
-}
-
 /// A service that is away for a while.
 pub(crate) struct Outage(JoinHandle<Result<(), String>>);
 
 impl Outage {
     /// Kills it now, and starts it again after so long.
-    pub(crate) fn begin(service: &Arc<impl Service>, pause: Duration) -> anyhow::Result<Outage> {
-        service.kill().map_err(anyhow::Error::msg)?;
+    pub(crate) fn begin<S: Send + Sync + 'static>(
+        service: &Arc<S>,
+        kill: fn(&S) -> Result<(), String>,
+        restart: fn(&S) -> Result<(), String>,
+        pause: Duration,
+    ) -> anyhow::Result<Outage> {
+        kill(service).map_err(anyhow::Error::msg)?;
         let service = service.clone();
         Ok(Outage(std::thread::spawn(move || {
             std::thread::sleep(pause);
-            service.restart()
+            restart(&service)
         })))
     }
 
