@@ -10,7 +10,7 @@
 //! - `until` forbids events between the first and the last of the whole choice: such an event forgets all choices, but
 //!   may start a new one itself, and may end one.
 //!
-//! State: one time a position, whatever the number of events.
+//! State: one time a position and one more, whatever the number of events.
 
 use crate::{NEVER, within};
 
@@ -53,22 +53,27 @@ impl Spec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     best: Box<[i64]>,
+    /// The latest event that could start a choice, forgotten or not: a late event may come before what forgets it.
+    opened: i64,
 }
 
 impl State {
     /// Before any event.
     pub fn new(spec: &Spec) -> State {
-        State { best: vec![NEVER; spec.positions() - 1].into() }
+        State { best: vec![NEVER; spec.positions() - 1].into(), opened: NEVER }
     }
 
-    /// No choice that has begun can still end within the window after `now`.
+    /// No choice that has begun can end within the window after `now`, not even at a late event.
     pub fn is_dead(&self, spec: &Spec, now: i64) -> bool {
-        self.best.iter().all(|&start| !within(now, start, spec.window))
+        self.best.is_empty() || !within(now, self.opened, spec.window)
     }
 
     /// Takes the next event in order; says whether a match ends at it.
     pub fn step(&mut self, spec: &Spec, time: i64, roles: Roles) -> bool {
         let last = spec.counts.len() - 1;
+        if roles.steps & 1 == 1 {
+            self.opened = time;
+        }
         let mut matched = false;
         let mut end = self.best.len() + 1;
         for (i, &count) in spec.counts.iter().enumerate().rev() {
@@ -255,6 +260,28 @@ mod tests {
                 if matched {
                     prop_assert_eq!(evidence(&spec, &events[..=i]), expected);
                 }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20000))]
+        #[test]
+        fn a_dead_machine_is_not_missed_by_late_events((spec, mut events) in arb(), gap in 0i64..12, late in arb(), at in any::<prop::sample::Index>()) {
+            let (_, late) = late;
+            let matches = |events: &[(i64, Roles)]| {
+                let mut state = State::new(&spec);
+                let ends = events.iter().filter(|(time, roles)| state.step(&spec, *time, *roles));
+                (ends.map(|e| e.0).collect::<Vec<_>>(), state)
+            };
+            let (before, state) = matches(&events);
+            let now = at.get(&events).0 + gap;
+            // One that opens gets a machine of its own.
+            let roles = Roles { steps: late[0].1.steps & !1, ..late[0].1 };
+            if state.is_dead(&spec, now) {
+                let place = events.partition_point(|e| e.0 < now + late[0].0);
+                events.insert(place, (now + late[0].0, roles));
+                prop_assert_eq!(matches(&events).0, before);
             }
         }
     }

@@ -113,6 +113,10 @@ fn feed(files: &[Vec<u8>], way: Way, from: &dyn Fn(u32) -> u64, inboxes: &Inboxe
         send(partition, Message::Assigned(partition));
         left.push((partition, batches));
     }
+    // Until then nothing is ever forgotten.
+    for inbox in &inboxes.local {
+        let _ended = inbox.send(Message::Listed(0));
+    }
     // Sometimes in turn, sometimes one partition far ahead of the others.
     let steady = rng.random_bool(0.5);
     let mut at = 0;
@@ -437,6 +441,21 @@ fn an_absence_that_becomes_known_later_is_evidence_of_what_matched_after_it() {
     let records =
         [(0, "s", "shell_command"), (5, "s", "shell_command"), (16, "s", "file_access"), (60, "t", "file_access")];
     assert_eq!(agree(&rule(conditions), 5, &records), 1);
+}
+
+#[test]
+fn a_late_event_before_what_ended_a_sequence_completes_it() {
+    let rules = rule(
+        "{type: sequence, window: 10m, events: [{event_type: shell_command}, {event_type: mcp_tool}], until: {event_type: file_access}}",
+    );
+    let records = [
+        (0, "s", "shell_command"),
+        (90, "s", "file_access"),
+        (100, "t", "file_access"),
+        (80, "s", "mcp_tool"),
+        (95, "s", "mcp_tool"),
+    ];
+    assert_eq!(agree(&rules, 60, &records), 1);
 }
 
 #[test]
