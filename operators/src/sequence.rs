@@ -68,6 +68,11 @@ impl State {
         self.best.is_empty() || !within(now, self.opened, spec.window)
     }
 
+    /// Takes the place of a machine that knew earlier events: a late event may follow those.
+    pub fn replaces(&mut self, old: &State) {
+        self.opened = self.opened.max(old.opened);
+    }
+
     /// Takes the next event in order; says whether a match ends at it.
     pub fn step(&mut self, spec: &Spec, time: i64, roles: Roles) -> bool {
         let last = spec.counts.len() - 1;

@@ -316,10 +316,13 @@ impl Group {
         }
         for (id, first) in again {
             let Some(unit) = ctx.rules.units.get(&id).cloned() else { continue };
-            let state = self.rebuild(ctx, id, &unit, first, end);
+            let mut state = self.rebuild(ctx, id, &unit, first, end);
             dirty.push(Dirty { rule: unit.rule, from: self.log.entries()[first].time, late: true });
             match self.units.binary_search_by_key(&id, |u| u.id) {
-                Ok(place) => self.units[place].state = state,
+                Ok(place) => {
+                    state.replaces(&self.units[place].state);
+                    self.units[place].state = state;
+                }
                 Err(place) => self.units.insert(place, OpenUnit { id, unit, state }),
             }
         }

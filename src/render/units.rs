@@ -43,6 +43,13 @@ impl UnitState {
         }
     }
 
+    /// Takes the place of a machine that knew earlier hits.
+    pub fn replaces(&mut self, old: &UnitState) {
+        if let (UnitState::Sequence(state), UnitState::Sequence(old)) = (self, old) {
+            state.replaces(old);
+        }
+    }
+
     /// Takes the next hit of the group in order; says whether a match ends at it.
     pub fn step(&mut self, unit: &Unit, class: &Class, entry: &Entry) -> bool {
         match (self, &unit.kind) {

@@ -459,6 +459,19 @@ fn a_late_event_before_what_ended_a_sequence_completes_it() {
 }
 
 #[test]
+fn a_late_event_completes_a_sequence_that_a_later_one_did_not() {
+    let rules = rule("{type: sequence, window: 30s, events: [{event_type: shell_command}, {event_type: mcp_tool}]}");
+    let records = [
+        (0, "s", "shell_command"),
+        (50, "s", "mcp_tool"),
+        (45, "s", "mcp_tool"),
+        (80, "t", "file_access"),
+        (25, "s", "mcp_tool"),
+    ];
+    assert_eq!(agree(&rules, 60, &records), 1);
+}
+
+#[test]
 fn a_session_that_comes_back_is_resumed_though_its_group_still_has_events() {
     const HOUR: i64 = 3_600;
     let rules = rule("{type: threshold, window: 7d, event_type: file_access, count: \">= 9\"}");
