@@ -4,6 +4,7 @@
 //!
 //! `cargo run --release -p clawdstrike-bench` (add `--kafka` for a real broker, which it starts itself).
 
+mod checkpoints;
 mod kafka;
 mod measure;
 
@@ -76,6 +77,16 @@ fn main() -> anyhow::Result<()> {
         let rows = sets.iter().map(|set| Row::new(&set.name, || to_alerts(&files, &set.rules, 1)));
         table.group(measure(args.runs, args.wanted(rows.collect()))?);
     }
+    let checkpoints = |every: Option<u64>| {
+        let (files, brief, folder) = (&files, &brief, folder.path());
+        move || checkpoints::to_alerts(files, brief, folder, every.map(Duration::from_secs))
+    };
+    let rows = vec![
+        Row::new("without checkpoints", checkpoints(None)),
+        Row::new("checkpoints every 5 s", checkpoints(Some(5))),
+        Row::new("checkpoints every 1 s", checkpoints(Some(1))),
+    ];
+    table.group(measure(args.runs, args.wanted(rows))?);
     if args.kafka {
         let measured = kafka::to_alerts(&files, args.events)?;
         table.group(vec![("Kafka to alerts, 4 rules, 1 worker".to_owned(), measured)]);
