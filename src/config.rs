@@ -79,11 +79,51 @@ impl Default for Rules {
 pub struct Checkpoint {
     /// The least time between two checkpoints: about as much is read again after a crash.
     pub every: Duration,
+    /// `s3://bucket/prefix`, for all processes on all machines; keys, region and endpoint come from the AWS_ variables of
+    /// the environment. Left out, the folder `checkpoint` in the state folder.
+    pub url: Option<String>,
 }
 
 impl Default for Checkpoint {
     fn default() -> Self {
-        Checkpoint { every: Duration::seconds(5) }
+        Checkpoint { every: Duration::seconds(5), url: None }
+    }
+}
+
+impl Checkpoint {
+    /// The bucket that `url` names, if there is one.
+    ///
+    /// # Errors
+    /// It names none. The text doesn't repeat it: somebody may have written keys into it.
+    pub fn bucket(&self) -> Result<Option<Bucket>, String> {
+        let Some(url) = &self.url else { return Ok(None) };
+        let bucket = url.strip_prefix("s3://").and_then(|place| {
+            let place = place.trim_end_matches('/');
+            let (name, prefix) = place.split_once('/').unwrap_or((place, ""));
+            let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            let is_name = |text: &str| !text.is_empty() && plain(text) && !text.bytes().all(|b| b == b'.');
+            let fits = is_name(name) && (prefix.is_empty() || prefix.split('/').all(is_name));
+            fits.then(|| Bucket { name: name.to_owned(), prefix: prefix.to_owned() })
+        });
+        bucket.map(Some).ok_or_else(|| {
+            "[checkpoint] url is no bucket's: write \"s3://bucket/prefix\", of letters, digits, \".\", \"-\" and \"_\"; keys, region and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT)".to_owned()
+        })
+    }
+}
+
+/// A place in an object store that speaks S3.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// The bucket.
+    pub name: String,
+    /// What names of objects in it begin with, as folders; empty: nothing.
+    pub prefix: String,
+}
+
+impl std::fmt::Display for Bucket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let slash = if self.prefix.is_empty() { "" } else { "/" };
+        write!(f, "s3://{}{slash}{}", self.name, self.prefix)
     }
 }
 
@@ -390,6 +430,11 @@ impl Config {
         self.cluster.processes * self.cluster.threads
     }
 
+    /// Where checkpoints are, unless in a bucket.
+    pub fn checkpoint_folder(&self) -> PathBuf {
+        self.cluster.state.join("checkpoint")
+    }
+
     fn resolve_paths(&mut self, folder: &Path) {
         let join = |p: &mut PathBuf| {
             if p.as_os_str() != "-" {
@@ -442,6 +487,7 @@ impl Config {
         if self.checkpoint.every.0 <= 0 {
             return Err("[checkpoint] every must be at least \"1s\"".into());
         }
+        self.checkpoint.bucket()?;
         let mut names = std::collections::BTreeSet::new();
         for source in &self.sources {
             if !names.insert(source.name()) {
@@ -488,6 +534,24 @@ mod tests {
             let error = limits(wrong).unwrap_err();
             assert!(error.contains(why), "{error}");
         }
+    }
+
+    #[test]
+    fn a_url_for_checkpoints_names_a_bucket_and_no_secret() {
+        let bucket = |url: &str| Config::parse(&format!("[checkpoint]\nurl = \"{url}\"\n"))?.checkpoint.bucket();
+        let named = |name: &str, prefix: &str| Ok(Some(Bucket { name: name.into(), prefix: prefix.into() }));
+        assert_eq!(bucket("s3://b-1/edr/eu"), named("b-1", "edr/eu"));
+        assert_eq!(bucket("s3://b.x/edr/"), named("b.x", "edr"));
+        assert_eq!(bucket("s3://b"), named("b", ""));
+        assert_eq!(bucket("s3://b/"), named("b", ""));
+        for wrong in
+            ["", "s3://", "s3:///x", "b/x", "https://b/x", "s3://b//x", "s3://b/../x", "s3://b/x?y", "s3://b/ä"]
+        {
+            let error = bucket(wrong).unwrap_err();
+            assert!(error.contains("[checkpoint] url") && error.contains("s3://bucket/prefix"), "{wrong}: {error}");
+        }
+        let error = bucket("s3://AKIA:s3cret@b/x").unwrap_err();
+        assert!(!error.contains("AKIA") && !error.contains("s3cret"), "{error}");
     }
 
     #[test]

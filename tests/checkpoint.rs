@@ -1,13 +1,17 @@
-//! Checkpoints by themselves: what is damaged, foreign or contested in their folder, and what merging keeps.
+//! Checkpoints by themselves, in a folder and in a bucket of a real S3 server: what is damaged, foreign or contested there,
+//! and what merging keeps.
 
-use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
 
 use clawdstrike_edr::checkpoint::{self, Coordinator, Given, Manifest, Sealed, Storage, Writer};
+use clawdstrike_edr::config::Config;
 use clawdstrike_edr::frame::{self, Frame, Kind};
 use clawdstrike_edr::inbox::PartitionId;
 use clawdstrike_edr::spool::{Cut, Progress, Spooled};
+use clawdstrike_test_services::{S3, s3};
 use crossbeam_channel::bounded;
 
 /// The version of frames in these tests.
@@ -73,10 +77,40 @@ impl Run {
     }
 }
 
-fn folder() -> (tempfile::TempDir, Storage) {
+/// A storage, and the folder in which its objects are files.
+struct Place {
+    storage: Storage,
+    path: PathBuf,
+    _folder: Option<tempfile::TempDir>,
+}
+
+fn server() -> &'static S3 {
+    static SERVER: OnceLock<S3> = OnceLock::new();
+    SERVER.get_or_init(|| s3().unwrap())
+}
+
+/// The storage that a bucket's URL and these variables name.
+fn bucket(url: &str, environment: Vec<(String, String)>) -> Result<Storage, String> {
+    checkpoint::open_with(&Config::parse(&format!("[checkpoint]\nurl = \"{url}\"\n"))?, environment)
+}
+
+fn new_bucket() -> (String, PathBuf) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("bucket-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let path = server().create_bucket(&name).unwrap();
+    (name, path)
+}
+
+/// Of each kind one, empty.
+fn places() -> [Place; 2] {
     let folder = tempfile::tempdir().unwrap();
-    let storage = Storage::folder(folder.path()).unwrap();
-    (folder, storage)
+    let path = folder.path().join("state");
+    let config = format!("[cluster]\nstate = \"{}\"\n", path.display());
+    let storage = checkpoint::open_with(&Config::parse(&config).unwrap(), []).unwrap();
+    let in_folder = Place { storage, path: path.join("checkpoint"), _folder: Some(folder) };
+    let (name, path) = new_bucket();
+    let storage = bucket(&format!("s3://{name}/edr/eu"), server().environment()).unwrap();
+    [in_folder, Place { storage, path: path.join("edr/eu"), _folder: None }]
 }
 
 fn group(key: u128, epoch: u64, body: &[u8]) -> Frame<'_> {
@@ -84,7 +118,7 @@ fn group(key: u128, epoch: u64, body: &[u8]) -> Frame<'_> {
 }
 
 /// Two checkpoints, of epochs 1 and 2; the path of the second's own segment.
-fn two(folder: &Path, storage: &Storage) -> PathBuf {
+fn two(Place { storage, path, .. }: &Place) -> PathBuf {
     let run = Run::start(storage);
     run.piece(&[group(1, 1, b"first")]);
     run.cut(1);
@@ -94,7 +128,7 @@ fn two(folder: &Path, storage: &Storage) -> PathBuf {
     let second = run.done.recv_timeout(DEADLINE).unwrap();
     run.end();
     let own = second.names().find(|name| !first.names().any(|known| known == *name)).unwrap().to_owned();
-    folder.join(own)
+    path.join(own)
 }
 
 /// The frames of a checkpoint, as one worker of one would get them.
@@ -112,110 +146,166 @@ fn latest(storage: &Storage) -> Manifest {
 
 #[test]
 fn a_cut_holds_what_came_before_it_and_where_reading_goes_on() {
-    let (folder, storage) = folder();
-    two(folder.path(), &storage);
-    let manifest = latest(&storage);
-    assert_eq!((manifest.epoch, manifest.watermark), (2, Some(100)));
-    let positions: Vec<_> = manifest.positions.iter().map(|p| (&*p.source, p.partition, p.progress.next)).collect();
-    assert_eq!(positions, [("events", 3, 20)]);
-    assert_eq!(frames(&storage, &manifest).unwrap(), [(1, b"first".to_vec()), (2, b"second".to_vec())]);
+    for place @ Place { storage, .. } in &places() {
+        two(place);
+        let manifest = latest(storage);
+        assert_eq!((manifest.epoch, manifest.watermark), (2, Some(100)));
+        let positions: Vec<_> = manifest.positions.iter().map(|p| (&*p.source, p.partition, p.progress.next)).collect();
+        assert_eq!(positions, [("events", 3, 20)]);
+        assert_eq!(frames(storage, &manifest).unwrap(), [(1, b"first".to_vec()), (2, b"second".to_vec())]);
+    }
+}
+
+#[test]
+fn a_bucket_s_objects_make_the_same_checkpoint_in_a_folder() {
+    let [folder, bucket] = places();
+    two(&bucket);
+    for name in ["generations", "manifests", "segments"] {
+        std::fs::create_dir(folder.path.join(name)).unwrap();
+        for file in std::fs::read_dir(bucket.path.join(name)).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), folder.path.join(name).join(file.file_name())).unwrap();
+        }
+    }
+    assert_eq!(latest(&folder.storage), latest(&bucket.storage));
+    assert_eq!(frames(&folder.storage, &latest(&folder.storage)).unwrap().len(), 2);
+    let next = |place: &Place| checkpoint::take_generation(&place.storage).unwrap();
+    assert_eq!(next(&folder), next(&bucket));
 }
 
 #[test]
 fn of_a_torn_segment_the_cut_before_it_is_used() {
-    let (folder, storage) = folder();
-    let segment = two(folder.path(), &storage);
-    let file = std::fs::OpenOptions::new().write(true).open(&segment).unwrap();
-    file.set_len(20).unwrap();
-    assert_eq!(latest(&storage).epoch, 1);
-    std::fs::remove_file(&segment).unwrap();
-    let manifest = latest(&storage);
-    assert_eq!(manifest.epoch, 1);
-    assert_eq!(frames(&storage, &manifest).unwrap(), [(1, b"first".to_vec())]);
+    for place @ Place { storage, .. } in &places() {
+        let segment = two(place);
+        let file = std::fs::OpenOptions::new().write(true).open(&segment).unwrap();
+        file.set_len(20).unwrap();
+        assert_eq!(latest(storage).epoch, 1);
+        std::fs::remove_file(&segment).unwrap();
+        let manifest = latest(storage);
+        assert_eq!(manifest.epoch, 1);
+        assert_eq!(frames(storage, &manifest).unwrap(), [(1, b"first".to_vec())]);
+    }
 }
 
 #[test]
 fn a_corrupt_segment_is_named_and_the_next_start_uses_the_cut_before_it() {
-    let (folder, storage) = folder();
-    let segment = two(folder.path(), &storage);
-    let mut bytes = std::fs::read(&segment).unwrap();
-    bytes[5] ^= 1;
-    std::fs::write(&segment, bytes).unwrap();
-    let reason = frames(&storage, &latest(&storage)).unwrap_err();
-    let name = segment.file_name().unwrap().to_str().unwrap();
-    assert!(reason.contains(name) && reason.contains("damaged"), "{reason}");
-    assert_eq!(latest(&storage).epoch, 1);
-    // The next run's checkpoints come after the damaged one, which is gone then.
-    let run = Run::start(&storage);
-    run.cut(3);
-    assert_eq!(run.done.recv_timeout(DEADLINE).unwrap().sequence, 3);
-    run.end();
-    assert_eq!(latest(&storage).epoch, 3);
-    assert!(!segment.exists());
+    for place @ Place { storage, .. } in &places() {
+        let segment = two(place);
+        let mut bytes = std::fs::read(&segment).unwrap();
+        bytes[5] ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+        let reason = frames(storage, &latest(storage)).unwrap_err();
+        let name = segment.file_name().unwrap().to_str().unwrap();
+        assert!(reason.contains(name) && reason.contains("damaged"), "{reason}");
+        assert_eq!(latest(storage).epoch, 1);
+        // The next run's checkpoints come after the damaged one, which is gone then.
+        let run = Run::start(storage);
+        run.cut(3);
+        assert_eq!(run.done.recv_timeout(DEADLINE).unwrap().sequence, 3);
+        run.end();
+        assert_eq!(latest(storage).epoch, 3);
+        assert!(!segment.exists());
+    }
 }
 
 #[test]
 fn a_corrupt_manifest_is_passed_over_and_none_that_is_sound_is_an_error() {
-    let (folder, storage) = folder();
-    two(folder.path(), &storage);
-    let corrupt = |n: u64| std::fs::write(folder.path().join(format!("manifests/{n:010}")), b"{}").unwrap();
-    corrupt(2);
-    assert_eq!(latest(&storage).epoch, 1);
-    corrupt(1);
-    let reason = checkpoint::load(&storage, FRAMES).unwrap_err();
-    assert!(reason.contains("delete the checkpoint's folder"), "{reason}");
+    for place @ Place { storage, path, .. } in &places() {
+        two(place);
+        let corrupt = |n: u64| std::fs::write(path.join(format!("manifests/{n:010}")), b"{}").unwrap();
+        corrupt(2);
+        assert_eq!(latest(storage).epoch, 1);
+        corrupt(1);
+        let reason = checkpoint::load(storage, FRAMES).unwrap_err();
+        assert!(reason.contains("delete the checkpoint's folder"), "{reason}");
+    }
 }
 
 #[test]
 fn a_later_version_is_refused() {
-    let (_folder, storage) = folder();
-    let later = Sealed::new(br#"{"format": 99, "frames": 1, "anything": "else"}"#.to_vec());
-    storage.put("manifests/0000000001", &later).unwrap();
-    let reason = checkpoint::load(&storage, FRAMES).unwrap_err();
-    assert!(reason.contains("later version"), "{reason}");
+    for Place { storage, .. } in &places() {
+        let later = Sealed::new(br#"{"format": 99, "frames": 1, "anything": "else"}"#.to_vec());
+        storage.put("manifests/0000000001", &later).unwrap();
+        let reason = checkpoint::load(storage, FRAMES).unwrap_err();
+        assert!(reason.contains("later version"), "{reason}");
+    }
 }
 
 #[test]
 fn of_two_runs_the_one_that_started_first_ends() {
-    let (_folder, storage) = folder();
-    let first = Run::start(&storage);
-    let second = Run::start(&storage);
-    first.cut(1);
-    let reason = first.failed.recv_timeout(DEADLINE).unwrap();
-    assert!(reason.contains("another run"), "{reason}");
-    second.cut(2);
-    assert_eq!(second.done.recv_timeout(DEADLINE).unwrap().epoch, 2);
-    first.end();
-    second.end();
+    for Place { storage, .. } in &places() {
+        let first = Run::start(storage);
+        let second = Run::start(storage);
+        first.cut(1);
+        let reason = first.failed.recv_timeout(DEADLINE).unwrap();
+        assert!(reason.contains("another run"), "{reason}");
+        second.cut(2);
+        assert_eq!(second.done.recv_timeout(DEADLINE).unwrap().epoch, 2);
+        first.end();
+        second.end();
+    }
 }
 
 #[test]
 fn merging_keeps_the_latest_what_still_matters_and_nothing_else() {
-    let (_folder, storage) = folder();
-    let run = Run::start(&storage);
-    let hit = |key, until| Frame { kind: Kind::Hit, key, epoch: 1, until, body: b"hit" };
-    let leaving = |key, epoch| Frame { kind: Kind::Leaving, key, epoch, until: i64::MAX, body: b"left" };
-    // So many pieces that they are merged. The event-time bound is 100, and epoch 1 is acknowledged.
-    for n in 0..600u64 {
-        run.piece(&[group(1, n, b"old")]);
+    for Place { storage, .. } in &places() {
+        let run = Run::start(storage);
+        let hit = |key, until| Frame { kind: Kind::Hit, key, epoch: 1, until, body: b"hit" };
+        let leaving = |key, epoch| Frame { kind: Kind::Leaving, key, epoch, until: i64::MAX, body: b"left" };
+        // So many pieces that they are merged. The event-time bound is 100, and epoch 1 is acknowledged.
+        for n in 0..600u64 {
+            run.piece(&[group(1, n, b"old")]);
+        }
+        run.piece(&[
+            group(1, 600, b"older"),
+            group(1, 600, b"latest"),
+            group(2, 600, b"gone"),
+            group(2, 601, b""),
+            hit(3, 99),
+            hit(4, 100),
+            leaving(5, 1),
+            leaving(6, 2),
+        ]);
+        run.cut(602);
+        let written = run.done.recv_timeout(DEADLINE).unwrap();
+        let merged = run.done.recv_timeout(DEADLINE).unwrap();
+        run.end();
+        assert_eq!((written.segments.len(), merged.segments.len()), (601, 1));
+        assert_eq!((merged.epoch, &merged.positions), (written.epoch, &written.positions));
+        let kept: Vec<u128> = frames(storage, &merged).unwrap().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(kept, [1, 4, 6]);
+        assert_eq!(frames(storage, &merged).unwrap()[0].1, b"latest");
     }
-    run.piece(&[
-        group(1, 600, b"older"),
-        group(1, 600, b"latest"),
-        group(2, 600, b"gone"),
-        group(2, 601, b""),
-        hit(3, 99),
-        hit(4, 100),
-        leaving(5, 1),
-        leaving(6, 2),
-    ]);
-    run.cut(602);
-    let written = run.done.recv_timeout(DEADLINE).unwrap();
-    let merged = run.done.recv_timeout(DEADLINE).unwrap();
-    run.end();
-    assert_eq!((written.segments.len(), merged.segments.len()), (601, 1));
-    assert_eq!((merged.epoch, &merged.positions), (written.epoch, &written.positions));
-    let kept: Vec<u128> = frames(&storage, &merged).unwrap().into_iter().map(|(key, _)| key).collect();
-    assert_eq!(kept, [1, 4, 6]);
-    assert_eq!(frames(&storage, &merged).unwrap()[0].1, b"latest");
+}
+
+#[test]
+fn a_bucket_and_what_is_wrong_with_it() {
+    let (name, _) = new_bucket();
+    let url = format!("s3://{name}");
+    let with = |changes: &[(&str, &str)]| {
+        let mut environment = server().environment();
+        environment.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        bucket(&url, environment)
+    };
+    // Whatever the environment says, only one may create, and in this bucket.
+    let storage = with(&[("AWS_CONDITIONAL_PUT", "disabled"), ("AWS_BUCKET", "another")]).unwrap();
+    let body = |text: &str| Sealed::new(text.as_bytes().to_vec());
+    assert!(storage.create("a/b", &body("first")).unwrap());
+    assert!(!storage.create("a/b", &body("second")).unwrap());
+    assert_eq!(storage.list("a").unwrap(), ["a/b"]);
+    assert_eq!((storage.get("a/b").unwrap(), storage.size("a/b").unwrap()), (b"first".to_vec(), Some(5)));
+    storage.delete(["a/b".to_owned()]);
+    assert_eq!(storage.size("a/b").unwrap(), None);
+
+    let error = with(&[("AWS_ALLOW_HTTP", "false")]).map(drop).unwrap_err();
+    assert!(error.contains("[checkpoint] url") && error.contains("AWS_ALLOW_HTTP=true"), "{error}");
+    let put = |changes| with(changes).unwrap().put("a", &body("x")).unwrap_err().to_string();
+    let error = put(&[("AWS_SECRET_ACCESS_KEY", "wr0ng-one")]);
+    assert!(error.contains(&url) && error.contains("403") && error.contains("SignatureDoesNotMatch"), "{error}");
+    assert!(!error.contains("wr0ng-one") && !error.contains("tester"), "{error}");
+    let error = put(&[("AWS_ENDPOINT", "http://user:s3cret@127.0.0.1:1")]);
+    assert!(error.contains("refused") && !error.contains("s3cret"), "{error}");
+    let nowhere = bucket("s3://nowhere/x", server().environment()).unwrap();
+    let error = checkpoint::load(&nowhere, FRAMES).unwrap_err();
+    assert!(error.contains("NoSuchBucket") && error.contains("s3://nowhere/x"), "{error}");
 }

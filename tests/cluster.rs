@@ -1,8 +1,10 @@
 //! The cluster from outside: the real binary in several processes, its API, its store, a webhook receiver, a real Kafka
-//! broker and a real TimescaleDB.
+//! broker, a real TimescaleDB and a real S3 server.
 
 #[path = "cluster/kafka.rs"]
 mod kafka;
+#[path = "cluster/storage.rs"]
+mod storage;
 mod wait;
 
 use std::io::{BufRead, BufReader};

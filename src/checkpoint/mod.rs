@@ -18,12 +18,14 @@ mod coordinator;
 mod load;
 mod manifest;
 mod merge;
+mod open;
 mod storage;
 mod writer;
 
 pub use coordinator::{Coordinator, Given};
 pub use load::feed;
 pub use manifest::{Manifest, Position, latest as load};
+pub use open::{open, open_with};
 pub use storage::{Sealed, Storage, StorageError};
 pub use writer::{Writer, start as start_writer};
 

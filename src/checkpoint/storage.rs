@@ -43,6 +43,31 @@ pub enum StorageError {
     },
 }
 
+/// Of a server's answer this much is repeated, in characters.
+const SAID: usize = 300;
+
+/// What an error comes from. Leaves out what only repeats it: addresses, which may hold passwords, and times, by which the
+/// same failure would look like another one.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut texts = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !text.is_empty() {
+            texts.retain(|outer| !outer.contains(&text));
+            texts.push(text);
+        }
+        cause = error.source();
+    }
+    let text = texts.join(": ");
+    // Of an answer in XML, its code and message: it may go on with the request's headers.
+    let said = text.split_once('<').and_then(|(before, answer)| {
+        let tag = |name: &str| answer.split_once(&format!("<{name}>"))?.1.split_once("</").map(|(said, _)| said);
+        Some(format!("{before}{}: {}", tag("Code")?, tag("Message").unwrap_or_default()))
+    });
+    said.unwrap_or_else(|| text.split('<').next().unwrap_or_default().to_owned()).chars().take(SAID).collect()
+}
+
 /// An object's bytes with their checksum; cloned, it shares them.
 #[derive(Clone)]
 pub struct Sealed(PutPayload);
@@ -97,8 +122,8 @@ impl Storage {
         Ok(Storage { store, folder, place, runtime: Arc::new(runtime) })
     }
 
-    fn failed(&self, what: &'static str, name: &str, reason: impl std::fmt::Display) -> StorageError {
-        StorageError::Failed { place: self.place.clone(), what, name: name.to_owned(), reason: reason.to_string() }
+    fn failed(&self, what: &'static str, name: &str, error: impl std::error::Error) -> StorageError {
+        StorageError::Failed { place: self.place.clone(), what, name: name.to_owned(), reason: reason(&error) }
     }
 
     /// Writes an object; it is durable afterwards.

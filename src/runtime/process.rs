@@ -21,7 +21,7 @@ use super::handle::{ActiveRules, Handle, REQUESTS, Stats, WATCH_LAG};
 use super::journal::{Journal, Told};
 use super::recovery::{self, Beginning, Coordinate};
 use super::{dead_letters, rules, sinks, up};
-use crate::checkpoint::{self, Storage};
+use crate::checkpoint;
 use crate::config::{Config, Store as StoreConfig};
 use crate::inbox::{Inbox, Inboxes, PartitionId, Waker};
 use crate::render::settings::Settings;
@@ -110,7 +110,7 @@ pub fn run(process: Process) -> Result<(), String> {
     let failure = Arc::new(OnceLock::new());
     let failed = failure.clone();
     let settings = Settings::from_config(&config);
-    let beginning = Beginning::load(Storage::folder(&config.cluster.state.join("checkpoint"))?)?;
+    let beginning = Beginning::load(checkpoint::open(&config)?)?;
     let inboxes = Inboxes { first: index * cluster.threads, peers: config.workers(), local };
     let names = recovery::sources(&config);
     let readers = start_sources(&config, &inboxes, &beginning.start_at(&names))?;

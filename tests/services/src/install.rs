@@ -1,4 +1,4 @@
-//! Downloads packages through Maven and npm, once for all test processes. Knows how packages get here, not what is in
+//! Downloads packages through Maven, npm and Go, once for all test processes. Knows how packages get here, not what is in
 //! them.
 
 use std::fs::{self, File, TryLockError};
@@ -129,6 +129,17 @@ pub(crate) fn npm(folder: &Path, packages: &[(&str, &str)]) -> Result<(), String
             .args(["install", "--legacy-peer-deps", "--ignore-scripts"])
             .args(["--no-audit", "--no-fund", "--no-package-lock"])
             .current_dir(folder);
+        command
+    })
+}
+
+/// Builds a program from a Go module, with all that it depends on, to `<folder>/<its name>`.
+pub(crate) fn go(folder: &Path, package: &str, version: &str) -> Result<(), String> {
+    download(folder, || {
+        let mut command = Command::new("go");
+        // Stripped, since nobody debugs it; not for another machine, wherever GOBIN and GOOS would have it.
+        command.args(["install", "-trimpath", "-ldflags=-s -w", &format!("{package}@{version}")]);
+        command.env("GOBIN", folder).env_remove("GOOS").env_remove("GOARCH").current_dir(folder);
         command
     })
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use clawdstrike_test_services::{Kafka, Postgres, Timescale, kafka, postgres, timescale};
+use clawdstrike_test_services::{Kafka, Postgres, Timescale, kafka, postgres, s3, timescale};
 use tokio_postgres::{Client, NoTls};
 
 /// Far above what anything here takes on a busy machine.
@@ -269,6 +269,31 @@ async fn timescale_outlives_clients_that_break_off() {
     }
     let client = connect(&timescale.url()).await.expect("connected");
     client.query_one("SELECT 1", &[]).await.expect("answered");
+}
+
+// ---- s3
+
+#[test]
+fn s3_asks_for_a_signature_also_after_kill_and_stop() {
+    let s3 = timed("s3 start", s3);
+    let bucket = s3.create_bucket("bucket").expect("created");
+    std::fs::write(bucket.join("object"), "x").expect("written");
+    s3.create_bucket("bucket").expect_err("taken");
+    s3.create_bucket("Odd_Name").expect_err("odd");
+    let unsigned = || {
+        let mut stream = TcpStream::connect(s3.endpoint().trim_start_matches("http://"))?;
+        write!(stream, "GET /bucket/object HTTP/1.1\r\nHost: s3\r\nConnection: close\r\n\r\n")?;
+        let mut told = String::new();
+        stream.read_to_string(&mut told).map(|_| told)
+    };
+    assert!(unsigned().expect("answered").starts_with("HTTP/1.1 403"));
+    s3.kill().expect("killed");
+    timed("s3 restart after a kill", || s3.restart());
+    assert!(unsigned().expect("answered").starts_with("HTTP/1.1 403"));
+    timed("s3 stop", || s3.stop());
+    unsigned().expect_err("a stopped server");
+    timed("s3 restart after a stop", || s3.restart());
+    assert!(unsigned().expect("answered").starts_with("HTTP/1.1 403"));
 }
 
 // ---- leftovers
