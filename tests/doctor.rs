@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clawdstrike_edr::config;
 use clawdstrike_edr::store::Store;
-use clawdstrike_test_services::{Kafka, Postgres, kafka, postgres};
+use clawdstrike_test_services::{Kafka, Postgres, kafka, postgres, s3, s3_without_conditions};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -153,6 +153,8 @@ fn all_in_order_is_told_part_by_part_and_exits_with_0() {
     told.says("ok", "configuration", &["1 processes", "1 sources"]);
     told.says("ok", "state folder", &["can be made"]);
     told.says("ok", "state folder", &["of disk are free"]);
+    told.says("ok", "checkpoints", &["state/checkpoint", "can be made"]);
+    told.says("ok", "checkpoints", &["of disk are free"]);
     told.says("ok", "rules", &["4 rules in 1 files"]);
     told.says("ok", "source stream", &["topic \"in-order\": 2 partitions, 10 offsets to read"]);
     told.says("ok", "source stream", &["LogAppendTime"]);
@@ -288,10 +290,55 @@ fn folders_and_files_without_permission_are_errors() {
     }
     let told = told(&mut command);
     told.says("error", "state folder", &["state", "ermission denied", "[cluster] state"]);
+    told.says("error", "checkpoints", &["state", "ermission denied", "[cluster] state"]);
     told.says("error", "rules", &["brief.yaml", "ermission denied"]);
     told.says("error", "source events", &["a.jsonl", "ermission denied"]);
     told.says("error", "store", &["ermission denied"]);
     assert_eq!(told.code, 1);
+}
+
+#[test]
+fn the_checkpoint_folder_is_tried_out_and_left_as_it_was() {
+    let folder = folder("");
+    let place = folder.path().join("state/checkpoint");
+    std::fs::create_dir_all(&place).unwrap();
+    let names = || std::fs::read_dir(&place).unwrap().count();
+    doctor(folder.path(), &[]).says("ok", "checkpoints", &["state/checkpoint", "creates nothing twice"]);
+    assert_eq!(names(), 0);
+    std::fs::remove_dir(&place).unwrap();
+    std::fs::write(&place, "").unwrap();
+    let told = doctor(folder.path(), &[]);
+    told.says("error", "checkpoints", &["is not a folder", "[cluster] state"]);
+    assert_eq!(told.code, 1);
+}
+
+#[test]
+fn a_bucket_is_tried_out_and_one_that_creates_twice_is_an_error() {
+    let folder = folder("[checkpoint]\nurl = \"s3://edr/prod\"");
+    let server = s3().unwrap();
+    let with = |changes: &[(&str, &str)]| {
+        told(command(folder.path()).envs(server.environment()).envs(changes.iter().copied()))
+    };
+    let missing = with(&[]);
+    missing.says("error", "checkpoints", &["s3://edr/prod", "NoSuchBucket", "[checkpoint] url"]);
+    assert_eq!(missing.code, 1);
+    let bucket = server.create_bucket("edr").unwrap();
+    let well = with(&[]);
+    well.says("ok", "checkpoints", &["s3://edr/prod", "creates nothing twice"]);
+    assert_eq!(well.code, 0, "{:#}", well.document);
+    let left: Vec<_> = std::fs::read_dir(bucket.join("prod")).into_iter().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+    let wrong = with(&[("AWS_SECRET_ACCESS_KEY", "wr0ng-one")]);
+    wrong.says("error", "checkpoints", &["SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"]);
+    assert!(!wrong.document.to_string().contains("wr0ng-one"));
+    server.stop().unwrap();
+    with(&[]).says("error", "checkpoints", &["efused", "AWS_ENDPOINT"]);
+
+    let careless = s3_without_conditions().unwrap();
+    careless.create_bucket("edr").unwrap();
+    let twice = told(command(folder.path()).envs(careless.environment()));
+    twice.says("error", "checkpoints", &["creates twice", "If-None-Match"]);
+    assert_eq!(twice.code, 1);
 }
 
 #[test]

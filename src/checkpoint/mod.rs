@@ -19,6 +19,7 @@ mod load;
 mod manifest;
 mod merge;
 mod open;
+mod probe;
 mod storage;
 mod writer;
 
@@ -26,6 +27,7 @@ pub use coordinator::{Coordinator, Given};
 pub use load::feed;
 pub use manifest::{Manifest, Position, latest as load};
 pub use open::{open, open_with};
+pub use probe::{Tried, try_out};
 pub use storage::{Sealed, Storage, StorageError};
 pub use writer::{Writer, start as start_writer};
 

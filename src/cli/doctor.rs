@@ -1,8 +1,10 @@
 //! `doctor`: looks at everything a configuration names, before or while the engine runs, and says what to do about what it
-//! finds. Changes nothing, but for one HEAD request to each receiver.
+//! finds. Changes nothing, but for one HEAD request to each receiver, and an object in the checkpoints' storage that is gone
+//! afterwards.
 //!
 //! Each module has the checks of one kind of part; what a source or store is like, these tell themselves.
 
+mod checkpoints;
 mod files;
 mod finding;
 mod network;
@@ -20,7 +22,7 @@ use super::output::{Format, Out, Table};
 use super::{Exit, OutputArgs};
 use crate::config::Config;
 
-/// Check the configuration and everything it names: sources, stores, receivers, addresses, folders, clocks.
+/// Check the configuration and everything it names: sources, stores, checkpoints, receivers, addresses, folders, clocks.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -28,7 +30,7 @@ Examples:
   clawdstrike-edr doctor --output json
 
 Each finding has a level (ok, warning, error), the part, what was seen and the way out. Exits with 1 if there is an error.
-Run it as the engine's user, with the engine's environment. Nothing is changed; receivers of responses get a HEAD request.")]
+Run it as the engine's user, with the engine's environment. Nothing is changed; receivers of responses get a HEAD request, and in the checkpoints' storage an object is created and deleted.")]
 pub(super) struct DoctorArgs {
     /// The cluster's configuration.
     #[arg(long, value_name = "FILE", default_value = "workers.toml")]
@@ -66,6 +68,7 @@ fn exit(findings: &[Finding]) -> Exit {
 async fn look(config: &Config) -> Vec<Finding> {
     let mut findings = files::configuration(config);
     findings.extend(files::state(config));
+    findings.extend(checkpoints::check(config).await);
     findings.extend(files::rules(config));
     findings.extend(sources::check(config).await);
     findings.extend(stores::check(config).await);

@@ -44,7 +44,9 @@ pub(super) fn state(config: &Config) -> Vec<Finding> {
     match writable(folder) {
         Ok(place) => {
             let mut findings = vec![Finding::ok(part, place)];
-            findings.extend(disk(part, folder));
+            let way_out =
+                "make room: dead letters take up to 512 MiB a process, and the embedded store grows with the events";
+            findings.extend(disk(part, folder, way_out));
             findings
         }
         Err(error) => {
@@ -76,12 +78,11 @@ fn existing(path: &Path) -> PathBuf {
 }
 
 /// Free disk where a folder is or will be.
-fn disk(part: &str, folder: &Path) -> Option<Finding> {
+pub(super) fn disk(part: &str, folder: &Path, way_out: &str) -> Option<Finding> {
     let told = statvfs(existing(folder)).ok()?;
     let free = told.f_bavail.saturating_mul(told.f_frsize);
     let unit = if free < 10 << 30 { 20 } else { 30 };
     let shown = Bytes((free >> unit << unit) as usize);
-    let way_out = "make room: dead letters take up to 512 MiB a process, and the embedded store grows with the events";
     Some(match free {
         n if n < NO_DISK => Finding::error(part, format!("{shown} of disk are free"), way_out),
         n if n < LITTLE_DISK => Finding::warning(part, format!("{shown} of disk are free"), way_out),
