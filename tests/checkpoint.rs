@@ -1,9 +1,10 @@
 //! Checkpoints by themselves, in a folder and in a bucket of a real S3 server: what is damaged, foreign or contested there,
 //! and what merging keeps.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{OnceLock, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
 use clawdstrike_edr::checkpoint::{self, Coordinator, Given, Manifest, Sealed, Storage, Writer};
@@ -13,6 +14,13 @@ use clawdstrike_edr::inbox::PartitionId;
 use clawdstrike_edr::spool::{Cut, Progress, Spooled};
 use clawdstrike_test_services::{S3, s3};
 use crossbeam_channel::bounded;
+use futures_util::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as Got,
+};
 
 /// The version of frames in these tests.
 const FRAMES: u32 = 7;
@@ -308,4 +316,81 @@ fn a_bucket_and_what_is_wrong_with_it() {
     let nowhere = bucket("s3://nowhere/x", server().environment()).unwrap();
     let error = checkpoint::load(&nowhere, FRAMES).unwrap_err();
     assert!(error.contains("NoSuchBucket") && error.contains("s3://nowhere/x"), "{error}");
+}
+
+/// Does what it is asked, and, once told to, loses the answer to the first put of each object.
+#[derive(Debug, Default)]
+struct Unheard {
+    memory: InMemory,
+    known: Mutex<BTreeSet<Path>>,
+    loses: AtomicBool,
+}
+
+impl std::fmt::Display for Unheard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("unheard")
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Unheard {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Got<PutResult> {
+        let answer = self.memory.put_opts(location, payload, options).await;
+        match self.loses.load(Ordering::Relaxed) && self.known.lock().unwrap().insert(location.clone()) {
+            true => Err(Error::Generic { store: "unheard", source: "the answer was lost".into() }),
+            false => answer,
+        }
+    }
+
+    async fn put_multipart_opts(&self, at: &Path, options: PutMultipartOptions) -> Got<Box<dyn MultipartUpload>> {
+        self.memory.put_multipart_opts(at, options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Got<GetResult> {
+        self.memory.get_opts(location, options).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Got<Path>>) -> BoxStream<'static, Got<Path>> {
+        self.memory.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Got<ObjectMeta>> {
+        self.memory.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Got<ListResult> {
+        self.memory.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Got<()> {
+        self.memory.copy_opts(from, to, options).await
+    }
+}
+
+#[test]
+fn a_manifest_whose_answer_was_lost_is_the_run_s_own() {
+    let unheard = Arc::new(Unheard::default());
+    let storage = Storage::object_store(unheard.clone(), "unheard").unwrap();
+    let run = Run::start(&storage);
+    unheard.loses.store(true, Ordering::Relaxed);
+    for epoch in 1..4 {
+        run.piece(&[group(1, epoch, b"body")]);
+        run.cut(epoch);
+        let made = run.done.recv_timeout(DEADLINE).unwrap();
+        assert_eq!((made.epoch, run.failed.try_recv()), (epoch, Err(mpsc::TryRecvError::Empty)));
+    }
+    run.end();
+    assert_eq!(latest(&storage).epoch, 3);
+}
+
+#[test]
+fn what_another_has_created_is_not_ours_whatever_it_is() {
+    for Place { storage, .. } in &places() {
+        let body = |text: &str| Sealed::new(text.as_bytes().to_vec());
+        assert!(storage.create("a/1", &body("mine")).unwrap());
+        assert!(storage.create("a/1", &body("mine")).unwrap());
+        assert!(!storage.create("a/1", &body("yours")).unwrap());
+        assert!(!storage.create("a/1", &body("")).unwrap());
+        assert_eq!(storage.get("a/1").unwrap(), b"mine");
+    }
 }

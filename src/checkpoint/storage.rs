@@ -142,12 +142,21 @@ impl Storage {
         }
     }
 
-    /// As [`Storage::put`], unless there is an object of the name: then says `false`.
+    /// As [`Storage::put`], unless there is another object of the name: then says `false`.
     ///
     /// # Errors
     /// As [`Storage::put`].
     pub fn create(&self, name: &str, body: &Sealed) -> Result<bool, StorageError> {
-        self.write(name, body, PutMode::Create)
+        Ok(self.write(name, body, PutMode::Create)? || self.is_there(name, body)?)
+    }
+
+    /// The same was written before, and the answer was lost.
+    fn is_there(&self, name: &str, Sealed(body): &Sealed) -> Result<bool, StorageError> {
+        let is_same = body.iter().flatten().eq(&self.read(name)?);
+        if is_same {
+            self.flush(name)?;
+        }
+        Ok(is_same)
     }
 
     fn write(&self, name: &str, Sealed(body): &Sealed, mode: PutMode) -> Result<bool, StorageError> {
@@ -174,14 +183,18 @@ impl Storage {
     /// # Errors
     /// It isn't there, can't be read, or is damaged.
     pub fn get(&self, name: &str) -> Result<Vec<u8>, StorageError> {
-        let read = async { self.store.get(&name.into()).await?.bytes().await };
-        let body = self.runtime.block_on(read).map_err(|e| self.failed("reading", name, e))?;
+        let body = self.read(name)?;
         let damaged = || StorageError::Damaged { place: self.place.clone(), name: name.to_owned() };
         let (body, checksum) = body.split_last_chunk::<CHECKSUM>().ok_or_else(damaged)?;
         if xxh3_64(body).to_le_bytes() != *checksum {
             return Err(damaged());
         }
         Ok(body.to_vec())
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, StorageError> {
+        let read = async { self.store.get(&name.into()).await?.bytes().await };
+        Ok(self.runtime.block_on(read).map_err(|e| self.failed("reading", name, e))?.into())
     }
 
     /// Bytes of an object without its checksum; `None`: there is none.
