@@ -398,6 +398,19 @@ fn rule(conditions: &str) -> String {
 const UNANSWERED: &str =
     "{type: absence, window: 60s, trigger: {event_type: shell_command}, absent: {event_type: mcp_tool}}";
 
+/// Otherwise nothing here is ever forgotten, and no test sees what is forgotten too soon.
+#[test]
+fn time_passes_while_records_come() {
+    let records =
+        [(0, "s", "shell_command"), (100, "t", "file_access"), (200, "s", "shell_command"), (300, "t", "file_access")];
+    let rules = compiled(&rule(UNANSWERED));
+    let options = Options { max_lateness: 5 * SECOND, ..Options::default() };
+    let way = Way { workers: 1, epoch_records: 1, batch: 1, seed: 0 };
+    let outcome = engine(&rules, &[file(&records)], &options, way);
+    let revisions: Vec<u64> = outcome.alerts.iter().map(|alert| alert.revision).collect();
+    assert!(matches!(revisions[..], [first, last] if first < last), "{revisions:?}");
+}
+
 #[test]
 fn an_absence_is_raised_though_its_group_was_to_be_looked_at_later() {
     let rules =
