@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clawdstrike_edr::config;
 use clawdstrike_edr::store::Store;
-use clawdstrike_test_services::{Kafka, Postgres, kafka, postgres, s3, s3_without_conditions};
+use clawdstrike_test_services::{Kafka, Postgres, Service as _, kafka, postgres, s3, s3_without_conditions};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};

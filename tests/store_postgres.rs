@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use clawdstrike_edr::store::{Batch, EventRow, Postgres, RemovedSession, SessionKey, Store, StoreError, StoreWriter};
-use clawdstrike_test_services as services;
+use clawdstrike_test_services::{self as services, Service as _};
 use tokio_postgres::types::FromSqlOwned;
 use tokio_postgres::{Client, NoTls};
 

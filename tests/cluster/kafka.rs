@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use clawdstrike_test_services::{Kafka, kafka};
+use clawdstrike_test_services::{Kafka, Service as _, kafka};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::Value;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clawdstrike_edr::config::{OnLost, Source};
 use clawdstrike_edr::source::{MAX_RECORD, PartitionId, Reader, StartAt, start};
-use clawdstrike_test_services::{Kafka, kafka};
+use clawdstrike_test_services::{Kafka, Service as _, kafka};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use source::{Workers, eventually};

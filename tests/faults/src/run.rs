@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use clawdstrike_test_services::{Kafka, Postgres};
 
 use crate::cluster::{Cluster, Engine};
 use crate::database::Database;
@@ -178,13 +177,13 @@ impl<'a> Run<'a> {
             Fault::KillBroker(pause) => {
                 if let Some(kafka) = &self.services.kafka {
                     // One at a time; nothing can be written meanwhile anyway.
-                    Outage::begin(kafka, Kafka::kill, Kafka::restart, pause)?.end()?;
+                    Outage::begin(kafka, pause)?.end()?;
                 }
             }
             Fault::KillDatabase(pause) => {
                 if let Some(postgres) = &self.services.postgres {
                     self.outages.drain(..).try_for_each(Outage::end)?;
-                    self.outages.push(Outage::begin(postgres, Postgres::kill, Postgres::restart, pause)?);
+                    self.outages.push(Outage::begin(postgres, pause)?);
                 }
             }
             Fault::Reload => self.reload(&mut cluster)?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use clap::ValueEnum;
-use clawdstrike_test_services::{Kafka, Postgres, kafka, postgres};
+use clawdstrike_test_services::{Kafka, Postgres, Service, kafka, postgres};
 
 /// Where records come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -64,17 +64,12 @@ pub(crate) struct Outage(JoinHandle<Result<(), String>>);
 
 impl Outage {
     /// Kills it now, and starts it again after so long.
-    pub(crate) fn begin<S: Send + Sync + 'static>(
-        service: &Arc<S>,
-        kill: fn(&S) -> Result<(), String>,
-        restart: fn(&S) -> Result<(), String>,
-        pause: Duration,
-    ) -> anyhow::Result<Outage> {
-        kill(service).map_err(anyhow::Error::msg)?;
+    pub(crate) fn begin(service: &Arc<impl Service>, pause: Duration) -> anyhow::Result<Outage> {
+        service.kill().map_err(anyhow::Error::msg)?;
         let service = service.clone();
         Ok(Outage(std::thread::spawn(move || {
             std::thread::sleep(pause);
-            restart(&service)
+            service.restart()
         })))
     }
 

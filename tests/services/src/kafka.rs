@@ -13,7 +13,7 @@ use crate::files::{RunFolder, base, copy_folder, told};
 use crate::install::{LOCAL_DEADLINE, Maven, maven, package};
 use crate::port::Port;
 use crate::process::{POLL, run};
-use crate::server::{Server, Spec, explain};
+use crate::server::{Server, Service, Spec, explain};
 use crate::versions::{KAFKA, SLF4J};
 
 use secure::Secure;
@@ -73,6 +73,12 @@ fn start(secure: Option<&Secure>) -> Result<Kafka, String> {
         discard: Signal::KILL,
     };
     Ok(Kafka { server: Server::start(spec, folder)?, port, _controller: controller, home })
+}
+
+impl Service for Kafka {
+    fn server(&self) -> &Server {
+        &self.server
+    }
 }
 
 impl Kafka {
@@ -167,31 +173,6 @@ impl Kafka {
             .arg(class)
             .args(arguments);
         run(&mut command, input, self.server.folder().path(), TOOL_DEADLINE).map_err(|e| explain(class, &e, NEEDS))
-    }
-
-    /// Stops the broker in order. Its port stays claimed.
-    ///
-    /// # Errors
-    /// If it doesn't stop within a minute.
-    pub fn stop(&self) -> Result<(), String> {
-        self.server.stop()
-    }
-
-    /// Kills the broker as a crash would (SIGKILL). What it acknowledged is still there after [`Kafka::restart`].
-    ///
-    /// # Errors
-    /// If the signal can't be sent.
-    pub fn kill(&self) -> Result<(), String> {
-        self.server.kill()
-    }
-
-    /// Starts the broker again with its port and data (stopping it first if it runs), and waits until it serves
-    /// clients. After a kill that takes longer.
-    ///
-    /// # Errors
-    /// If it doesn't answer within two minutes.
-    pub fn restart(&self) -> Result<(), String> {
-        self.server.restart()
     }
 
     fn await_leaders(&self, topic: &str, partitions: u32) -> Result<(), String> {

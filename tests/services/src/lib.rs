@@ -30,4 +30,5 @@ mod versions;
 pub use kafka::{Kafka, SecureKafka, kafka, kafka_secure};
 pub use postgres::{Postgres, postgres};
 pub use s3::{S3, s3, s3_without_conditions};
+pub use server::Service;
 pub use timescale::{Timescale, timescale};

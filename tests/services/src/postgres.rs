@@ -13,7 +13,7 @@ use crate::install::{LOCAL_DEADLINE, Maven, maven, package};
 use crate::pgwire;
 use crate::port::Port;
 use crate::process::run;
-use crate::server::{Server, Spec, explain};
+use crate::server::{Server, Service, Spec, explain};
 use crate::versions::POSTGRES;
 
 const NAME: &str = "postgres";
@@ -79,6 +79,12 @@ pub fn postgres() -> Result<Postgres, String> {
     Ok(Postgres { server, port })
 }
 
+impl Service for Postgres {
+    fn server(&self) -> &Server {
+        &self.server
+    }
+}
+
 impl Postgres {
     /// The address of the database `postgres`: `postgres://postgres@127.0.0.1:<port>/postgres?sslmode=disable`.
     pub fn url(&self) -> String {
@@ -96,30 +102,6 @@ impl Postgres {
         }
         pgwire::execute(self.port.number(), &format!("CREATE DATABASE \"{name}\""))?;
         Ok(self.url_of(name))
-    }
-
-    /// Stops the server in order; clients are disconnected. Its port stays claimed.
-    ///
-    /// # Errors
-    /// If it doesn't stop within a minute.
-    pub fn stop(&self) -> Result<(), String> {
-        self.server.stop()
-    }
-
-    /// Kills the server as a crash would (SIGKILL).
-    ///
-    /// # Errors
-    /// If the signal can't be sent.
-    pub fn kill(&self) -> Result<(), String> {
-        self.server.kill()
-    }
-
-    /// Starts the server again with its port and data (stopping it first if it runs), and waits until it answers.
-    ///
-    /// # Errors
-    /// If it doesn't answer within two minutes.
-    pub fn restart(&self) -> Result<(), String> {
-        self.server.restart()
     }
 
     fn url_of(&self, database: &str) -> String {

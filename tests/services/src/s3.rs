@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::files::{RunFolder, base, create_open, told};
 use crate::install::{go, package};
 use crate::port::Port;
-use crate::server::{Server, Spec, explain};
+use crate::server::{Server, Service, Spec, explain};
 use crate::versions::VERSITYGW;
 
 const NAME: &str = "s3";
@@ -101,6 +101,12 @@ fn probe(port: u16) -> Result<(), String> {
     if told.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(format!("it answers {told}")) }
 }
 
+impl Service for S3 {
+    fn server(&self) -> &Server {
+        &self.server
+    }
+}
+
 impl S3 {
     /// `http://127.0.0.1:<port>`.
     pub fn endpoint(&self) -> String {
@@ -132,29 +138,5 @@ impl S3 {
         let folder = self.data.join(name);
         fs::create_dir(&folder).map_err(|e| told("create", &folder, &e))?;
         Ok(folder)
-    }
-
-    /// Stops the server in order. Its port stays claimed.
-    ///
-    /// # Errors
-    /// If it doesn't stop within a minute.
-    pub fn stop(&self) -> Result<(), String> {
-        self.server.stop()
-    }
-
-    /// Kills the server as a crash would (SIGKILL).
-    ///
-    /// # Errors
-    /// If the signal can't be sent.
-    pub fn kill(&self) -> Result<(), String> {
-        self.server.kill()
-    }
-
-    /// Starts the server again with its port and data (stopping it first if it runs), and waits until it answers.
-    ///
-    /// # Errors
-    /// If it doesn't answer within two minutes.
-    pub fn restart(&self) -> Result<(), String> {
-        self.server.restart()
     }
 }

@@ -32,11 +32,48 @@ pub(crate) struct Spec {
 }
 
 /// A service that answers, or was stopped by its test. Dropping it ends it and removes its folder.
-pub(crate) struct Server {
+pub struct Server {
     // Before the folder, so that it is dropped before.
     running: Mutex<Option<Process>>,
     spec: Spec,
     folder: RunFolder,
+}
+
+/// What every service can be told. Its data and its ports outlive all of it.
+pub trait Service: Send + Sync + 'static {
+    /// The process behind it.
+    #[doc(hidden)]
+    fn server(&self) -> &Server;
+
+    /// Stops it in order; clients are disconnected. Without effect if it isn't running.
+    ///
+    /// # Errors
+    /// If it doesn't stop within a minute.
+    fn stop(&self) -> Result<(), String> {
+        let server = self.server();
+        server.end(server.spec.stop)
+    }
+
+    /// Kills it as a crash would (SIGKILL); without effect if it isn't running. What it acknowledged is still there after
+    /// [`Service::restart`].
+    ///
+    /// # Errors
+    /// If it doesn't end within a minute.
+    fn kill(&self) -> Result<(), String> {
+        self.server().end(Signal::KILL)
+    }
+
+    /// Starts it again (stopping it first if it runs), and waits until it answers. After a kill that may take longer.
+    ///
+    /// # Errors
+    /// If it doesn't answer within two minutes.
+    fn restart(&self) -> Result<(), String> {
+        self.stop()?;
+        let server = self.server();
+        let process = server.launch()?;
+        *server.running() = Some(process);
+        Ok(())
+    }
 }
 
 impl Server {
@@ -49,24 +86,6 @@ impl Server {
 
     pub(crate) fn folder(&self) -> &RunFolder {
         &self.folder
-    }
-
-    /// Stops the service in order; without effect if it isn't running.
-    pub(crate) fn stop(&self) -> Result<(), String> {
-        self.end(self.spec.stop)
-    }
-
-    /// Kills the service as a crash would; without effect if it isn't running.
-    pub(crate) fn kill(&self) -> Result<(), String> {
-        self.end(Signal::KILL)
-    }
-
-    /// Stops the service if it is running, starts it again on the same ports and data, and waits until it answers.
-    pub(crate) fn restart(&self) -> Result<(), String> {
-        self.stop()?;
-        let process = self.launch()?;
-        *self.running() = Some(process);
-        Ok(())
     }
 
     fn end(&self, signal: Signal) -> Result<(), String> {

@@ -11,7 +11,7 @@ use crate::install::{LOCAL_DEADLINE, npm, package};
 use crate::pgwire;
 use crate::port::Port;
 use crate::process::run;
-use crate::server::{Server, Spec, explain};
+use crate::server::{Server, Service, Spec, explain};
 use crate::versions::{PGLITE, PGLITE_SOCKET};
 
 const NAME: &str = "timescale";
@@ -57,36 +57,18 @@ pub fn timescale() -> Result<Timescale, String> {
     Ok(Timescale { server, port })
 }
 
+impl Service for Timescale {
+    fn server(&self) -> &Server {
+        &self.server
+    }
+}
+
 impl Timescale {
     /// The address of the only database: `postgres://postgres:any@127.0.0.1:<port>/postgres?sslmode=disable`. It
     /// asks for a password, and takes any.
     pub fn url(&self) -> String {
         let port = self.port.number();
         format!("postgres://postgres:any@127.0.0.1:{port}/postgres?sslmode=disable")
-    }
-
-    /// Stops the server in order. Its port stays claimed.
-    ///
-    /// # Errors
-    /// If it doesn't stop within a minute.
-    pub fn stop(&self) -> Result<(), String> {
-        self.server.stop()
-    }
-
-    /// Kills the server as a crash would (SIGKILL).
-    ///
-    /// # Errors
-    /// If the signal can't be sent.
-    pub fn kill(&self) -> Result<(), String> {
-        self.server.kill()
-    }
-
-    /// Starts the server again with its port and data (stopping it first if it runs), and waits until it answers.
-    ///
-    /// # Errors
-    /// If it doesn't answer within two minutes.
-    pub fn restart(&self) -> Result<(), String> {
-        self.server.restart()
     }
 }
 

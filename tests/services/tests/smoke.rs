@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use clawdstrike_test_services::{Kafka, Postgres, Timescale, kafka, postgres, s3, timescale};
+use clawdstrike_test_services::{Kafka, Postgres, Service as _, Timescale, kafka, postgres, s3, timescale};
 use tokio_postgres::{Client, NoTls};
 
 /// Far above what anything here takes on a busy machine.
