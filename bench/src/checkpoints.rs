@@ -1,7 +1,7 @@
 //! Files to alerts with checkpoints and without: the same dataflow, the same outlet.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,7 +18,6 @@ use clawdstrike_edr::runtime::recovery::{Beginning, Coordinate};
 use clawdstrike_edr::source;
 use clawdstrike_rules::plan::RuleSet;
 use crossbeam_channel::bounded;
-use tokio::sync::mpsc;
 
 /// Takes everything at once.
 struct Taken(Arc<AtomicU64>);
@@ -55,37 +54,23 @@ pub fn to_alerts(files: &[PathBuf], rules: &RuleSet, folder: &Path, every: Optio
     let acked: Arc<AtomicU64> = Arc::default();
     let place = tempfile::tempdir_in(folder)?;
     let beginning = Beginning::load(Storage::folder(place.path()).map_err(fail)?).map_err(fail)?;
-    let (journal, told) = beginning.journal(&names).map_err(fail)?;
     let secret = beginning.secret().map_err(fail)?;
-    let cuts = every.map(Cuts::new);
+    let outlet = Box::new(Taken(acked.clone()));
+    let mut sequencer = Sequencer::offline(rules.clone(), secret, crate::NOW, outlet);
     let mut kept = Kept::default();
-    let mut outlet: Box<dyn Outlet> = Box::new(Taken(acked.clone()));
     let mut threads = None;
-    if let Some(cuts) = &cuts {
+    if let Some(every) = every {
+        let cuts = Cuts::new(every);
         let (written, cuts_written) = bounded(16);
         let writer = beginning.writer(0, 1, Some(written)).map_err(fail)?;
         kept = beginning.keep(&names, (0, 1, 1), &writer, failed()).map_err(fail)?;
-        outlet = Box::new(journal.before(outlet, cuts.clone()).map_err(fail)?);
-        let cluster = Coordinate { processes: 1, sources: &names, secret: &secret, cuts: cuts.clone() };
+        let (journal, _) = beginning.journal(&names).map_err(fail)?;
+        sequencer.outlet = Box::new(journal.before(sequencer.outlet, cuts.clone()).map_err(fail)?);
+        sequencer.cuts = Some(cuts.clone());
+        let cluster = Coordinate { processes: 1, sources: &names, secret: &sequencer.secret, cuts };
         let coordinator = beginning.coordinate(&cluster, cuts_written, acked, |_| {}, failed()).map_err(fail)?;
         threads = Some((writer, coordinator));
     }
-    let (_requests, requests) = mpsc::channel(1);
-    let sequencer = Sequencer {
-        rules: Arc::new(rules.clone()),
-        secret,
-        restored: None,
-        told,
-        cuts,
-        now: Some(crate::NOW),
-        first_epoch: 1,
-        tick: Duration::ZERO,
-        requests,
-        waker: Default::default(),
-        alive: Box::new(|| {}),
-        outlet,
-        stop: Arc::new(AtomicBool::new(false)),
-    };
     let sources = vec![SourceInfo { name: names[0].clone(), by_reference: false }];
     let settings = Settings::new(&Limits::default(), sources);
     let shared = Shared { dead, sources: 1, settings, failure: failure.clone() };

@@ -316,13 +316,10 @@ impl Group {
         }
         for (id, first) in again {
             let Some(unit) = ctx.rules.units.get(&id).cloned() else { continue };
-            let mut state = self.rebuild(ctx, id, &unit, first, end);
+            let state = self.rebuild(ctx, id, &unit, first, end);
             dirty.push(Dirty { rule: unit.rule, from: self.log.entries()[first].time, late: true });
             match self.units.binary_search_by_key(&id, |u| u.id) {
-                Ok(place) => {
-                    state.replaces(&self.units[place].state);
-                    self.units[place].state = state;
-                }
+                Ok(place) => self.units[place].state = state,
                 Err(place) => self.units.insert(place, OpenUnit { id, unit, state }),
             }
         }
@@ -333,8 +330,8 @@ impl Group {
     /// those that were known.
     fn rebuild(&mut self, ctx: &Context<'_>, id: UnitId, unit: &Unit, first: usize, end: usize) -> UnitState {
         let entries = &self.log.entries()[..end];
+        let old = self.units.binary_search_by_key(&id, |u| u.id).ok().map(|place| &self.units[place].state);
         if let Kind::Absence { .. } = unit.kind {
-            let old = self.units.iter().find(|u| u.id == id).map(|u| &u.state);
             let time = entries[first].time;
             let earlier = |t: i64, uid: u32| t < time || t == time && self.log.find(t, uid).is_some_and(|i| i < first);
             return UnitState::waiting_again(unit, old, earlier, &entries[first..], |e| ctx.classes.get(e.class));
@@ -343,7 +340,7 @@ impl Group {
             matches.forget_from(&self.log, first);
         }
         let from = self.log.first_at_or_after(entries[first].time.saturating_sub(units::window(unit)));
-        let mut state = UnitState::new(unit);
+        let mut state = UnitState::after(unit, old);
         for (i, entry) in entries.iter().enumerate().skip(from) {
             let Some(class) = ctx.classes.get(entry.class) else { continue };
             if state.step(unit, class, entry) && i >= first {

@@ -43,10 +43,13 @@ impl UnitState {
         }
     }
 
-    /// Takes the place of a machine that knew earlier hits.
-    pub fn replaces(&mut self, old: &UnitState) {
-        if let (UnitState::Sequence(state), UnitState::Sequence(old)) = (self, old) {
-            state.replaces(old);
+    /// In the place of an old one, before any event.
+    pub fn after(unit: &Unit, old: Option<&UnitState>) -> UnitState {
+        match (&unit.kind, old) {
+            (Kind::Sequence { spec, .. }, Some(UnitState::Sequence(old))) => {
+                UnitState::Sequence(sequence::State::after(spec, old))
+            }
+            _ => UnitState::new(unit),
         }
     }
 

@@ -154,6 +154,27 @@ pub struct Sequencer {
     pub stop: Arc<AtomicBool>,
 }
 
+impl Sequencer {
+    /// Of a run over what ends, by this wall clock: as fast as it can, without checkpoints, asked nothing.
+    pub fn offline(rules: RuleSet, secret: Vec<u8>, now: i64, outlet: Box<dyn Outlet>) -> Sequencer {
+        Sequencer {
+            rules: Arc::new(rules),
+            secret,
+            restored: None,
+            told: Told::default(),
+            cuts: None,
+            now: Some(now),
+            first_epoch: 1,
+            tick: Duration::ZERO,
+            requests: mpsc::channel(1).1,
+            waker: Waker::default(),
+            outlet,
+            alive: Box::new(|| {}),
+            stop: Arc::default(),
+        }
+    }
+}
+
 /// When checkpoints are made, and how far they have come.
 #[derive(Clone)]
 pub struct Cuts {

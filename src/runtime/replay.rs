@@ -2,17 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use clawdstrike_rules::plan::RuleSet;
 use crossbeam_channel::Receiver;
-use tokio::sync::mpsc;
 
 use super::dead_letters;
 use super::driver::{Crew, Kept, Outlet, Sequencer, Shared};
-use super::journal::Told;
 use crate::alert::{Alert, Status};
 use crate::config::Limits;
 use crate::inbox::{Inbox, Inboxes, Message};
@@ -140,7 +137,8 @@ pub fn run(replay: Replay) -> Result<Outcome, String> {
 
 /// Runs a replay of what `feed` sends, as the source `file`, in epochs of at most `epoch_records` records a worker. For
 /// tests: batches, their order over partitions and epochs can then be anything. `replay.files` is passed over; `feed`
-/// must end with [`crate::inbox::Message::Ended`] to every inbox.
+/// must say [`Message::Listed`] to every inbox when all partitions are assigned (before that nothing is ever forgotten),
+/// and end with [`Message::Ended`].
 ///
 /// # Errors
 /// What `feed` reports as failed.
@@ -169,22 +167,8 @@ fn execute(
     let (dead, dead_thread) = dead_letters::start(None)?;
     let shared = Shared { dead, sources: 1, settings, failure: Arc::default() };
     let collected = Arc::new(Mutex::new(Collected::default()));
-    let (_requests, no_requests) = mpsc::channel(1);
-    let sequencer = Sequencer {
-        rules: Arc::new(replay.rules),
-        secret: render::draw_secret()?,
-        restored: None,
-        told: Told::default(),
-        cuts: None,
-        now: Some(replay.now),
-        first_epoch: 1,
-        tick: Duration::ZERO,
-        requests: no_requests,
-        waker: Default::default(),
-        alive: Box::new(|| {}),
-        outlet: Box::new(Collector { into: collected.clone(), changes: replay.changes, progress: replay.progress }),
-        stop: Arc::new(AtomicBool::new(false)),
-    };
+    let outlet = Collector { into: collected.clone(), changes: replay.changes, progress: replay.progress };
+    let sequencer = Sequencer::offline(replay.rules, render::draw_secret()?, replay.now, Box::new(outlet));
     let crew = Crew::new(&inboxes, receivers, shared, Kept::default(), Some(sequencer));
     let config = timely::Config::process(replay.workers);
     let guards = timely::execute(config, move |worker| crew.run(worker))?;

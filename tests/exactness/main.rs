@@ -113,10 +113,13 @@ fn feed(files: &[Vec<u8>], way: Way, from: &dyn Fn(u32) -> u64, inboxes: &Inboxe
         send(partition, Message::Assigned(partition));
         left.push((partition, batches));
     }
+    let send_all = |message: fn(u16) -> Message| {
+        for inbox in &inboxes.local {
+            let _ended = inbox.send(message(0));
+        }
+    };
     // Until then nothing is ever forgotten.
-    for inbox in &inboxes.local {
-        let _ended = inbox.send(Message::Listed(0));
-    }
+    send_all(Message::Listed);
     // Sometimes in turn, sometimes one partition far ahead of the others.
     let steady = rng.random_bool(0.5);
     let mut at = 0;
@@ -134,9 +137,7 @@ fn feed(files: &[Vec<u8>], way: Way, from: &dyn Fn(u32) -> u64, inboxes: &Inboxe
             }
         }
     }
-    for inbox in &inboxes.local {
-        let _ended = inbox.send(Message::Ended(0));
-    }
+    send_all(Message::Ended);
 }
 
 fn compiled(text: &str) -> RuleSet {

@@ -1,7 +1,7 @@
 //! Restarts (SPEC §8, Recovery): whatever the moment at which the cluster is killed, and with however many workers it goes on
 //! from its checkpoint, it ends with what the naive evaluator says.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -17,7 +17,6 @@ use clawdstrike_edr::runtime::replay::{Collected, outcome};
 use clawdstrike_edr::source::StartAt;
 use crossbeam_channel::bounded;
 use object_store::memory::InMemory;
-use tokio::sync::mpsc;
 
 use super::*;
 
@@ -98,21 +97,13 @@ fn life(
     let acked = Arc::new(AtomicU64::new(0));
     let outlet = Killed { store: store.clone(), acked: acked.clone(), left: epochs, failure: failure.clone() };
     let (journal, told) = beginning.journal(&names)?;
-    let (_requests, no_requests) = mpsc::channel(1);
+    let outlet = Box::new(journal.before(Box::new(outlet), cuts.clone())?);
     let sequencer = Sequencer {
-        rules: Arc::new(rules.clone()),
-        secret: beginning.secret()?,
         restored: beginning.restored(),
         told,
         cuts: Some(cuts.clone()),
-        now: Some(case.options.now),
         first_epoch: first_epoch.max(beginning.epoch() + 1),
-        tick: Duration::ZERO,
-        requests: no_requests,
-        waker: Default::default(),
-        alive: Box::new(|| {}),
-        outlet: Box::new(journal.before(Box::new(outlet), cuts.clone())?),
-        stop: Arc::new(AtomicBool::new(false)),
+        ..Sequencer::offline(rules.clone(), beginning.secret()?, case.options.now, outlet)
     };
     let cluster = Coordinate { processes: 1, sources: &names, secret: &sequencer.secret, cuts };
     let coordinator = beginning.coordinate(&cluster, cuts_written, acked, |_| {}, fail())?;

@@ -1,6 +1,6 @@
 //! Where checkpoints are: can the engine write, read, list and delete there, does a second creation fail, and is there room.
 
-use super::files::{disk, writable};
+use super::files::{WRITE_THERE, disk, writable};
 use super::finding::Finding;
 use crate::checkpoint::{self, Tried};
 use crate::config::{Bucket, Config};
@@ -24,13 +24,12 @@ fn of_bucket(bucket: &Bucket) -> String {
 
 async fn folder(config: &Config) -> Vec<Finding> {
     let folder = config.checkpoint_folder();
-    let way_out = "let the engine's user write there, or set [cluster] state to another folder";
     let place = match writable(&folder) {
         Ok(place) => place,
-        Err(error) => return vec![Finding::error(PART, error, way_out)],
+        Err(error) => return vec![Finding::error(PART, error, WRITE_THERE)],
     };
     let first = match folder.exists() {
-        true => tried(config, &format!("\"{}\"", folder.display()), way_out).await,
+        true => tried(config, &format!("\"{}\"", folder.display()), WRITE_THERE).await,
         // Nothing is made.
         false => Finding::ok(PART, place),
     };

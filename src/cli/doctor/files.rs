@@ -12,6 +12,8 @@ use crate::wall_clock;
 
 /// With less free disk dead letters and the embedded store will soon meet its end.
 const LITTLE_DISK: u64 = 2 << 30;
+/// The way out of a state folder, or one in it, that can't be written.
+pub(super) const WRITE_THERE: &str = "let the engine's user write there, or set [cluster] state to another folder";
 /// With less the engine isn't worth starting.
 const NO_DISK: u64 = 64 << 20;
 
@@ -50,8 +52,7 @@ pub(super) fn state(config: &Config) -> Vec<Finding> {
             findings
         }
         Err(error) => {
-            let way_out = "let the engine's user write there, or set [cluster] state to another folder";
-            vec![Finding::error(part, error, way_out)]
+            vec![Finding::error(part, error, WRITE_THERE)]
         }
     }
 }
