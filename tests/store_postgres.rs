@@ -375,3 +375,26 @@ async fn a_schema_that_was_set_up_by_hand_is_adopted() {
     let total = "SELECT sum(event_count)::bigint FROM agent_events_hourly";
     assert_eq!(one::<i64>(&client(&url).await, total).await, 1 + count);
 }
+
+#[tokio::test]
+async fn events_are_read_back_in_the_order_of_their_times() {
+    let url = database("read_back").await;
+    let mut store = open(&url).await;
+    let mut written = events("src/0", 25_000, T0);
+    written.reverse();
+    for rows in written.chunks(5_000) {
+        store.write(&Batch { events: rows.to_vec(), ..Batch::default() }).await.unwrap();
+    }
+    written.reverse();
+    let mut read = Vec::new();
+    let (from, to) = (written[10].time, written[24_990].time);
+    let all = store.past_events(from, to, |event| {
+        read.push(event);
+        true
+    });
+    all.await.unwrap();
+    let expected: Vec<_> = written[10..=24_990].iter().map(|row| (row.time, row.key.as_str())).collect();
+    assert_eq!(read.iter().map(|e| (e.time, e.key.as_str())).collect::<Vec<_>>(), expected);
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    assert_eq!(json(&read[0].record), json(&written[10].metadata));
+}

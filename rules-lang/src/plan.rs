@@ -72,6 +72,19 @@ pub enum Severity {
     Critical,
 }
 
+impl Severity {
+    /// The name in rules, JSON and stores.
+    pub fn name(self) -> &'static str {
+        match self {
+            Severity::Info => "info",
+            Severity::Low => "low",
+            Severity::Medium => "medium",
+            Severity::High => "high",
+            Severity::Critical => "critical",
+        }
+    }
+}
+
 /// An action with its parameters, as the rule gives them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Action {

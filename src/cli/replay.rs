@@ -13,7 +13,7 @@ use clawdstrike_rules::plan::RuleSet;
 use clawdstrike_telemetry::time;
 use serde_json::{Map, Value, json};
 
-use super::output::{Format, Out, Table, field, risk_style, severity_style, tell};
+use super::output::{Format, Out, Table, risk_style, severity_style, tell};
 use super::{Exit, instant};
 use crate::alert::Alert;
 use crate::config::{Duration, Limits};
@@ -107,7 +107,8 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     Ok(if found { Exit::Findings } else { Exit::Ok })
 }
 
-fn compile(paths: &[PathBuf]) -> anyhow::Result<RuleSet> {
+/// The rules of these files and folders; warnings go to standard error.
+pub(super) fn compile(paths: &[PathBuf]) -> anyhow::Result<RuleSet> {
     let found = rule_files::read(paths).map_err(anyhow::Error::msg)?;
     found.check().map_err(anyhow::Error::msg)?;
     match clawdstrike_rules::compile(&found.files) {
@@ -165,10 +166,10 @@ fn print(args: &ReplayArgs, outcome: &Outcome) -> anyhow::Result<()> {
     out.flush()
 }
 
-fn alert_table(alerts: &[Alert]) -> Table {
+pub(super) fn alert_table(alerts: &[Alert]) -> Table {
     let mut table = Table::new(["FIRST SEEN", "SEVERITY", "RULE", "AGENT", "SESSION", "MATCHES", "RISK", "ALERT"]);
     for a in alerts {
-        let severity = field(&a.to_json(), "severity");
+        let severity = a.severity.name().to_owned();
         table.row(
             severity_style(&severity),
             [
@@ -234,13 +235,13 @@ fn summarise(outcome: &Outcome, took: std::time::Duration) {
 }
 
 /// A spinner with the number of records, on a terminal only.
-struct Progress {
+pub(super) struct Progress {
     stop: mpsc::Sender<()>,
     thread: std::thread::JoinHandle<()>,
 }
 
 impl Progress {
-    fn start(records: Arc<AtomicU64>) -> Progress {
+    pub(super) fn start(records: Arc<AtomicU64>) -> Progress {
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let bar = indicatif::ProgressBar::new_spinner();
@@ -255,7 +256,7 @@ impl Progress {
         Progress { stop, thread }
     }
 
-    fn finish(self) {
+    pub(super) fn finish(self) {
         drop(self.stop);
         // It only draws.
         let _drawn = self.thread.join();

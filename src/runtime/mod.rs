@@ -1,6 +1,7 @@
 //! Runtime: joins sources, the dataflow, stores, responses and the API into processes. The only place that knows them all.
 
 pub mod archive;
+pub mod backtest;
 pub mod dead_letters;
 pub mod driver;
 pub mod handle;

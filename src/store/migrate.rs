@@ -42,17 +42,18 @@ macro_rules! migrations {
 
 /// For the embedded store.
 pub(super) const SQLITE: &[Migration] = migrations!("sqlite":
-    1 "001_agent_events", 2 "002_alerts", 3 "003_sessions", 4 "004_archive_positions");
+    1 "001_agent_events", 2 "002_alerts", 3 "003_sessions", 4 "004_archive_positions",
+    5 "005_events_by_time");
 
 /// For PostgreSQL with TimescaleDB.
 pub(super) const TIMESCALEDB: &[Migration] = migrations!("postgres":
     1 "001_agent_events", 2 "002_event_identity", 3 "003_rollup.timescaledb", 4 "004_alerts", 5 "005_sessions",
-    6 "006_archive_positions");
+    6 "006_archive_positions", 7 "007_events_by_time.timescaledb");
 
 /// For PostgreSQL alone.
 pub(super) const POSTGRES: &[Migration] = migrations!("postgres":
     1 "001_agent_events", 2 "002_event_identity", 3 "003_rollup.plain", 4 "004_alerts", 5 "005_sessions",
-    6 "006_archive_positions");
+    6 "006_archive_positions", 7 "007_events_by_time.plain");
 
 /// What is still to be applied, in order. `applied` is in order of versions.
 ///

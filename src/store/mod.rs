@@ -8,6 +8,7 @@
 
 mod inspect;
 mod migrate;
+mod past;
 mod pending;
 mod postgres;
 mod row;
@@ -22,6 +23,7 @@ pub use crate::session::SessionKey;
 use crate::session::SessionView;
 
 pub use inspect::{Condition, Schema};
+pub use past::PastEvent;
 pub use pending::VersionSender;
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;

@@ -179,7 +179,7 @@ fn alert_columns(alert: &Alert) -> AlertColumns {
         rule_id: text(&alert.rule_id),
         rule_name: text(&alert.rule_name),
         rule_version: text(&alert.rule_version),
-        severity: format!("{:?}", alert.severity).to_lowercase(),
+        severity: alert.severity.name().to_owned(),
         status: alert.status.name(),
         superseded_by: alert.superseded_by.as_deref().map(text),
         tenant_id: text(&alert.tenant_id),

@@ -6,13 +6,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clawdstrike_telemetry::time::format;
+use clawdstrike_telemetry::time::{format, parse};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 
 use super::inspect::Condition;
 use super::migrate::{self, Applied};
 use super::row::{AlertColumns, RemovedColumns, Rows, SessionColumns};
-use super::{EventRow, StoreError};
+use super::{EventRow, PastEvent, StoreError};
 
 /// How long a write waits for another process's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,9 +62,7 @@ impl Sqlite {
         let failed = |e: rusqlite::Error| format!("{place}: {e}");
         let applied = match self.path.exists() {
             true => {
-                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-                let connection = Connection::open_with_flags(&self.path, flags).map_err(failed)?;
-                connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+                let connection = self.open_to_read().map_err(failed)?;
                 let exists = connection.table_exists(None, "schema_migrations").map_err(failed)?;
                 if exists { read_applied(&connection).map_err(failed)? } else { Vec::new() }
             }
@@ -77,6 +75,38 @@ impl Sqlite {
             clock_ahead: None,
             objection: None,
         })
+    }
+
+    /// See [`super::Store::past_events`]. Blocks.
+    pub(super) fn past_events(
+        &self,
+        from: i64,
+        to: i64,
+        each: &mut dyn FnMut(PastEvent) -> bool,
+    ) -> Result<(), String> {
+        let failed = |e: rusqlite::Error| format!("database {:?}: {e}", self.path);
+        let connection = self.open_to_read().map_err(failed)?;
+        let sql = "SELECT time, event_key, metadata FROM agent_events WHERE time >= ?1 AND time <= ?2 ORDER BY time";
+        let mut statement = connection.prepare(sql).map_err(failed)?;
+        let mut rows = statement.query(params![format(from), format(to)]).map_err(failed)?;
+        while let Some(row) = rows.next().map_err(failed)? {
+            let text = |n: usize| row.get::<_, Option<String>>(n).map(Option::unwrap_or_default).map_err(failed);
+            let (time, key, record) = (text(0)?, text(1)?, text(2)?);
+            let time = parse(&time)
+                .ok_or_else(|| format!("database {:?}: the time \"{time}\" of an event isn't RFC 3339", self.path))?;
+            if !each(PastEvent { time, key, record }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// For looking only: makes no file, and waits for no writer.
+    fn open_to_read(&self) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        Ok(connection)
     }
 
     /// Runs `work` on a blocking thread, with the connection, opened if need be.

@@ -1,10 +1,14 @@
-//! `rules`: detection rules, on disk (check, explain, import, schema, test) and in a running engine (list, load).
+//! `rules`: detection rules, on disk (check, explain, import, schema, test), over past events (backtest, diff)
+//! and in a running engine (list, load).
 
+mod backtest;
 mod check;
+mod diff;
 mod explain;
 mod import;
 mod list;
 mod load;
+mod past;
 mod schema;
 mod test;
 
@@ -18,7 +22,9 @@ use crate::rule_files::RuleFiles;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    Backtest(backtest::BacktestArgs),
     Check(check::CheckArgs),
+    Diff(diff::DiffArgs),
     Explain(explain::ExplainArgs),
     /// Turn rules of other languages into rules of ours.
     #[command(
@@ -34,7 +40,9 @@ pub(super) enum Command {
 
 pub(super) fn run(command: Command) -> anyhow::Result<Exit> {
     match command {
+        Command::Backtest(args) => backtest::run(args),
         Command::Check(args) => check::run(args),
+        Command::Diff(args) => diff::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Import(command) => import::run(command),
         Command::List(args) => block_on(list::run(args)),

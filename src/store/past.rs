@@ -1,0 +1,27 @@
+//! Reading events back, in the order of their times, from a store that may be in use: nothing is changed, no schema made.
+
+use super::Store;
+
+/// An event as a store has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastEvent {
+    /// Event time, microseconds since 1970.
+    pub time: i64,
+    /// Its identity: `source/partition/offset` of an event without an event_id, else a hash; empty in rows that others wrote.
+    pub key: String,
+    /// The whole record, JSON text. PostgreSQL keeps its meaning, not its bytes.
+    pub record: String,
+}
+
+impl Store {
+    /// Gives the events from `from` to `to` (both included, microseconds since 1970) to `each`, until it says `false`.
+    ///
+    /// # Errors
+    /// The store doesn't answer, or has no events table; the text names it and says why.
+    pub async fn past_events(&self, from: i64, to: i64, mut each: impl FnMut(PastEvent) -> bool) -> Result<(), String> {
+        match self {
+            Store::Sqlite(store) => store.past_events(from, to, &mut each),
+            Store::Postgres(store) => store.past_events(from, to, &mut each).await,
+        }
+    }
+}
