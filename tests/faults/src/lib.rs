@@ -4,18 +4,27 @@
 //!
 //! A seed gives rules, records and the [`Schedule`]; the moments within it are the machine's.
 //!
+//! One run measures instead of judging, since what it is about takes many events: [`store_outage`].
+//!
 //! Knows nothing of the engine but its command line, its configuration, and the tables of its stores.
 
 mod cluster;
 mod database;
+mod figures;
 mod judge;
+mod load;
 mod log;
+mod receiver;
 mod run;
 mod schedule;
 mod services;
+mod store_outage;
 mod stream;
+mod trial;
 mod wait;
 
 pub use run::{Report, run};
 pub use schedule::{Fault, Kind, Moment, Schedule, Shape, Step};
 pub use services::{Services, Setup, SourceKind, StoreKind};
+pub use store_outage::{StoreOutage, store_outage};
+pub use trial::Scale;
