@@ -4,7 +4,7 @@
 //!
 //! A seed gives rules, records and the [`Schedule`]; the moments within it are the machine's.
 //!
-//! One run measures instead of judging, since what it is about takes many events: [`store_outage`].
+//! Two runs measure instead of judging, since what they are about takes many events: [`store_outage`] and [`recovery`].
 //!
 //! Knows nothing of the engine but its command line, its configuration, and the tables of its stores.
 
@@ -15,6 +15,7 @@ mod judge;
 mod load;
 mod log;
 mod receiver;
+mod recovery;
 mod run;
 mod schedule;
 mod services;
@@ -23,6 +24,7 @@ mod stream;
 mod trial;
 mod wait;
 
+pub use recovery::{Recovery, recovery};
 pub use run::{Report, run};
 pub use schedule::{Fault, Kind, Moment, Schedule, Shape, Step};
 pub use services::{Services, Setup, SourceKind, StoreKind};

@@ -90,6 +90,11 @@ impl Load {
         self.shared.events.load(Ordering::Relaxed)
     }
 
+    /// Attacks so far.
+    pub(crate) fn attacks(&self) -> Vec<Attack> {
+        self.shared.attacks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whether it goes on writing; else [`Load::stop`] says why not.
     pub(crate) fn is_writing(&self) -> bool {
         !self.thread.is_finished()

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::{Args as Arguments, Parser, Subcommand};
 use clawdstrike_faults::{
-    Kind, Scale, Schedule, Services, Setup, Shape, SourceKind, StoreKind, StoreOutage, run, store_outage,
+    Kind, Recovery, Scale, Schedule, Services, Setup, Shape, SourceKind, StoreKind, StoreOutage, recovery, run,
+    store_outage,
 };
 
 /// Kills, stops, rescales and reloads the engine on real services, and judges what its database ends with.
@@ -76,9 +77,27 @@ enum Measured {
         #[arg(long, value_name = "N", default_value_t = 20_000)]
         rate: u32,
     },
+    /// One process after another is killed under load. Prints the time from a kill to the alert for an attack made after it,
+    /// with its parts from the engine's log; more than 10 s are an error.
+    Recovery {
+        /// How often.
+        #[arg(long, value_name = "N", default_value_t = 4)]
+        kills: usize,
+        #[command(flatten)]
+        load: LoadArgs,
+        /// Where rows go.
+        #[arg(long, default_value = "postgres")]
+        store: StoreKind,
+        /// Sessions, with an open window each.
+        #[arg(long, value_name = "N", default_value_t = 100_000)]
+        sessions: usize,
+        /// Ordinary events in a second.
+        #[arg(long, value_name = "N", default_value_t = 4_000)]
+        rate: u32,
+    },
 }
 
-/// What such a run is made of.
+/// What both have.
 #[derive(Arguments)]
 struct LoadArgs {
     /// Where events come from.
@@ -123,6 +142,13 @@ fn measure(measured: &Measured) -> anyhow::Result<()> {
                 away: Duration::from_secs_f64(minutes * 60.0),
             };
             store_outage(&program(load.binary.as_ref())?, &outage)
+        }
+        Measured::Recovery { kills, load, store, sessions, rate } => {
+            let setup = Setup { source: load.source, store: *store };
+            recovery(
+                &program(load.binary.as_ref())?,
+                &Recovery { setup, scale: load.scale(*rate, *sessions), kills: *kills },
+            )
         }
     }
 }
