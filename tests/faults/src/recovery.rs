@@ -111,7 +111,7 @@ fn last_said(log: &str, words: &str) -> Option<i64> {
         let said = line.split_once("] ").filter(|_| line.starts_with('[')).map_or(line, |(_, said)| said);
         said.split_whitespace().next().and_then(time::parse)
     };
-    log.lines().filter(|line| line.contains(words)).filter_map(at).last()
+    log.lines().filter(|line| line.contains(words)).filter_map(at).next_back()
 }
 
 fn shown(said: Option<i64>, killed_at: i64) -> String {
