@@ -251,6 +251,27 @@ async fn a_missing_table_loses_no_rows_and_holds_no_alert() {
     assert_eq!(one::<i64>(&client, "SELECT count(*) FROM agent_events").await, 10);
 }
 
+/// Sessions that never stop changing, and whose rows take longer to write than the time between two writes of them.
+#[tokio::test]
+async fn sessions_that_take_long_to_write_leave_time_to_events() {
+    let url = database("slow_sessions").await;
+    let writer = StoreWriter::start(open(&url).await);
+    let client = client(&url).await;
+    let slow = "CREATE TABLE writes (); \
+        CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
+        $$ BEGIN INSERT INTO writes DEFAULT VALUES; PERFORM pg_sleep(1.2); RETURN NULL; END $$; \
+        CREATE TRIGGER slow AFTER INSERT ON sessions FOR EACH STATEMENT EXECUTE FUNCTION slow()";
+    client.batch_execute(slow).await.unwrap();
+    let (sender, archive) = (writer.versions(), writer.archive());
+    for n in 1..=20 {
+        sender.send(n, Vec::new(), vec![session("s-1", T0, n)], Vec::new());
+        let receipt = archive.send(events(&format!("src/{n}"), 1, T0), Vec::new()).await.unwrap();
+        assert_eq!(soon(receipt).await.unwrap().refused, 0);
+    }
+    let writes = one::<i64>(&client, "SELECT count(*) FROM writes").await;
+    assert!((1..10).contains(&writes), "{writes} writes of sessions, and 20 of events");
+}
+
 #[tokio::test]
 async fn a_killed_server_that_comes_back_ends_exact() {
     let server = tokio::task::spawn_blocking(|| services::postgres().unwrap()).await.unwrap();

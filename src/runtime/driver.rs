@@ -373,6 +373,9 @@ impl Sequence {
         if self.live.is_none() && self.built.totals.borrow().put_back == workers {
             self.send(Command::Live);
             self.live = Some(self.epoch);
+            if self.given.restored.is_some() {
+                tracing::info!(epoch = self.epoch, "what the checkpoint held is back on all workers; reading begins");
+            }
             if let Some(cuts) = &self.given.cuts {
                 cuts.live.store(self.epoch, Ordering::Relaxed);
             }
@@ -383,6 +386,9 @@ impl Sequence {
     fn reconcile(&mut self) {
         if !self.reconciled && self.given.told.is_reached(&self.built.totals.borrow()) {
             self.reconciled = true;
+            if self.given.restored.is_some() {
+                tracing::info!(epoch = self.epoch, "read as far again as before; what was told is told as it stands");
+            }
             let suspects = std::mem::take(&mut self.given.told).into_suspects();
             self.send(Command::Reconcile(Box::new(suspects)));
             self.given.outlet.reconciled(self.epoch);

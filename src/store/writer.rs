@@ -1,7 +1,7 @@
 //! The driver of a store: one task that owns its one connection, and tries until what it was given is durable.
 //!
 //! - Alerts and sessions wait in [`super::pending`], one version each, and go before events; an alert waits for one
-//!   event batch at most. Sessions are written once a beat.
+//!   event batch at most. Sessions are written once a beat, and less often where that takes more than half of the time.
 //! - Event batches come through a short queue whose sender waits, so an archive that is behind holds its reader, and
 //!   nobody else.
 //! - An unavailable store is tried again with growing, jittered pauses, for ever; [`Status`] says so. Events that can't
@@ -271,12 +271,13 @@ impl Writer {
         let Some(generation) = self.pending.take(beat) else {
             return true;
         };
-        if beat {
-            self.next_beat = Instant::now() + SESSION_BEAT;
-        }
+        let began = Instant::now();
         let (batch, marks) = generation.split();
         let mut work = Work::of_versions(batch);
         let outcome = self.work_off(&mut work).await;
+        if beat {
+            self.next_beat = began + next_beat(began.elapsed());
+        }
         let written = outcome.is_ok();
         if written {
             self.pending.written(marks);
@@ -354,6 +355,12 @@ impl Writer {
             news
         });
     }
+}
+
+/// From the beginning of one write of sessions to that of the next. One that takes long leaves as much time to events, which
+/// would else get a batch between two of them.
+fn next_beat(took: Duration) -> Duration {
+    SESSION_BEAT.max(took * 2)
 }
 
 async fn until(time: Option<Instant>) {

@@ -39,6 +39,8 @@ pub(crate) struct Seen {
     pub(crate) lost: BTreeMap<PartitionId, u64>,
     /// Why the source can't be read at present.
     pub(crate) degraded: Option<String>,
+    /// All that was said of that so far.
+    pub(crate) troubles: Vec<String>,
 }
 
 impl Seen {
@@ -106,7 +108,10 @@ impl Seen {
             Message::Listed(_) => self.listed += 1,
             Message::Ended(_) => self.ended.push(worker),
             Message::Lost(id, offsets) => *self.lost.entry(id).or_default() += offsets,
-            Message::Degraded(_, reason) => self.degraded = reason,
+            Message::Degraded(_, reason) => {
+                self.troubles.extend(reason.clone());
+                self.degraded = reason;
+            }
             Message::Failed(text) => self.failed.push(text),
         }
     }

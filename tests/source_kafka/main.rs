@@ -1,6 +1,7 @@
 //! Kafka, against a real broker: every record once, at the worker that owns its partition, from where the group or the
 //! engine got to, whatever happens to the broker meanwhile.
 
+mod leaders;
 mod lost;
 #[path = "../source/mod.rs"]
 mod source;

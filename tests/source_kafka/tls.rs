@@ -1,10 +1,11 @@
 //! TLS and SASL against a real broker: what fits reads, what doesn't says why.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use clawdstrike_edr::config::Source;
-use clawdstrike_edr::source::{StartAt, inspect_kafka, start};
+use clawdstrike_edr::source::{StartAt, TopicState, inspect_kafka, start};
 use clawdstrike_test_services::{SecureKafka, kafka_secure};
 use tempfile::TempDir;
 
@@ -71,8 +72,7 @@ fn a_broker_whose_certificate_is_not_trusted_is_told_with_the_setting_that_says_
     let reason = refused(&source, "certificate verify failed");
     assert!(reason.contains("ssl.ca.location"), "{reason}");
     // And so it is when it is only looked at.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let reason = runtime.block_on(inspect_kafka(&source)).unwrap_err();
+    let reason = inspected(&source).unwrap_err();
     assert!(reason.contains("certificate verify failed"), "{reason}");
 }
 
@@ -83,6 +83,70 @@ fn a_certificate_file_that_is_not_there_is_refused_at_the_start() {
     let source = source(broker().tls_bootstrap(), "t", &settings);
     let error = start(0, &source, workers.inboxes.clone(), StartAt::Committed).err().unwrap();
     assert!(error.contains("source \"stream\"") && error.contains("ssl.ca.location"), "{error}");
+}
+
+/// `[source.settings]` for the listener that asks clients for a certificate.
+fn mutual(certificate: Option<&(PathBuf, PathBuf)>) -> Vec<(&'static str, String)> {
+    let mut settings = vec![("security.protocol", "SSL".to_owned()), ("ssl.ca.location", text(&broker().ca()))];
+    if let Some((certificate, key)) = certificate {
+        settings.extend([("ssl.certificate.location", text(certificate)), ("ssl.key.location", text(key))]);
+    }
+    settings
+}
+
+fn with_certificate(topic: &str, certificate: Option<&(PathBuf, PathBuf)>) -> Source {
+    let settings = mutual(certificate);
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(k, v)| (*k, v.as_str())).collect();
+    source(broker().mutual_bootstrap(), topic, &settings)
+}
+
+fn inspected(source: &Source) -> Result<Vec<TopicState>, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(inspect_kafka(source))
+}
+
+#[test]
+fn reads_with_a_certificate_where_clients_must_have_one() {
+    let topic = filled();
+    let source = with_certificate(&topic, Some(&broker().client()));
+    reads(&source);
+    assert_eq!(inspected(&source).unwrap()[0].lag, 100);
+}
+
+#[test]
+fn a_client_without_the_certificate_that_is_wanted_is_told_which_settings_name_one() {
+    let stranger = broker().stranger();
+    for certificate in [None, Some(&stranger)] {
+        let source = with_certificate("t", certificate);
+        let told = [refused(&source, "ssl.certificate.location"), inspected(&source).unwrap_err()];
+        for reason in told {
+            for word in ["alert", "ssl.certificate.location", "ssl.key.location"] {
+                assert!(reason.contains(word), "{word}: {reason}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_doctor_names_the_missing_certificate() {
+    let folder = TempDir::new().unwrap();
+    std::fs::create_dir(folder.path().join("rules")).unwrap();
+    let settings: Vec<String> = mutual(None).iter().map(|(k, v)| format!("\"{k}\" = \"{v}\"")).collect();
+    let config = format!(
+        "[[source]]\ntype = \"kafka\"\nname = \"stream\"\nbrokers = \"{}\"\n[source.settings]\n{}\n",
+        broker().mutual_bootstrap(),
+        settings.join("\n")
+    );
+    std::fs::write(folder.path().join("workers.toml"), config).unwrap();
+    let mut doctor = Command::new(env!("CARGO_BIN_EXE_clawdstrike-edr"));
+    let out = doctor.args(["doctor", "--output", "json", "--config"]).arg(folder.path().join("workers.toml")).output();
+    let out = out.unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let finding = document["findings"].as_array().unwrap().iter().find(|f| f["part"] == "source stream").unwrap();
+    assert_eq!((out.status.code(), finding["level"].as_str()), (Some(1), Some("error")), "{document:#}");
+    let seen = finding["seen"].as_str().unwrap();
+    assert!(seen.contains("certificate") && seen.contains("ssl.key.location"), "{finding:#}");
+    assert!(finding["way_out"].as_str().unwrap().contains("[source.settings]"), "{finding:#}");
 }
 
 #[test]

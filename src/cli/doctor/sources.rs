@@ -85,6 +85,14 @@ fn topic(part: &str, topic: &TopicState, on_lost: OnLost) -> Vec<Finding> {
         let seen = format!("topic \"{name}\": {} partitions have no leader and can't be read", topic.leaderless);
         findings.push(Finding::error(part, seen, "start the brokers that have them"));
     }
+    if topic.silent > 0 {
+        let seen = format!("topic \"{name}\": the leaders of {} partitions don't answer", topic.silent);
+        findings.push(Finding::error(
+            part,
+            seen,
+            "start those brokers, and let their advertised addresses be reachable from here",
+        ));
+    }
     findings.push(timestamps(part, topic));
     if topic.lost > 0 {
         let seen = format!("topic \"{name}\": {} offsets that the group hasn't read are gone", topic.lost);

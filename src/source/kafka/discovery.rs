@@ -5,11 +5,13 @@
 //! Committed offsets are asked for here, until the broker answers, because librdkafka's own request loses partitions while
 //! the group's coordinator is still loading: its error names none, and they are never read.
 //!
-//! Whether these questions are answered tells whether the source can be read.
+//! Whether these questions are answered tells whether the source can be read. So each broker that leads partitions is asked
+//! for one of them, too: the others tell of a leader that is dead or out of reach as if nothing were wrong, for seconds or for
+//! ever.
 //!
 //! Knows nothing of who reads which.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -17,16 +19,16 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use rdkafka::consumer::Consumer as _;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{info, warn};
 
 use super::{Client, Consumer, join};
-use crate::source::{Closed, Feed, PartitionId, StartAt};
+use crate::source::{Closed, Feed, Inboxes, PartitionId, StartAt};
 
 /// How long the broker may take for an answer.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// The pause after a question that got no answer.
+/// The pause after a question that got no answer, or that of a broker which doesn't know yet.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Findings that wait for the reader.
 const FINDINGS: usize = 16;
@@ -63,6 +65,7 @@ pub(super) fn spawn(client: &Client, feed: &Feed) -> io::Result<Discovery> {
         sender,
         asked,
         open: BTreeSet::new(),
+        inboxes: feed.inboxes.clone(),
         stop: feed.stop.clone(),
     };
     let mut topics: Vec<Topic> = client.topics.iter().map(|t| Topic::new(t)).collect();
@@ -98,6 +101,8 @@ struct Search {
     asked: Receiver<(usize, i32)>,
     /// Questions without an answer.
     open: BTreeSet<(usize, i32)>,
+    /// Which partitions are read here.
+    inboxes: Inboxes,
     stop: Receiver<Infallible>,
 }
 
@@ -144,18 +149,28 @@ impl Search {
     fn look(&mut self, topics: &mut [Topic]) -> Result<bool, Closed> {
         let mut answered = true;
         let mut troubles = Vec::new();
+        // Leaders that don't answer: asked once, whatever they lead.
+        let mut silent = BTreeMap::new();
         for (place, topic) in topics.iter_mut().enumerate() {
             match self.news(place, topic) {
-                Ok((partitions, leaderless)) => {
+                Ok((partitions, led)) => {
                     topic.said = None;
                     topic.known.extend(partitions.iter().map(|(number, _)| *number));
                     if !partitions.is_empty() {
                         info!(source = self.source, topic = topic.name, ?partitions, "found");
                     }
+                    self.tell(News::Found { place, partitions })?;
+                    let leaderless = led.iter().filter(|p| p.leader.is_none()).count();
                     if leaderless > 0 {
                         troubles.push(format!("topic \"{}\": {leaderless} partitions have no leader", topic.name));
                     }
-                    self.tell(News::Found { place, partitions })?;
+                    for (leader, error) in self.silent(place, &topic.name, &led, &mut silent) {
+                        answered = false;
+                        troubles.push(format!(
+                            "topic \"{}\": broker {leader}, which leads partitions, does not answer ({error})",
+                            topic.name
+                        ));
+                    }
                 }
                 Err(reason) => {
                     let text = match &reason {
@@ -189,12 +204,32 @@ impl Search {
         }
     }
 
-    /// The topic's new partitions, as in [`News::Found`], and how many of all can't be read for want of a leader.
-    fn news(&self, place: usize, topic: &Topic) -> Result<(Partitions, usize), Reason> {
-        let (mut new, leaderless) = ask(&self.consumer, &topic.name)?;
-        new.retain(|number| !topic.known.contains(number));
+    /// The leaders that don't answer of those that lead partitions which are read here, and why. `known`: of this look.
+    fn silent(&self, place: usize, topic: &str, led: &[Led], known: &mut BTreeMap<i32, String>) -> Vec<(i32, String)> {
+        let is_ours = |number| {
+            let id = join(place, number).map(|partition| PartitionId { source: self.index, partition });
+            id.is_some_and(|id| self.inboxes.of(id).is_some())
+        };
+        let ours = led.iter().filter(|p| is_ours(p.number));
+        let one_each: BTreeMap<i32, i32> = ours.filter_map(|p| Some((p.leader?, p.number))).collect();
+        let mut silent = Vec::new();
+        for (leader, number) in one_each {
+            if let Some(error) = known.get(&leader) {
+                silent.push((leader, error.clone()));
+            } else if let Err(error) = leads(&self.consumer, topic, number) {
+                known.insert(leader, error.to_string());
+                silent.push((leader, error.to_string()));
+            }
+        }
+        silent
+    }
+
+    /// The topic's new partitions, as in [`News::Found`], and all of them with their leaders.
+    fn news(&self, place: usize, topic: &Topic) -> Result<(Partitions, Vec<Led>), Reason> {
+        let led = ask(&self.consumer, &topic.name)?;
+        let mut new: Vec<i32> = led.iter().map(|p| p.number).filter(|number| !topic.known.contains(number)).collect();
         if new.is_empty() {
-            return Ok((Vec::new(), leaderless));
+            return Ok((Vec::new(), led));
         }
         new.sort_unstable();
         let given = |number| {
@@ -207,8 +242,14 @@ impl Search {
         for (number, next) in &mut partitions {
             *next = next.or_else(|| committed.get(number).copied());
         }
-        Ok((partitions, leaderless))
+        Ok((partitions, led))
     }
+}
+
+/// A partition, and the number of the broker that leads it.
+pub(super) struct Led {
+    pub(super) number: i32,
+    pub(super) leader: Option<i32>,
 }
 
 /// Why nothing is known of a topic.
@@ -217,8 +258,8 @@ pub(super) enum Reason {
     NoAnswer(String),
 }
 
-/// The topic's partitions, and how many of them have no leader.
-pub(super) fn ask(consumer: &Consumer, topic: &str) -> Result<(Vec<i32>, usize), Reason> {
+/// The topic's partitions.
+pub(super) fn ask(consumer: &Consumer, topic: &str) -> Result<Vec<Led>, Reason> {
     let metadata = consumer
         .fetch_metadata(Some(topic), ANSWER_WITHIN)
         .map_err(|e| Reason::NoAnswer(format!("the broker does not tell its partitions ({e})")))?;
@@ -227,11 +268,28 @@ pub(super) fn ask(consumer: &Consumer, topic: &str) -> Result<(Vec<i32>, usize),
     };
     match told.error().map(RDKafkaErrorCode::from) {
         None => {
-            let leaderless = told.partitions().iter().filter(|p| p.leader() < 0).count();
-            Ok((told.partitions().iter().map(|p| p.id()).collect(), leaderless))
+            let led = |leader| (leader >= 0).then_some(leader);
+            Ok(told.partitions().iter().map(|p| Led { number: p.id(), leader: led(p.leader()) }).collect())
         }
         Some(RDKafkaErrorCode::UnknownTopicOrPartition) => Err(Reason::NoSuchTopic),
         Some(code) => Err(Reason::NoAnswer(format!("the topic can't be read ({code})"))),
+    }
+}
+
+/// Asks the broker that leads a partition for its range: whether it can be reached, and leads.
+fn leads(consumer: &Consumer, topic: &str, number: i32) -> Result<(), KafkaError> {
+    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition, OffsetNotAvailable, UnknownLeaderEpoch};
+    let moves =
+        |code| matches!(code, NotLeaderForPartition | LeaderNotAvailable | OffsetNotAvailable | UnknownLeaderEpoch);
+    let asked = Instant::now();
+    loop {
+        match consumer.fetch_watermarks(topic, number, ANSWER_WITHIN) {
+            // Another one leads in a moment.
+            Err(e) if e.rdkafka_error_code().is_some_and(moves) && asked.elapsed() < ANSWER_WITHIN => {
+                std::thread::sleep(ASK_AGAIN);
+            }
+            answer => return answer.map(drop),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A look at a source before anything is read: do brokers answer, are the topics there, which clock do they have, and is
 //! what the group would read still there. Changes nothing at the broker, and blocks: for a command, not for the engine.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use rdkafka::admin::{AdminOptions, ResourceSpecifier};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::discovery::{ANSWER_WITHIN, Reason, ask, committed};
+use super::discovery::{ANSWER_WITHIN, Led, Reason, ask, committed};
 use super::queue::{Event, Queue};
 use super::reading::obstacle_of;
 use super::settings::Resolved;
@@ -29,6 +30,8 @@ pub struct TopicState {
     pub partitions: usize,
     /// How many of them have no leader.
     pub leaderless: usize,
+    /// Of how many the leader doesn't answer, of the first 200.
+    pub silent: usize,
     /// Its `message.timestamp.type`, or why it isn't told.
     pub timestamps: Result<String, String>,
     /// Offsets that the group has yet to read, of the first 200 partitions.
@@ -59,28 +62,40 @@ async fn topic(resolved: &Resolved, consumer: &Consumer, queue: &Queue, name: &s
         name: name.to_owned(),
         partitions: 0,
         leaderless: 0,
+        silent: 0,
         timestamps: Err("there is no such topic".into()),
         lag: 0,
         lost: 0,
         newest: None,
     };
-    let numbers = match ask(consumer, name) {
-        Ok((numbers, leaderless)) => {
-            (state.partitions, state.leaderless) = (numbers.len(), leaderless);
-            numbers
+    let led = match ask(consumer, name) {
+        Ok(led) => {
+            (state.partitions, state.leaderless) = (led.len(), led.iter().filter(|p| p.leader.is_none()).count());
+            led
         }
         Err(Reason::NoSuchTopic) => return Ok(state),
         Err(Reason::NoAnswer(text)) => return Err(because(queue, text)),
     };
-    let numbers = &numbers[..numbers.len().min(LOOKED_AT)];
-    let positions = match committed(consumer, name, numbers.iter().copied()) {
+    let led = &led[..led.len().min(LOOKED_AT)];
+    let positions = match committed(consumer, name, led.iter().map(|p| p.number)) {
         Ok(positions) => positions,
         Err(Reason::NoAnswer(text)) => return Err(because(queue, text)),
         Err(Reason::NoSuchTopic) => return Ok(state),
     };
     let mut newest = None;
-    for number in numbers {
-        let Ok((low, high)) = consumer.fetch_watermarks(name, *number, ANSWER_WITHIN) else { continue };
+    // Asked once: a leader that doesn't answer takes its time each time.
+    let mut silent = BTreeSet::new();
+    for Led { number, leader } in led {
+        let Some(leader) = leader else { continue };
+        if silent.contains(leader) {
+            state.silent += 1;
+            continue;
+        }
+        let Ok((low, high)) = consumer.fetch_watermarks(name, *number, ANSWER_WITHIN) else {
+            silent.insert(*leader);
+            state.silent += 1;
+            continue;
+        };
         let offset = |n| u64::try_from(n).unwrap_or(0);
         let next = positions.get(number).copied().unwrap_or(offset(low));
         state.lost += offset(low).saturating_sub(next);

@@ -65,6 +65,10 @@ const NO_CLOCK: &str = "this topic has no trusted clock: a record ahead of its t
 /// The facility of the client's log for connections that fail; not all of these come as errors too.
 const CONNECTION_FAILED: &str = "FAIL";
 
+/// What a broker says over TLS when it wants a client's certificate, gets none or doesn't trust it.
+const REFUSED_CERTIFICATE: [&str; 4] =
+    ["alert bad certificate", "alert certificate required", "alert certificate unknown", "alert unknown ca"];
+
 /// A client that reads.
 pub(super) struct Reading<'a> {
     feed: &'a Feed,
@@ -448,6 +452,12 @@ pub(super) fn obstacle_of(event: &Event<'_>) -> Option<String> {
 fn obstacle(text: &str) -> String {
     let said = text.split_once("]: ").filter(|(thread, _)| thread.starts_with("[thrd:")).map_or(text, |(_, said)| said);
     let brief = said.split(" (after ").next().unwrap_or(said);
+    if REFUSED_CERTIFICATE.iter().any(|alert| said.contains(alert)) {
+        return format!(
+            "{brief}; the broker wants a client's certificate that it trusts: \"ssl.certificate.location\" and \
+             \"ssl.key.location\" name it"
+        );
+    }
     match said.contains("APIVERSION_QUERY") {
         true => format!("{brief}; does \"security.protocol\" fit this port?"),
         false => brief.to_owned(),

@@ -63,6 +63,16 @@ impl Engine {
 }
 
 impl Cluster {
+    /// Where its API is.
+    pub(crate) fn api(&self) -> &str {
+        &self.api
+    }
+
+    /// What it has of the machine's memory now, in MiB: `up`, and then each process.
+    pub(crate) fn memory(&self) -> Vec<u64> {
+        std::iter::once(self.up.id()).chain(self.processes()).map(resident).collect()
+    }
+
     /// Its processes that run now.
     fn processes(&self) -> Vec<u32> {
         let pid = self.up.id();
@@ -147,6 +157,13 @@ impl Drop for Cluster {
             eprintln!("{error}");
         }
     }
+}
+
+/// A process's resident memory in MiB; 0 of one that is gone.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
 /// A process that is neither gone nor a zombie.

@@ -1,5 +1,6 @@
 //! What the store ends with: three queries, of which each row comes as one JSON document, in two dialects.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +21,25 @@ pub(crate) struct Stored {
     pub(crate) events: Vec<Value>,
 }
 
+/// How much a store holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Rows of events; each has a key of its own.
+    pub(crate) events: u64,
+    /// Rows of sessions' lives, and the events that these have counted.
+    pub(crate) sessions: u64,
+    pub(crate) counted: u64,
+    /// Sessions of the alerts that hold, in order.
+    pub(crate) alerts: Vec<String>,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { events, sessions, counted, alerts } = self;
+        write!(f, "{events} events, {sessions} sessions that counted {counted} events, {} alerts", alerts.len())
+    }
+}
+
 /// A run's database.
 pub(crate) enum Database {
     Sqlite(PathBuf),
@@ -28,6 +48,8 @@ pub(crate) enum Database {
 
 /// How long one look may take.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How long counting may take.
+const COUNTED: Duration = Duration::from_secs(300);
 /// Where a PostgreSQL's address is told.
 const URL: &str = "DATABASE_URL";
 
@@ -49,6 +71,14 @@ const POSTGRES: [&str; 3] = [
     "SELECT json_build_object('time', time, 'tenant_id', tenant_id, 'agent_id', agent_id, 'session_id', session_id,
         'event_type', event_type, 'target', target, 'allowed', allowed, 'guard', guard, 'severity', severity,
         'metadata', metadata)::text FROM agent_events",
+];
+
+/// In either dialect.
+const COUNTS: [&str; 4] = [
+    "SELECT CAST(count(*) AS TEXT) FROM agent_events",
+    "SELECT CAST(count(*) AS TEXT) FROM sessions",
+    "SELECT CAST(coalesce(sum(events), 0) AS TEXT) FROM sessions",
+    "SELECT session_id FROM alerts WHERE status <> 'retracted' ORDER BY session_id",
 ];
 
 impl Database {
@@ -82,12 +112,7 @@ impl Database {
     /// # Errors
     /// It can't be read just now: it is down, or not set up yet.
     pub(crate) fn read(&self) -> anyhow::Result<Stored> {
-        let [alerts, sessions, events] = match self {
-            Database::Sqlite(path) => read_sqlite(path)?,
-            Database::Postgres { url, runtime } => runtime.block_on(async {
-                tokio::time::timeout(ANSWER, read_postgres(url)).await.context("the database doesn't answer")?
-            })?,
-        };
+        let [alerts, sessions, events] = self.select(SQLITE, POSTGRES, ANSWER)?;
         let parse = |rows: Vec<String>| -> anyhow::Result<Vec<Value>> {
             rows.iter().map(|row| Ok(serde_json::from_str(row)?)).collect()
         };
@@ -104,24 +129,53 @@ impl Database {
         }
         Ok(stored)
     }
+
+    /// How much it holds now.
+    ///
+    /// # Errors
+    /// As [`Database::read`].
+    pub(crate) fn count(&self) -> anyhow::Result<Counts> {
+        let [events, sessions, counted, alerts] = self.select(COUNTS, COUNTS, COUNTED)?;
+        let number = |rows: &[String]| -> anyhow::Result<u64> { Ok(rows.first().context("no row")?.parse()?) };
+        Ok(Counts { events: number(&events)?, sessions: number(&sessions)?, counted: number(&counted)?, alerts })
+    }
+
+    /// What each statement gives, as of one moment.
+    fn select<const N: usize>(
+        &self,
+        sqlite: [&str; N],
+        postgres: [&str; N],
+        within: Duration,
+    ) -> anyhow::Result<[Vec<String>; N]> {
+        match self {
+            Database::Sqlite(path) => read_sqlite(path, sqlite),
+            Database::Postgres { url, runtime } => runtime.block_on(async {
+                let read = tokio::time::timeout(within, read_postgres(url, postgres));
+                read.await.context("the database doesn't answer")?
+            }),
+        }
+    }
 }
 
-fn read_sqlite(path: &Path) -> anyhow::Result<[Vec<String>; 3]> {
+fn read_sqlite<const N: usize>(path: &Path, statements: [&str; N]) -> anyhow::Result<[Vec<String>; N]> {
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     db.busy_timeout(ANSWER)?;
-    let rows =
-        |sql: &str| -> rusqlite::Result<Vec<String>> { db.prepare(sql)?.query_map([], |row| row.get(0))?.collect() };
-    let [alerts, sessions, events] = SQLITE;
-    Ok([rows(alerts)?, rows(sessions)?, rows(events)?])
+    // One moment for all.
+    db.execute_batch("BEGIN")?;
+    let mut read = [const { Vec::new() }; N];
+    for (rows, sql) in read.iter_mut().zip(statements) {
+        *rows = db.prepare(sql)?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    }
+    Ok(read)
 }
 
-async fn read_postgres(url: &str) -> anyhow::Result<[Vec<String>; 3]> {
+async fn read_postgres<const N: usize>(url: &str, statements: [&str; N]) -> anyhow::Result<[Vec<String>; N]> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     let driver = tokio::spawn(connection);
-    // One moment for all three.
+    // One moment for all.
     client.batch_execute("SET TIME ZONE 'UTC'; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    let mut read: [Vec<String>; 3] = Default::default();
-    for (rows, sql) in read.iter_mut().zip(POSTGRES) {
+    let mut read = [const { Vec::new() }; N];
+    for (rows, sql) in read.iter_mut().zip(statements) {
         *rows = client.query(sql, &[]).await?.iter().map(|row| row.get(0)).collect();
     }
     driver.abort();

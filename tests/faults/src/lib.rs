@@ -4,18 +4,29 @@
 //!
 //! A seed gives rules, records and the [`Schedule`]; the moments within it are the machine's.
 //!
+//! Two runs measure instead of judging, since what they are about takes many events: [`store_outage`] and [`recovery`].
+//!
 //! Knows nothing of the engine but its command line, its configuration, and the tables of its stores.
 
 mod cluster;
 mod database;
+mod figures;
 mod judge;
+mod load;
 mod log;
+mod receiver;
+mod recovery;
 mod run;
 mod schedule;
 mod services;
+mod store_outage;
 mod stream;
+mod trial;
 mod wait;
 
+pub use recovery::{Recovery, recovery};
 pub use run::{Report, run};
 pub use schedule::{Fault, Kind, Moment, Schedule, Shape, Step};
 pub use services::{Services, Setup, SourceKind, StoreKind};
+pub use store_outage::{StoreOutage, store_outage};
+pub use trial::Scale;

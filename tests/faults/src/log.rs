@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clawdstrike_test_services::Kafka;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
@@ -17,6 +18,8 @@ use crate::wait::{DEADLINE, wait};
 const NAME: &str = "events";
 /// How long the broker may take for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long a producer that can take no more is left to itself.
+const LITTLE: Duration = Duration::from_millis(5);
 
 /// A log of lines.
 pub(crate) enum Log {
@@ -90,9 +93,15 @@ pub(crate) struct Topic {
 }
 
 impl Topic {
-    /// With the producers' clock, so that the largest timestamp so far is the reference time, as the judge has it.
-    pub(crate) fn create(kafka: &Arc<Kafka>, name: &str, partitions: usize) -> anyhow::Result<Topic> {
-        kafka.create_topic(name, partitions.try_into()?, &[]).map_err(anyhow::Error::msg)?;
+    /// Without a configuration, it has the producers' clock: the largest timestamp so far is the reference time, as the
+    /// judge has it.
+    pub(crate) fn create(
+        kafka: &Arc<Kafka>,
+        name: &str,
+        partitions: usize,
+        config: &[(&str, &str)],
+    ) -> anyhow::Result<Topic> {
+        kafka.create_topic(name, partitions.try_into()?, config).map_err(anyhow::Error::msg)?;
         let producer = ClientConfig::new()
             .set("bootstrap.servers", kafka.bootstrap())
             // A broker that is killed before it answers gets a record once all the same, and in its place.
@@ -114,8 +123,16 @@ impl Topic {
                 continue;
             }
             let record = BaseRecord::<(), [u8]>::to(&self.name).partition(partition.try_into()?).payload(line);
-            self.producer.send(record).map_err(|(error, _)| error)?;
+            let mut refused = self.producer.send(record).err();
+            while let Some((error, record)) = refused.take() {
+                if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+                    bail!(error);
+                }
+                self.producer.poll(LITTLE);
+                refused = self.producer.send(record).err();
+            }
         }
+        self.producer.poll(Duration::ZERO);
         Ok(())
     }
 

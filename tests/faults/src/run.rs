@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
+use tempfile::TempDir;
 
 use crate::cluster::{Cluster, Engine};
 use crate::database::Database;
@@ -55,13 +56,7 @@ pub fn run(binary: &Path, services: &Services, schedule: &Schedule) -> anyhow::R
     let mut run = Run::new(binary, services, schedule, folder.path())?;
     run.go(schedule).map_err(|error| {
         run.keep_log();
-        let last_words = last_lines(&run.engine.log_path());
-        let kept = folder.keep();
-        let rules = &run.stream.rules;
-        error.context(format!(
-            "{schedule}\nall of it is in \"{}\"\n{rules}\nthe engine's log ends:\n{last_words}",
-            kept.display()
-        ))
+        keep(folder, error).context(format!("{schedule}\n{}", run.stream.rules))
     })
 }
 
@@ -88,7 +83,7 @@ impl<'a> Run<'a> {
         let stream = Stream::generate(schedule.seed, schedule.partitions);
         let name = fresh(schedule.seed);
         let log = match &services.kafka {
-            Some(kafka) => Log::Topic(Topic::create(kafka, &name, schedule.partitions)?),
+            Some(kafka) => Log::Topic(Topic::create(kafka, &name, schedule.partitions, &[])?),
             None => Log::file(folder)?,
         };
         let database = match &services.postgres {
@@ -234,6 +229,13 @@ impl<'a> Run<'a> {
             }
         }
     }
+}
+
+/// Keeps the folder of a run that failed, and says where it is and how the engine's log ends.
+pub(crate) fn keep(folder: TempDir, error: anyhow::Error) -> anyhow::Error {
+    let kept = folder.keep();
+    let last_words = last_lines(&kept.join("log"));
+    error.context(format!("all of it is in \"{}\"\nthe engine's log ends:\n{last_words}", kept.display()))
 }
 
 fn last_lines(path: &Path) -> String {

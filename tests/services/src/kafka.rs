@@ -1,21 +1,24 @@
-//! Apache Kafka: one node that is broker and controller (KRaft). Knows nothing of what is in a topic.
+//! Apache Kafka: one node or several, each broker and controller (KRaft). Knows nothing of what is in a topic.
 
+mod leaders;
+mod node;
 mod secure;
 mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::files::{RunFolder, base, copy_folder, told};
 use crate::install::{LOCAL_DEADLINE, Maven, maven, package};
-use crate::port::Port;
-use crate::process::{POLL, run};
+use crate::process::run;
 use crate::server::{Server, Service, Spec, explain};
 use crate::versions::{KAFKA, SLF4J};
 
+use node::Node;
 use secure::Secure;
 pub use secure::{SecureKafka, kafka_secure};
 
@@ -25,15 +28,16 @@ const NEEDS: &str = "\"java\" 17 or newer and \"mvn\" on PATH; debian: apt-get i
 const CLUSTER_ID: &str = "Y2xhd2RzdHJpa2VfZWRyXw";
 /// How long one of Kafka's own tools may take. A Java process on a busy machine: seconds.
 const TOOL_DEADLINE: Duration = Duration::from_secs(120);
-/// How long until each partition of a new topic has a leader.
-const LEADER_DEADLINE: Duration = Duration::from_secs(60);
+/// A broker that is alone, and one of several, for which a machine's memory has to be enough.
+const HEAPS: [&str; 2] = ["-Xmx512m", "-Xmx256m"];
 
 /// A Kafka broker. Topics that are written or asked for come into being with one partition
-/// (`auto.create.topics.enable`); a consumer group starts without delay.
+/// (`auto.create.topics.enable`), on all brokers of its cluster; a consumer group starts without delay.
 pub struct Kafka {
     server: Server,
-    port: Port,
-    _controller: Port,
+    node: Node,
+    /// Of its cluster; all of them have every topic.
+    brokers: usize,
     home: PathBuf,
 }
 
@@ -45,34 +49,59 @@ pub fn kafka() -> Result<Kafka, String> {
     start(None)
 }
 
-/// Starts a broker; `secure` are listeners beside the plain one.
+/// Starts so many brokers that are one cluster, at most nine, and waits until each serves clients. They are numbered from
+/// 1; more than half of them must run, since all are controllers.
+///
+/// # Errors
+/// As [`kafka`].
+pub fn kafka_brokers(count: usize) -> Result<Vec<Kafka>, String> {
+    let nodes = Node::all(count)?;
+    let voters: Vec<String> = nodes.iter().map(Node::voter).collect();
+    let start = |node| {
+        let voters = voters.clone();
+        // None of them serves clients before most of them run.
+        std::thread::spawn(move || start_node(node, &voters, None))
+    };
+    let starting: Vec<JoinHandle<_>> = nodes.into_iter().map(start).collect();
+    let started =
+        starting.into_iter().map(|broker| broker.join().map_err(|_| "starting a broker panicked".to_owned())?);
+    started.collect()
+}
+
+/// Starts a broker that is alone; `secure` are listeners beside the plain one.
 fn start(secure: Option<&Secure>) -> Result<Kafka, String> {
+    let node = Node::all(1)?.remove(0);
+    let voters = [node.voter()];
+    start_node(node, &voters, secure)
+}
+
+fn start_node(node: Node, voters: &[String], secure: Option<&Secure>) -> Result<Kafka, String> {
     let base = base(false)?;
     let home = package(&base, NAME, KAFKA, install).map_err(|e| explain(NAME, &e, NEEDS))?;
     let folder = RunFolder::create(&base, NAME)?;
     let data = folder.path().join("data");
     copy_folder(&home.join("formatted"), &data)?;
-    let (port, controller) = (Port::claim()?, Port::claim()?);
+    node.own(&data)?;
     let properties = folder.path().join("server.properties");
-    let mut text = properties_text(port.number(), controller.number(), &data, secure);
+    let mut text = node.properties(voters, &data, secure);
     if let Some(secure) = secure {
         text.push_str(&secure.properties(folder.path())?);
     }
     std::fs::write(&properties, text).map_err(|e| told("write", &properties, &e))?;
-    let (broker, java_home) = (port.number(), home.clone());
+    let (port, java_home, heap) = (node.port.number(), home.clone(), HEAPS[usize::from(voters.len() > 1)]);
     let spec = Spec {
         name: NAME,
         needs: NEEDS,
         command: Box::new(move || {
             let mut command = java(&java_home);
-            command.arg("-Xmx512m").arg("kafka.Kafka").arg(&properties);
+            command.arg(heap).arg("kafka.Kafka").arg(&properties);
             command
         }),
-        probe: Box::new(move || wire::brokers(broker)),
+        probe: Box::new(move || wire::brokers(port)),
         stop: Signal::TERM,
         discard: Signal::KILL,
     };
-    Ok(Kafka { server: Server::start(spec, folder)?, port, _controller: controller, home })
+    Ok(Kafka { server: Server::start(spec, folder)?, node, brokers: voters.len(), home })
 }
 
 impl Service for Kafka {
@@ -84,7 +113,16 @@ impl Service for Kafka {
 impl Kafka {
     /// The address for `bootstrap.servers`: `127.0.0.1:<port>`.
     pub fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.port.number())
+        format!("127.0.0.1:{}", self.port())
+    }
+
+    fn port(&self) -> u16 {
+        self.node.port.number()
+    }
+
+    /// Its number in its cluster, from 1.
+    pub fn number(&self) -> usize {
+        self.node.number
     }
 
     /// Creates a topic and waits until each partition has a leader. `config` is the topic's own configuration, as in
@@ -93,8 +131,8 @@ impl Kafka {
     /// # Errors
     /// If the topic exists, the broker refuses the configuration, or it isn't running.
     pub fn create_topic(&self, name: &str, partitions: u32, config: &[(&str, &str)]) -> Result<(), String> {
-        wire::create_topic(self.port.number(), name, partitions, config)
-            .and_then(|()| self.await_leaders(name, partitions))
+        wire::create_topic(self.port(), name, partitions, self.brokers, config)
+            .and_then(|()| self.await_led(name, partitions))
             .map_err(|e| format!("can't create topic \"{name}\": {e}"))
     }
 
@@ -103,8 +141,8 @@ impl Kafka {
     /// # Errors
     /// If there is no such topic, it has as many partitions already, or the broker isn't running.
     pub fn add_partitions(&self, name: &str, total: u32) -> Result<(), String> {
-        wire::add_partitions(self.port.number(), name, total)
-            .and_then(|()| self.await_leaders(name, total))
+        wire::add_partitions(self.port(), name, total)
+            .and_then(|()| self.await_led(name, total))
             .map_err(|e| format!("can't add partitions to topic \"{name}\": {e}"))
     }
 
@@ -174,21 +212,6 @@ impl Kafka {
             .args(arguments);
         run(&mut command, input, self.server.folder().path(), TOOL_DEADLINE).map_err(|e| explain(class, &e, NEEDS))
     }
-
-    fn await_leaders(&self, topic: &str, partitions: u32) -> Result<(), String> {
-        let until = Instant::now() + LEADER_DEADLINE;
-        loop {
-            let led = wire::led_partitions(self.port.number(), topic)?;
-            if led >= partitions as usize {
-                return Ok(());
-            }
-            if Instant::now() >= until {
-                let seconds = LEADER_DEADLINE.as_secs();
-                return Err(format!("{led} of {partitions} partitions have a leader after {seconds} s"));
-            }
-            std::thread::sleep(POLL);
-        }
-    }
 }
 
 fn java(home: &Path) -> Command {
@@ -206,42 +229,11 @@ fn install(folder: &Path) -> Result<(), String> {
     ];
     maven(folder, &artifacts, Maven::CopyJars)?;
     let properties = folder.join("format.properties");
-    // Any ports: this broker never starts.
-    let text = properties_text(1, 2, &folder.join("formatted"), None);
+    // This broker never starts: each that does makes a copy of its folder its own.
+    let node = Node::all(1)?.remove(0);
+    let text = node.properties(&[node.voter()], &folder.join("formatted"), None);
     std::fs::write(&properties, text).map_err(|e| told("write", &properties, &e))?;
     let mut command = java(folder);
     command.args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"]).arg(&properties);
     run(&mut command, "", folder, LOCAL_DEADLINE).map(drop)
-}
-
-/// A small broker: one node, so every replication factor is 1; internal topics with one partition start sooner.
-fn properties_text(broker: u16, controller: u16, data: &Path, secure: Option<&Secure>) -> String {
-    let listeners = secure.map(Secure::listeners).unwrap_or_default();
-    format!(
-        "process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}{listeners}
-advertised.listeners=PLAINTEXT://127.0.0.1:{broker}{listeners}
-controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
-inter.broker.listener.name=PLAINTEXT
-log.dirs={}
-num.partitions=1
-default.replication.factor=1
-auto.create.topics.enable=true
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-share.coordinator.state.topic.num.partitions=1
-group.initial.rebalance.delay.ms=0
-log.cleaner.dedupe.buffer.size=8388608
-log.cleaner.backoff.ms=200
-",
-        data.display()
-    )
 }

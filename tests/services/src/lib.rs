@@ -27,7 +27,7 @@ mod server;
 mod timescale;
 mod versions;
 
-pub use kafka::{Kafka, SecureKafka, kafka, kafka_secure};
+pub use kafka::{Kafka, SecureKafka, kafka, kafka_brokers, kafka_secure};
 pub use postgres::{Postgres, postgres};
 pub use s3::{S3, s3, s3_without_conditions};
 pub use server::Service;

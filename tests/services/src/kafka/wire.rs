@@ -1,6 +1,7 @@
 //! The four requests of Kafka's protocol that starting a broker and its topics take, in versions without tagged fields.
 //! Its own tools would take a Java process, and seconds, for each. No client: nothing is produced or consumed here.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -23,8 +24,8 @@ pub(super) fn brokers(port: u16) -> Result<(), String> {
     }
 }
 
-/// How many partitions of a topic have a leader; none if the topic isn't known.
-pub(super) fn led_partitions(port: u16, topic: &str) -> Result<usize, String> {
+/// The number of the broker that leads each partition of a topic, in order; none if the topic isn't known.
+pub(super) fn leaders(port: u16, topic: &str) -> Result<Vec<Option<usize>>, String> {
     let mut answer = metadata(port, &[topic])?;
     answer.i32()?; // throttle time
     for _ in 0..answer.i32()? {
@@ -35,16 +36,17 @@ pub(super) fn led_partitions(port: u16, topic: &str) -> Result<usize, String> {
     }
     answer.text()?; // cluster id
     answer.i32()?; // controller id
-    let mut led = 0;
+    let mut leaders = BTreeMap::new();
     for _ in 0..answer.i32()? {
         answer.i16()?; // error: seen as partitions without a leader
         answer.text()?; // name
         answer.i8()?; // internal
         for _ in 0..answer.i32()? {
             let error = answer.i16()?;
-            answer.i32()?; // partition
-            let leader = answer.i32()?;
-            led += usize::from(error == 0 && leader >= 0);
+            let (partition, leader) = (answer.i32()?, answer.i32()?);
+            // That a replica is away (9) doesn't matter to clients.
+            let led = matches!(error, 0 | 9);
+            leaders.insert(partition, usize::try_from(leader).ok().filter(|_| led));
             for _ in 0..2 {
                 // replicas, in-sync replicas
                 for _ in 0..answer.i32()? {
@@ -53,7 +55,7 @@ pub(super) fn led_partitions(port: u16, topic: &str) -> Result<usize, String> {
             }
         }
     }
-    Ok(led)
+    Ok(leaders.into_values().collect())
 }
 
 fn metadata(port: u16, topics: &[&str]) -> Result<Answer, String> {
@@ -66,13 +68,19 @@ fn metadata(port: u16, topics: &[&str]) -> Result<Answer, String> {
     request.send(port, METADATA)
 }
 
-/// Creates a topic with one replica.
-pub(super) fn create_topic(port: u16, name: &str, partitions: u32, config: &[(&str, &str)]) -> Result<(), String> {
+/// Creates a topic with so many replicas.
+pub(super) fn create_topic(
+    port: u16,
+    name: &str,
+    partitions: u32,
+    replicas: usize,
+    config: &[(&str, &str)],
+) -> Result<(), String> {
     let mut request = Request::default();
     request.length(1)?;
     request.text(name)?;
     request.length(partitions as usize)?;
-    request.i16(1); // replicas
+    request.i16(i16::try_from(replicas).map_err(|_| format!("{replicas} replicas don't fit 15 bits"))?);
     request.length(0)?; // assigned by the controller
     request.length(config.len())?;
     for (key, value) in config {
