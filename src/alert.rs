@@ -100,6 +100,88 @@ pub struct Alert {
     pub shadow: bool,
     /// The first match's ending event as it was received.
     pub trigger_event: String,
+    /// What analysts have done with it.
+    #[serde(default)]
+    pub handling: Handling,
+}
+
+/// What analysts have done with an alert: notes in the order of their times, each once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handling(Vec<Note>);
+
+/// One thing that an analyst did with an alert.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Note {
+    /// When, microseconds since 1970 by the wall clock.
+    pub at: i64,
+    /// Who: a token's name, or `anonymous`.
+    pub by: String,
+    /// What.
+    pub deed: Deed,
+    /// In their words; empty if they said nothing.
+    pub comment: String,
+    /// Matches that the alert had then.
+    pub matches: u64,
+}
+
+/// What analysts may do with an alert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Deed {
+    /// Has seen it, and takes care of it.
+    Acknowledge,
+    /// Is done with it. A further match opens it again.
+    Close,
+    /// Says something.
+    Comment,
+}
+
+impl Handling {
+    /// Notes that one alert keeps; of more, the first go.
+    pub const NOTES: usize = 100;
+    /// Bytes of a comment.
+    pub const COMMENT_BYTES: usize = 4_096;
+
+    /// One note.
+    pub fn of(note: Note) -> Handling {
+        Handling(vec![note])
+    }
+
+    /// The notes, the oldest first.
+    pub fn notes(&self) -> &[Note] {
+        &self.0
+    }
+
+    /// The alert has so many matches now.
+    pub fn made_at(&mut self, matches: u64) {
+        self.0.iter_mut().for_each(|note| note.matches = matches);
+    }
+
+    /// Takes over what another version of the alert knows.
+    pub fn join(&mut self, other: Handling) {
+        self.0.extend(other.0);
+        self.0.sort();
+        self.0.dedup();
+        let surplus = self.0.len().saturating_sub(Handling::NOTES);
+        self.0.drain(..surplus);
+    }
+
+    /// Where an alert stands that detection found to be like this.
+    pub fn status(&self, found: Status, matches: u64) -> Status {
+        let latest = self.0.iter().rev().find(|note| note.deed != Deed::Comment);
+        match (found, latest.map(|note| note.deed)) {
+            (Status::Open | Status::Updated, Some(Deed::Acknowledge)) => Status::Acknowledged,
+            (Status::Open | Status::Updated, Some(Deed::Close)) if latest.is_some_and(|n| n.matches >= matches) => {
+                Status::Closed
+            }
+            _ => found,
+        }
+    }
+
+    fn to_json(&self) -> Vec<Value> {
+        let note = |n: &Note| json!({"time": time::format(n.at), "by": n.by, "deed": n.deed, "comment": n.comment});
+        self.0.iter().map(note).collect()
+    }
 }
 
 impl Alert {
@@ -131,6 +213,9 @@ impl Alert {
         }
         if self.shadow {
             out["shadow"] = json!(true);
+        }
+        if !self.handling.notes().is_empty() {
+            out["handling"] = json!(self.handling.to_json());
         }
         out
     }

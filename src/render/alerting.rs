@@ -16,7 +16,7 @@ use super::hit::Payload;
 use super::log::{Entry, Log};
 use super::rules::RuleInfo;
 use super::units;
-use crate::alert::{Alert, Evidence, Status};
+use crate::alert::{Alert, Evidence, Handling, Status};
 
 /// Alerts of one rule in one group that may still change.
 #[derive(Debug)]
@@ -195,6 +195,7 @@ impl Chains2Alerts<'_> {
             run_actions: !rule.shadow,
             shadow: rule.shadow,
             trigger_event: String::from_utf8_lossy(end.raw()).into_owned(),
+            handling: Handling::default(),
         })
     }
 

@@ -17,7 +17,7 @@ use timely::dataflow::{Scope, StreamVec};
 use super::control::Command;
 use super::detect::{AlertVersion, Origin, Part, Shared};
 use super::settings::Settings;
-use crate::alert::{Alert, Status};
+use crate::alert::{Alert, Handling, Status};
 use crate::frame::{self, Kind};
 use crate::spool::Spool;
 use crate::view::{AgentView, Query, Rows, compare_alerts};
@@ -68,6 +68,8 @@ struct View {
     open: HashMap<u128, u64>,
     /// Until the cluster has read again what a killed run had read: alerts that left the view.
     left: Option<HashSet<String>>,
+    /// Until then too: what analysts had done with alerts that may come.
+    handled: HashMap<String, Handling>,
     spool: Option<Rc<RefCell<Spool>>>,
     /// Frames of what changed since the last cut.
     frames: Vec<u8>,
@@ -99,6 +101,7 @@ pub fn view<'scope>(
         oldest: BTreeSet::new(),
         open: HashMap::new(),
         left: spool.is_some().then(HashSet::new),
+        handled: HashMap::new(),
         spool,
         frames: Vec::new(),
     };
@@ -136,6 +139,11 @@ pub fn view<'scope>(
                             let told = view.reconcile(epoch, suspects.alerts);
                             alerts_out.session(&caps[0]).give_iterator(told.into_iter());
                         }
+                        Command::Handle(handled) => {
+                            let told: Vec<_> =
+                                handled.into_iter().filter_map(|(id, h)| view.handle(epoch, id, h)).collect();
+                            alerts_out.session(&caps[0]).give_iterator(told.into_iter());
+                        }
                         _ => {}
                     }
                 }
@@ -149,6 +157,7 @@ impl View {
     /// Takes a version into the view, with its session's risk; gives what the world doesn't know yet.
     fn take(&mut self, epoch: u64, version: AlertVersion) -> Option<AlertVersion> {
         let AlertVersion { session, mut alert, origin } = version;
+        self.carry_on(&mut alert, origin);
         if origin == Origin::Made {
             let groups = self.shared.groups.borrow();
             let view = groups.get(session).and_then(|g| g.session.as_ref());
@@ -179,6 +188,40 @@ impl View {
         (origin != Origin::Kept { told: true }).then_some(AlertVersion { session, alert, origin })
     }
 
+    /// Detection knows nothing of analysts: what they have done is carried from version to version.
+    fn carry_on(&mut self, alert: &mut Alert, origin: Origin) {
+        if let Some(handling) = self.handled.remove(&alert.alert_id) {
+            alert.handling.join(handling);
+        }
+        if let Some(old) = self.alerts.get(&alert.alert_id).map(|kept| &kept.alert) {
+            alert.handling.join(old.handling.clone());
+            if origin == Origin::Made {
+                // What an analyst did may have made a version of this very epoch.
+                alert.revision = alert.revision.max(old.revision + 1);
+            }
+        }
+        alert.status = alert.handling.status(alert.status, alert.match_count);
+    }
+
+    /// What an analyst has done with an alert makes a version of it. While an alert may still come, because what an earlier
+    /// run had read is read again, it is kept for that.
+    fn handle(&mut self, epoch: u64, id: String, mut handling: Handling) -> Option<AlertVersion> {
+        let Some(kept) = self.alerts.get(&id) else {
+            if self.left.is_some() {
+                self.handled.entry(id).or_default().join(handling);
+            }
+            return None;
+        };
+        let (session, mut alert) = (kept.session, kept.alert.clone());
+        handling.made_at(alert.match_count);
+        alert.handling.join(handling);
+        if alert.status != Status::Retracted {
+            alert.status = if alert.match_count > 1 { Status::Updated } else { Status::Open };
+        }
+        alert.revision = epoch;
+        self.take(epoch, AlertVersion { session, alert, origin: Origin::Made })
+    }
+
     /// Puts aside a version, or that an alert has left the view. The key goes where the session's goes.
     fn keep(&mut self, epoch: u64, session: u128, id: &str, alert: Option<&Alert>) {
         if self.spool.is_none() {
@@ -206,6 +249,7 @@ impl View {
     /// of by this run.
     fn reconcile(&mut self, epoch: u64, told: Vec<Alert>) -> Vec<AlertVersion> {
         let left = self.left.take().unwrap_or_default();
+        self.handled.clear();
         let told = told.into_iter().filter(|alert| !left.contains(&alert.alert_id));
         told.filter_map(|alert| self.as_it_stands(epoch, alert)).collect()
     }
@@ -324,5 +368,92 @@ fn add_agent(agents: &mut BTreeMap<(String, String), AgentView>, row: AgentView)
             sum.max_risk = sum.max_risk.max(row.max_risk);
             sum.last_seen = sum.last_seen.max(row.last_seen);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::groups::Groups;
+    use super::*;
+    use crate::alert::{Deed, Note};
+    use crate::config::Limits;
+
+    fn view() -> View {
+        let groups = Rc::new(RefCell::new(Groups::new()));
+        let shared = Shared { place: (0, 1), groups, totals: Rc::default(), hasher: Rc::default() };
+        View {
+            settings: Settings::new(&Limits::default(), Vec::new()),
+            shared,
+            alerts: HashMap::new(),
+            oldest: BTreeSet::new(),
+            open: HashMap::new(),
+            left: Some(HashSet::new()),
+            handled: HashMap::new(),
+            spool: None,
+            frames: Vec::new(),
+        }
+    }
+
+    /// A version as detection makes it.
+    fn version(revision: u64, status: Status, match_count: u64) -> AlertVersion {
+        let json = serde_json::json!({"alert_id": "x", "revision": revision, "rule_id": "R", "rule_name": "n",
+            "rule_version": "v", "severity": "low", "status": status, "superseded_by": null, "tenant_id": "",
+            "group": [], "agent_id": "a", "session_id": "s", "first_seen": 1, "last_seen": 1,
+            "match_count": match_count, "risk_score": 0.0, "evidence": [], "attack": [], "actions": [],
+            "run_actions": true, "shadow": false, "trigger_event": "{}"});
+        let alert = serde_json::from_value(json).expect("an alert of before there was handling");
+        AlertVersion { session: 7, alert, origin: Origin::Made }
+    }
+
+    fn did(at: i64, deed: Deed) -> Handling {
+        Handling::of(Note { at, by: "ann".into(), deed, comment: String::new(), matches: 0 })
+    }
+
+    fn told(version: Option<AlertVersion>) -> (Status, u64, usize) {
+        let alert = version.expect("a version").alert;
+        (alert.status, alert.revision, alert.handling.notes().len())
+    }
+
+    #[test]
+    fn what_analysts_did_is_carried_from_version_to_version() {
+        let mut view = view();
+        assert_eq!(told(view.take(10, version(10, Status::Open, 1))), (Status::Open, 10, 0));
+        assert_eq!(told(view.handle(10, "x".into(), did(1, Deed::Acknowledge))), (Status::Acknowledged, 11, 1));
+        // The next epoch is no later than the version that the note made: a store must not take them for the same one.
+        assert_eq!(told(view.take(11, version(11, Status::Updated, 2))), (Status::Acknowledged, 12, 1));
+        assert_eq!(told(view.handle(20, "x".into(), did(2, Deed::Close))), (Status::Closed, 20, 2));
+        assert_eq!(view.open.get(&7), None);
+        assert_eq!(told(view.handle(21, "x".into(), did(3, Deed::Comment))), (Status::Closed, 21, 3));
+        // A match after it was closed opens it again.
+        assert_eq!(told(view.take(30, version(30, Status::Updated, 3))), (Status::Updated, 30, 3));
+        assert_eq!(view.open.get(&7), Some(&1));
+        assert_eq!(told(view.take(31, version(31, Status::Retracted, 3))), (Status::Retracted, 31, 3));
+        assert_eq!(told(view.handle(32, "x".into(), did(4, Deed::Acknowledge))), (Status::Retracted, 32, 4));
+        assert!(view.handle(33, "y".into(), did(5, Deed::Close)).is_none());
+    }
+
+    #[test]
+    fn what_analysts_did_before_a_restart_waits_for_the_alert() {
+        let mut view = view();
+        let mut before = did(1, Deed::Close);
+        before.made_at(2);
+        assert!(view.handle(1, "x".into(), before).is_none());
+        // Read again, the alert has as many matches as when it was closed only in the end.
+        assert_eq!(told(view.take(10, version(10, Status::Open, 1))), (Status::Closed, 10, 1));
+        assert_eq!(told(view.take(11, version(11, Status::Updated, 2))), (Status::Closed, 11, 1));
+        assert_eq!(told(view.take(12, version(12, Status::Updated, 3))), (Status::Updated, 12, 1));
+        view.reconcile(13, Vec::new());
+        assert!(view.handled.is_empty());
+    }
+
+    #[test]
+    fn an_alert_keeps_the_latest_notes_and_each_once() {
+        let mut handling = Handling::default();
+        for at in 0..150 {
+            handling.join(did(at, Deed::Comment));
+            handling.join(did(at, Deed::Comment));
+        }
+        assert_eq!(handling.notes().len(), Handling::NOTES);
+        assert_eq!(handling.notes().first().map(|n| n.at), Some(50));
     }
 }

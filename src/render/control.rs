@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::class::ClassDef;
-use crate::alert::Alert;
+use crate::alert::{Alert, Handling};
 use crate::inbox::PartitionId;
 use crate::session::SessionKey;
 use crate::view::Query;
@@ -31,6 +31,9 @@ pub enum Command {
     Checkpoint,
     /// These left an earlier run after the checkpoint that this one began with, and all that it had read is read again.
     Reconcile(#[serde(with = "super::json")] Box<Suspects>),
+    /// What analysts have done with alerts, by `alert_id`: just now, or, before anything is read, as far as an earlier run was
+    /// told of it after the checkpoint.
+    Handle(Vec<(String, Handling)>),
     /// Read no more: the cluster is stopping.
     Drain,
     /// Answer a question as of this epoch.

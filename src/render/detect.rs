@@ -421,7 +421,7 @@ impl Detect {
             Command::Live => self.revive(epoch),
             Command::Checkpoint => self.cut(epoch),
             Command::Reconcile(suspects) => self.reconcile(&suspects.sessions),
-            Command::Drain => {}
+            Command::Drain | Command::Handle(_) => {}
             Command::Peek { id, query } => self.answer(id, query),
         }
     }

@@ -291,7 +291,7 @@ impl Ingest {
                 }
             }
             Command::Drain => self.draining = true,
-            Command::Peek { .. } | Command::Reconcile(_) => {}
+            Command::Peek { .. } | Command::Reconcile(_) | Command::Handle(_) => {}
         }
     }
 

@@ -114,9 +114,10 @@ impl Orchestrator {
     /// its end: what a dropped future had not queued yet is lost.
     pub async fn submit(&self, epoch: u64, alert: Arc<Alert>) {
         let jobs = match alert.status {
-            Status::Open | Status::Updated if alert.run_actions => self.actions_due(&alert),
             Status::Retracted => self.retraction_due(&alert),
-            Status::Open | Status::Updated | Status::Acknowledged | Status::Closed => return,
+            // Also what an analyst was faster with: of several versions of an epoch only the last comes here.
+            _ if alert.run_actions => self.actions_due(&alert),
+            _ => return,
         };
         self.shared.progress.begin(epoch, jobs.len());
         let weight = weight_kib(&alert, self.shared.limits.queue_kib);

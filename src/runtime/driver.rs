@@ -308,6 +308,7 @@ impl Sequence {
         self.built.commands.send(Command::Start { secret, now: self.given.now, restored: self.given.restored });
         let rules = (*self.given.rules).clone();
         self.built.commands.send(Command::Rules(Box::new(rules)));
+        self.built.commands.send(Command::Handle(self.given.told.handled()));
         while self.failure.get().is_none() && !self.is_done() {
             self.go_live(worker.peers());
             if self.live.is_some() {
@@ -433,6 +434,7 @@ impl Sequence {
                     self.questions.insert(id, answer);
                     self.send(Command::Peek { id, query });
                 }
+                Request::Handle(id, handling) => self.send(Command::Handle(vec![(id, handling)])),
                 Request::Rules(set, loaded) => {
                     self.send(Command::Rules(Box::new((*set).clone())));
                     self.loads.push((self.epoch, loaded));

@@ -6,10 +6,10 @@ use clawdstrike_rules::plan::RuleSet;
 use clawdstrike_rules::{Diagnostic, SourceFile};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::alert::Alert;
+use crate::alert::{Alert, Handling, Note};
 use crate::inbox::Waker;
 use crate::session::SessionView;
-use crate::view::{Answer, Query};
+use crate::view::{Answer, Query, Rows};
 
 /// Requests that may wait for the dataflow.
 pub const REQUESTS: usize = 1024;
@@ -20,6 +20,8 @@ pub const WATCH_LAG: usize = 4096;
 pub enum Request {
     /// Answer a question as of one epoch.
     Peek(Query, oneshot::Sender<Answer>),
+    /// An analyst has done this with an alert of this id. There is no answer but a version of it that says so.
+    Handle(String, Handling),
     /// Switch all workers to this rule set at one epoch.
     Rules(Arc<RuleSet>, oneshot::Sender<u64>),
 }
@@ -162,6 +164,40 @@ impl Handle {
         Ok(active)
     }
 
+    /// Notes what an analyst did with an alert; gives the version that says so, which is durable then. `None`: there is no
+    /// such alert in the live view.
+    pub async fn handle_alert(&self, id: &str, note: Note) -> Result<Option<Arc<Alert>>, EngineError> {
+        let known = |answer: Answer| matches!(answer.rows, Rows::Alerts(rows) if !rows.is_empty());
+        if !known(self.peek(Query::Alert(id.to_owned())).await?) {
+            return Ok(None);
+        }
+        let mut changes = self.watch();
+        let (at, by) = (note.at, note.by.clone());
+        let says_so = |alert: &Alert| {
+            alert.alert_id == id && alert.handling.notes().iter().any(|note| note.at == at && note.by == by)
+        };
+        let wait = async {
+            let request = Request::Handle(id.to_owned(), Handling::of(note));
+            self.requests.send(request).await.map_err(|_| EngineError::Stopping)?;
+            self.waker.wake();
+            loop {
+                match changes.recv().await {
+                    Ok(Change::Alert(alert)) if says_so(&alert) => return Ok(Some(alert)),
+                    // What was missed may have been it; the next version of another alert won't be.
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        let Rows::Alerts(rows) = self.peek(Query::Alert(id.to_owned())).await?.rows else { continue };
+                        if let Some(alert) = rows.into_iter().find(says_so) {
+                            return Ok(Some(Arc::new(alert)));
+                        }
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return Err(EngineError::Stopping),
+                    Ok(_) => {}
+                }
+            }
+        };
+        in_time(wait).await
+    }
+
     /// The rule set in force.
     pub fn rules(&self) -> Arc<ActiveRules> {
         self.rules.borrow().clone()
@@ -183,8 +219,11 @@ impl Handle {
             self.waker.wake();
             answer.await.map_err(|_| EngineError::Stopping)
         };
-        tokio::time::timeout(std::time::Duration::from_secs(REQUEST_SECONDS), wait)
-            .await
-            .unwrap_or(Err(EngineError::Timeout(REQUEST_SECONDS)))
+        in_time(wait).await
     }
+}
+
+async fn in_time<T>(wait: impl Future<Output = Result<T, EngineError>>) -> Result<T, EngineError> {
+    let limit = std::time::Duration::from_secs(REQUEST_SECONDS);
+    tokio::time::timeout(limit, wait).await.unwrap_or(Err(EngineError::Timeout(REQUEST_SECONDS)))
 }

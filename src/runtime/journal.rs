@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use serde::{Deserialize, Serialize};
 
 use super::driver::{Cuts, Outlet};
-use crate::alert::Alert;
+use crate::alert::{Alert, Handling};
 use crate::checkpoint::{Sealed, Storage, StorageError};
 use crate::inbox::PartitionId;
 use crate::render::control::Suspects;
@@ -80,6 +80,12 @@ impl Told {
     /// Everything that had been read then is read again.
     pub fn is_reached(&self, totals: &Totals) -> bool {
         self.positions.iter().all(|(id, next)| totals.positions.get(id).is_some_and(|now| now >= next))
+    }
+
+    /// What analysts had done with the alerts, which no run finds out by itself.
+    pub fn handled(&self) -> Vec<(String, Handling)> {
+        let handled = self.alerts.values().filter(|alert| !alert.handling.notes().is_empty());
+        handled.map(|alert| (alert.alert_id.clone(), alert.handling.clone())).collect()
     }
 
     /// What this run hasn't told of by itself.

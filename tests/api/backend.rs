@@ -48,7 +48,7 @@ impl Engine {
         let rules = Arc::new(watch::Sender::new(Arc::new(no_rules())));
         let (stats, stats_seen) = watch::channel(Stats { epoch: 7, ..Stats::default() });
         let handle = Handle::new(requests, changes.clone(), rules, stats_seen);
-        let backend = tokio::spawn(answer(inbox));
+        let backend = tokio::spawn(answer(inbox, changes.clone()));
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async {
             // Dropping the sender stops the server too.
@@ -106,12 +106,20 @@ fn no_rules() -> ActiveRules {
     ActiveRules { set: Arc::default(), warnings: Vec::new(), files: Vec::new(), epoch: 0, last_error: None }
 }
 
-async fn answer(mut inbox: mpsc::Receiver<Request>) {
+async fn answer(mut inbox: mpsc::Receiver<Request>, changes: broadcast::Sender<Change>) {
     let mut epoch = 7;
     while let Some(request) = inbox.recv().await {
         // A client that has gone wants no answer.
         let _ = match request {
             Request::Peek(query, to) => to.send(peek(epoch, query)).map_err(drop),
+            Request::Handle(id, handling) => {
+                if let Some(mut alert) = alerts().into_iter().find(|a| a.alert_id == id) {
+                    alert.status = handling.status(alert.status, alert.match_count);
+                    alert.handling = handling;
+                    let _ = changes.send(Change::Alert(Arc::new(alert)));
+                }
+                Ok(())
+            }
             Request::Rules(_, to) => {
                 epoch += 1;
                 to.send(epoch).map_err(drop)
@@ -230,6 +238,7 @@ pub(crate) fn alert(id: &str, severity: Severity, status: Status) -> Alert {
         run_actions: true,
         shadow: false,
         trigger_event: "{}".into(),
+        handling: Default::default(),
     }
 }
 
