@@ -115,9 +115,9 @@ impl Orchestrator {
     pub async fn submit(&self, epoch: u64, alert: Arc<Alert>) {
         let jobs = match alert.status {
             Status::Retracted => self.retraction_due(&alert),
-            // Also what an analyst was faster with: of several versions of an epoch only the last comes here.
-            _ if alert.run_actions => self.actions_due(&alert),
-            _ => return,
+            // An alert that is acknowledged before its actions were carried out still wants them; one that is closed doesn't.
+            Status::Open | Status::Updated | Status::Acknowledged if alert.run_actions => self.actions_due(&alert),
+            Status::Open | Status::Updated | Status::Acknowledged | Status::Closed => return,
         };
         self.shared.progress.begin(epoch, jobs.len());
         let weight = weight_kib(&alert, self.shared.limits.queue_kib);
