@@ -1,6 +1,6 @@
 //! The coordinator: one thread in process 0, which makes a manifest of each cut once the parts of all processes are there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::manifest::{Manifest, Position};
+use super::manifest::{self, Begun, Manifest, Position};
 use super::storage::{AGAIN, Storage, StorageError};
 use super::writer::{Part, part_name};
-use super::{FORMAT, latest_generation, merge, number};
+use super::{FORMAT, merge};
 
 /// Parts of other processes are looked for after so long, and then after twice as long each time, ...
 const LOOK: Duration = Duration::from_millis(2);
@@ -27,8 +27,8 @@ pub type Done = Box<dyn FnMut(Option<&Manifest>) + Send>;
 pub struct Given {
     /// Where checkpoints are.
     pub storage: Storage,
-    /// This run's generation.
-    pub generation: u64,
+    /// How the run began.
+    pub begun: Begun,
     /// How many processes make parts.
     pub processes: usize,
     /// The version of what frames hold.
@@ -37,8 +37,6 @@ pub struct Given {
     pub secret: String,
     /// Names of the sources, by their places.
     pub sources: Vec<String>,
-    /// The cut that the run began with, and the number of the latest manifest.
-    pub begun: (Option<Manifest>, u64),
     /// Up to which epoch stores and receivers have had everything.
     pub acked: Box<dyn Fn() -> u64 + Send>,
     /// Cuts whose part of process 0 is durable.
@@ -56,18 +54,17 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// Starts it. Must be called before any writer writes: what no manifest names is cleared away.
+    /// Starts it.
     ///
     /// # Errors
     /// No thread can be had.
     pub fn start(given: Given) -> Result<Coordinator, String> {
         let stop = Arc::new(AtomicBool::new(false));
-        let (latest, sequence) = given.begun.clone();
-        let mut task = Task { given, stop: stop.clone(), before: None, latest, sequence, merged: 0 };
-        task.clear_leftovers();
+        let mut task = Task::new(given, stop.clone());
         let thread = std::thread::Builder::new()
             .name("coordinator".into())
             .spawn(move || {
+                task.clear_leftovers();
                 loop {
                     match task.given.written.recv_timeout(IDLE) {
                         Ok(epoch) if task.make(epoch) => {}
@@ -96,28 +93,23 @@ struct Task {
     stop: Arc<AtomicBool>,
     before: Option<Manifest>,
     latest: Option<Manifest>,
-    /// The latest manifest's number, usable or not.
+    /// The latest number that this run has taken.
     sequence: u64,
     /// Counts merged segments.
     merged: u64,
 }
 
 impl Task {
-    /// What earlier runs wrote, but for the manifest that this one begins with and what it names.
-    fn clear_leftovers(&self) {
-        // What the manifest before it names goes too: this one was good enough to begin with.
-        let sequence = self.latest.as_ref().map(|m| m.sequence);
-        let named: BTreeSet<&str> = self.latest.iter().flat_map(|m| m.names()).collect();
-        let is_needed = |folder: &str, name: &str| match folder {
-            "manifests" | "bad" => number(name) == sequence,
-            _ => named.contains(name),
-        };
-        for folder in ["manifests", "bad", "segments", "parts"] {
-            match self.given.storage.list(folder) {
-                Ok(names) => self.given.storage.delete(names.into_iter().filter(|name| !is_needed(folder, name))),
-                Err(error) => tracing::debug!(%error, "leftovers of earlier runs stay"),
-            }
-        }
+    fn new(mut given: Given, stop: Arc<AtomicBool>) -> Task {
+        let found = std::mem::take(&mut given.begun.found);
+        let sequence = given.begun.generation;
+        Task { given, stop, before: found.before, latest: found.latest, sequence, merged: 0 }
+    }
+
+    /// What runs before this one wrote, but for the two cuts that there are and what they name.
+    fn clear_leftovers(&mut self) {
+        let leftovers = std::mem::take(&mut self.given.begun.leftovers);
+        self.given.storage.delete(leftovers);
     }
 
     /// Makes the manifest of a cut; says whether to go on.
@@ -188,7 +180,7 @@ impl Task {
             format: FORMAT,
             frames: self.given.frames,
             sequence: self.sequence + 1,
-            generation: self.given.generation,
+            generation: self.given.begun.generation,
             epoch,
             acked: (self.given.acked)(),
             watermark,
@@ -202,15 +194,14 @@ impl Task {
     /// Creates a manifest, and lets go of the one before the last.
     fn publish(&mut self, manifest: Manifest) -> bool {
         let storage = &self.given.storage;
-        let create = || Ok(latest_generation(storage)? == self.given.generation && manifest.create(storage)?);
-        match self.until_done(create) {
+        let body = manifest.seal();
+        match self.until_done(|| manifest::take(storage, manifest.sequence, &body)) {
             None => return false,
             Some(true) => {}
             Some(false) => {
-                (self.given.failed)(format!(
-                    "another run of this cluster has taken over its checkpoints, or has made number {}: stop one of them, or give each a `state` folder of its own",
-                    manifest.sequence
-                ));
+                (self.given.failed)(
+                    "another run of this cluster has taken over its checkpoints: stop one of them, or give each a `state` folder of its own".into(),
+                );
                 return false;
             }
         }
@@ -226,11 +217,11 @@ impl Task {
     /// The latest manifest again, of fewer segments.
     fn merge(&mut self) -> bool {
         let Some(latest) = self.latest.clone() else { return true };
-        let generation = self.given.generation;
+        let generation = self.given.begun.generation;
         let merged = &mut self.merged;
         let name = || {
             *merged += 1;
-            format!("segments/{generation:010}-merged-{merged:010}")
+            format!("segments/merged-{generation:010}-{merged:010}")
         };
         match merge::merge(&self.given.storage, &latest, name) {
             Ok(segments) => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use object_store::local::LocalFileSystem;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 use tokio::runtime::Runtime;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -214,9 +214,17 @@ impl Storage {
     /// # Errors
     /// The storage doesn't answer.
     pub fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
+        Ok(self.sizes(prefix)?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// As [`Storage::list`], with each object's bytes without its checksum.
+    ///
+    /// # Errors
+    /// As [`Storage::list`].
+    pub fn sizes(&self, prefix: &str) -> Result<Vec<(String, u64)>, StorageError> {
         let path = object_store::path::Path::from(prefix);
-        let found = self.store.list(Some(&path)).map_ok(|object| object.location.to_string());
-        let found: Result<Vec<String>, _> = self.runtime.block_on(found.try_collect());
+        let size = |object: ObjectMeta| (object.location.to_string(), object.size.saturating_sub(CHECKSUM as u64));
+        let found: Result<Vec<_>, _> = self.runtime.block_on(self.store.list(Some(&path)).map_ok(size).try_collect());
         found.map_err(|e| self.failed("listing", prefix, e))
     }
 

@@ -23,6 +23,11 @@ pub(super) fn part_name(epoch: u64, process: usize) -> String {
     format!("parts/{epoch:020}-{process}")
 }
 
+/// The epoch in a part's name.
+pub(super) fn part_epoch(name: &str) -> Option<u64> {
+    name.rsplit('/').next()?.split_once('-')?.0.parse().ok()
+}
+
 /// The running writer. It ends when all that send to it are gone.
 pub struct Writer {
     /// Where workers' spools send to.

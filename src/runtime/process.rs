@@ -110,7 +110,7 @@ pub fn run(process: Process) -> Result<(), String> {
     let failure = Arc::new(OnceLock::new());
     let failed = failure.clone();
     let settings = Settings::from_config(&config);
-    let beginning = Beginning::load(checkpoint::open(&config)?)?;
+    let beginning = Beginning::load(checkpoint::open(&config)?, index)?;
     let inboxes = Inboxes { first: index * cluster.threads, peers: config.workers(), local };
     let names = recovery::sources(&config);
     let readers = start_sources(&config, &inboxes, &beginning.start_at(&names))?;
@@ -335,7 +335,7 @@ async fn start_head(
         told,
         cuts: Some(cuts),
         now: None,
-        first_epoch: first_epoch().max(beginning.epoch() + 1),
+        first_epoch: first_epoch().max(beginning.latest_epoch() + 1),
         tick: TICK,
         requests,
         waker,
