@@ -1,8 +1,12 @@
 //! Checkpoints by themselves, in a folder and in a bucket of a real S3 server: what is damaged, foreign or contested there,
 //! and what merging keeps.
 
+#[path = "checkpoint/simulation.rs"]
+mod simulation;
 #[path = "checkpoint/store.rs"]
 mod store;
+#[path = "checkpoint/turns.rs"]
+mod turns;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -38,7 +42,7 @@ impl Run {
         let (written, cuts) = bounded(16);
         let (tell_done, done) = mpsc::channel();
         let (tell_failed, failed) = mpsc::channel();
-        let coordinator = Coordinator::start(Given {
+        let given = Given {
             storage: storage.clone(),
             begun,
             processes: 1,
@@ -46,7 +50,7 @@ impl Run {
             secret: "00".into(),
             sources: vec!["events".into()],
             acked: Box::new(|| 1),
-            written: cuts,
+            most_segments: checkpoint::MOST_SEGMENTS,
             done: Box::new(move |manifest| {
                 // The test may have looked enough.
                 if let Some(manifest) = manifest {
@@ -56,8 +60,8 @@ impl Run {
             failed: Box::new(move |reason| {
                 let _ended = tell_failed.send(reason);
             }),
-        })
-        .unwrap();
+        };
+        let coordinator = Coordinator::start(given, cuts).unwrap();
         let writer = checkpoint::start_writer(storage.clone(), 0, 1, Some(written)).unwrap();
         Run { writer, coordinator, done, failed }
     }

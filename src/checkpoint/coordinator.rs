@@ -17,6 +17,8 @@ use super::{FORMAT, merge};
 const LOOK: Duration = Duration::from_millis(2);
 /// ... up to this.
 const LOOK_AT_MOST: Duration = Duration::from_millis(100);
+/// After so many looks: whether another run has begun meanwhile.
+const LOOKS: u64 = 16;
 /// How long nothing happens at most.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -39,8 +41,8 @@ pub struct Given {
     pub sources: Vec<String>,
     /// Up to which epoch stores and receivers have had everything.
     pub acked: Box<dyn Fn() -> u64 + Send>,
-    /// Cuts whose part of process 0 is durable.
-    pub written: Receiver<u64>,
+    /// Segments of a cut, above which they are merged: [`MOST_SEGMENTS`](super::MOST_SEGMENTS), but in tests.
+    pub most_segments: usize,
     /// Told of each manifest that is durable, and now and then of none: others may have come further meanwhile.
     pub done: Done,
     /// Told why the run must end.
@@ -54,26 +56,26 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// Starts it.
+    /// Starts it; `written` tells of cuts whose part of process 0 is durable.
     ///
     /// # Errors
     /// No thread can be had.
-    pub fn start(given: Given) -> Result<Coordinator, String> {
+    pub fn start(given: Given, written: Receiver<u64>) -> Result<Coordinator, String> {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut task = Task::new(given, stop.clone());
+        let mut maker = Maker::new(given, stop.clone());
         let thread = std::thread::Builder::new()
             .name("coordinator".into())
             .spawn(move || {
-                task.clear_leftovers();
+                maker.clear_leftovers();
                 loop {
-                    match task.given.written.recv_timeout(IDLE) {
-                        Ok(epoch) if task.make(epoch) => {}
+                    match written.recv_timeout(IDLE) {
+                        Ok(epoch) if maker.make(epoch) => {}
                         Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
                         Err(RecvTimeoutError::Timeout) => {}
                     }
-                    (task.given.done)(None);
+                    (maker.given.done)(None);
                 }
-                (task.given.done)(None);
+                (maker.given.done)(None);
             })
             .map_err(|e| format!("no thread to make checkpoints: {e}; raise the limit of processes"))?;
         Ok(Coordinator { stop, thread })
@@ -88,7 +90,8 @@ impl Coordinator {
     }
 }
 
-struct Task {
+/// Makes manifests. Waits for the storage and for the parts of other processes, and for nothing else.
+pub struct Maker {
     given: Given,
     stop: Arc<AtomicBool>,
     before: Option<Manifest>,
@@ -99,21 +102,22 @@ struct Task {
     merged: u64,
 }
 
-impl Task {
-    fn new(mut given: Given, stop: Arc<AtomicBool>) -> Task {
+impl Maker {
+    /// `stop` ends its waiting.
+    pub fn new(mut given: Given, stop: Arc<AtomicBool>) -> Maker {
         let found = std::mem::take(&mut given.begun.found);
         let sequence = given.begun.generation;
-        Task { given, stop, before: found.before, latest: found.latest, sequence, merged: 0 }
+        Maker { given, stop, before: found.before, latest: found.latest, sequence, merged: 0 }
     }
 
-    /// What runs before this one wrote, but for the two cuts that there are and what they name.
-    fn clear_leftovers(&mut self) {
+    /// Deletes what runs before this one wrote, but for the two cuts that there are and what they name.
+    pub fn clear_leftovers(&mut self) {
         let leftovers = std::mem::take(&mut self.given.begun.leftovers);
         self.given.storage.delete(leftovers);
     }
 
-    /// Makes the manifest of a cut; says whether to go on.
-    fn make(&mut self, epoch: u64) -> bool {
+    /// Makes the manifest of a cut whose part of process 0 is durable; says whether to go on.
+    pub fn make(&mut self, epoch: u64) -> bool {
         let Some(parts) = self.gather(epoch) else { return false };
         let manifest = self.manifest(epoch, parts);
         if !self.publish(manifest) {
@@ -122,7 +126,7 @@ impl Task {
         let names = (0..self.given.processes).map(|process| part_name(epoch, process));
         self.given.storage.delete(names);
         match &self.latest {
-            Some(latest) if merge::is_due(latest) => self.merge(),
+            Some(latest) if merge::is_due(latest, self.given.most_segments) => self.merge(),
             _ => true,
         }
     }
@@ -132,20 +136,7 @@ impl Task {
         let mut parts = Vec::new();
         for process in 0..self.given.processes {
             let name = part_name(epoch, process);
-            let mut pause = LOOK;
-            loop {
-                match self.given.storage.size(&name) {
-                    Ok(Some(_)) => break,
-                    Ok(None) => {}
-                    Err(error) => tracing::warn!(%error, "a checkpoint waits"),
-                }
-                if self.stop.load(Ordering::Relaxed) && pause >= LOOK_AT_MOST {
-                    return None;
-                }
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(LOOK_AT_MOST);
-            }
-            let part = self.until_done(|| self.given.storage.get(&name))?;
+            let part = self.wait_for_part(&name)?;
             match serde_json::from_slice(&part) {
                 Ok(part) => parts.push(part),
                 Err(error) => {
@@ -155,6 +146,35 @@ impl Task {
             }
         }
         Some(parts)
+    }
+
+    fn wait_for_part(&self, name: &str) -> Option<Vec<u8>> {
+        let storage = &self.given.storage;
+        let mut pause = LOOK;
+        for look in 1u64.. {
+            match storage.size(name).and_then(|size| size.map(|_| storage.get(name)).transpose()) {
+                Ok(Some(part)) => return Some(part),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "a checkpoint waits"),
+            }
+            if self.stop.load(Ordering::Relaxed) && pause >= LOOK_AT_MOST {
+                break;
+            }
+            // A later run clears parts away: this one would wait for ever.
+            if look % LOOKS == 0 && manifest::highest(storage).is_ok_and(|n| n > self.sequence) {
+                self.fail_as_superseded();
+                break;
+            }
+            storage.pause(pause);
+            pause = (pause * 2).min(LOOK_AT_MOST);
+        }
+        None
+    }
+
+    fn fail_as_superseded(&self) {
+        (self.given.failed)(
+            "another run of this cluster has taken over its checkpoints: stop one of them, or give each a `state` folder of its own".into(),
+        );
     }
 
     fn manifest(&mut self, epoch: u64, parts: Vec<Part>) -> Manifest {
@@ -199,9 +219,7 @@ impl Task {
             None => return false,
             Some(true) => {}
             Some(false) => {
-                (self.given.failed)(
-                    "another run of this cluster has taken over its checkpoints: stop one of them, or give each a `state` folder of its own".into(),
-                );
+                self.fail_as_superseded();
                 return false;
             }
         }
@@ -245,7 +263,7 @@ impl Task {
             if self.stop.load(Ordering::Relaxed) {
                 return None;
             }
-            std::thread::sleep(AGAIN);
+            self.given.storage.pause(AGAIN);
         }
     }
 }

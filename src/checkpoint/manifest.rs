@@ -109,7 +109,11 @@ pub fn take(storage: &Storage, sequence: u64, body: &Sealed) -> Result<bool, Sto
     Ok(storage.create(&name(sequence), body)? && highest(storage)? == sequence)
 }
 
-fn highest(storage: &Storage) -> Result<u64, StorageError> {
+/// The latest number that is taken; 0: none is.
+///
+/// # Errors
+/// The storage doesn't answer.
+pub fn highest(storage: &Storage) -> Result<u64, StorageError> {
     Ok(numbers(storage, "manifests")?.last().copied().unwrap_or(0))
 }
 

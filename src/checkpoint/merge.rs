@@ -11,12 +11,12 @@ const SEGMENT: usize = 16 << 20;
 /// Less than this isn't worth the work.
 const LEAST: u64 = 32 << 20;
 /// So many segments are, whatever is in them.
-const MOST_SEGMENTS: usize = 512;
+pub const MOST_SEGMENTS: usize = 512;
 
 /// Whether as much has come since the last merge as was left by it.
-pub(super) fn is_due(manifest: &Manifest) -> bool {
+pub(super) fn is_due(manifest: &Manifest, most_segments: usize) -> bool {
     let bytes: u64 = manifest.segments.iter().map(|s| s.bytes).sum();
-    bytes >= LEAST.max(2 * manifest.merged) || manifest.segments.len() > MOST_SEGMENTS
+    bytes >= LEAST.max(2 * manifest.merged) || manifest.segments.len() > most_segments
 }
 
 /// Writes what still matters of all segments of a cut into new ones. Holds one segment at a time, and for each group and

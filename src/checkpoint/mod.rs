@@ -23,13 +23,14 @@ mod probe;
 mod storage;
 mod writer;
 
-pub use coordinator::{Coordinator, Given};
+pub use coordinator::{Coordinator, Given, Maker};
 pub use load::feed;
 pub use manifest::{Begun, Found, Manifest, Position, begin, find};
+pub use merge::MOST_SEGMENTS;
 pub use open::{open, open_with};
 pub use probe::{Tried, try_out};
 pub use storage::{Sealed, Storage, StorageError};
-pub use writer::{Writer, start as start_writer};
+pub use writer::{Parts, Writer, start as start_writer};
 
 /// The version of what is written here. A folder with a later one is refused; one that is earlier would be read.
 pub const FORMAT: u32 = 2;

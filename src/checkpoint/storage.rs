@@ -89,6 +89,7 @@ pub struct Storage {
     folder: Option<PathBuf>,
     place: String,
     runtime: Arc<Runtime>,
+    hurries: bool,
 }
 
 impl Storage {
@@ -119,7 +120,20 @@ impl Storage {
             .enable_all()
             .build()
             .map_err(|e| format!("no thread for checkpoints: {e}; raise the limit of processes"))?;
-        Ok(Storage { store, folder, place, runtime: Arc::new(runtime) })
+        Ok(Storage { store, folder, place, runtime: Arc::new(runtime), hurries: false })
+    }
+
+    /// Whoever waits for it doesn't pause between two attempts: for a test in which no time passes.
+    pub fn without_pauses(mut self) -> Storage {
+        self.hurries = true;
+        self
+    }
+
+    /// Before another attempt.
+    pub(super) fn pause(&self, pause: Duration) {
+        if !self.hurries {
+            std::thread::sleep(pause);
+        }
     }
 
     fn failed(&self, what: &'static str, name: &str, error: impl std::error::Error) -> StorageError {
@@ -138,7 +152,7 @@ impl Storage {
     pub fn put_until_there(&self, name: &str, body: &Sealed, waiting: &str) {
         while let Err(error) = self.put(name, body) {
             tracing::warn!(%error, "{waiting}");
-            std::thread::sleep(AGAIN);
+            self.pause(AGAIN);
         }
     }
 

@@ -166,7 +166,7 @@ impl Beginning {
             }
         };
         let mut commits = Commits { sources: config.sources.to_vec(), waiting: Vec::new() };
-        Coordinator::start(Given {
+        let given = Given {
             storage: self.storage,
             begun,
             processes: config.processes,
@@ -174,7 +174,7 @@ impl Beginning {
             secret: config.secret.iter().map(|b| format!("{b:02x}")).collect(),
             sources: config.sources.to_vec(),
             acked: Box::new(acked_of),
-            written,
+            most_segments: checkpoint::MOST_SEGMENTS,
             done: Box::new(move |manifest| {
                 if let Some(manifest) = manifest {
                     cuts.durable.store(manifest.epoch, Ordering::Relaxed);
@@ -185,7 +185,8 @@ impl Beginning {
                 }
             }),
             failed: Box::new(failed),
-        })
+        };
+        Coordinator::start(given, written)
     }
 }
 
