@@ -381,6 +381,37 @@ fn a_run_that_stood_still_makes_no_manifest_once_another_has_begun() {
 }
 
 #[test]
+fn whoever_waits_for_the_storage_says_why_until_it_works() {
+    let is_full = Arc::new(AtomicBool::new(false));
+    let (refused, refusals) = mpsc::sync_channel(1);
+    let refuse = {
+        let is_full = is_full.clone();
+        move |what, _: &str| {
+            if matches!(what, What::Put | What::Create) && is_full.load(Ordering::Relaxed) {
+                // The test may have seen enough of them.
+                let _enough = refused.try_send(());
+                return Fate::Refused;
+            }
+            Fate::Done
+        }
+    };
+    let storage = Storage::object_store(Faulty::new(&Arc::default(), refuse), "full").unwrap();
+    let run = Run::start(&storage);
+    assert_eq!(storage.trouble(), None);
+    is_full.store(true, Ordering::Relaxed);
+    run.piece(&[group(1, 1, b"body")]);
+    run.cut(1);
+    // Of the second attempt the first has been told.
+    (0..2).for_each(|_| refusals.recv_timeout(DEADLINE).unwrap());
+    let reason = storage.trouble().unwrap();
+    assert!(reason.contains("a checkpoint waits") && reason.contains("\"full\": writing \"segments/"), "{reason}");
+    is_full.store(false, Ordering::Relaxed);
+    assert_eq!(run.done.recv_timeout(DEADLINE).unwrap().epoch, 1);
+    assert_eq!(storage.trouble(), None);
+    run.end();
+}
+
+#[test]
 fn what_another_has_created_is_not_ours_whatever_it_is() {
     for Place { storage, .. } in &places() {
         let body = |text: &str| Sealed::new(text.as_bytes().to_vec());

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::manifest::{self, Begun, Manifest, Position};
-use super::storage::{AGAIN, Storage, StorageError};
+use super::storage::{Storage, StorageError};
 use super::writer::{Part, part_name};
 use super::{FORMAT, merge};
 
@@ -17,6 +17,10 @@ use super::{FORMAT, merge};
 const LOOK: Duration = Duration::from_millis(2);
 /// ... up to this.
 const LOOK_AT_MOST: Duration = Duration::from_millis(100);
+/// A part that isn't there after so long shows as trouble.
+const LATE: Duration = Duration::from_secs(5);
+/// Who waits, in messages.
+const WAITS: &str = "a checkpoint waits to be completed";
 /// After so many looks: whether another run has begun meanwhile.
 const LOOKS: u64 = 16;
 /// How long nothing happens at most.
@@ -136,7 +140,7 @@ impl Maker {
         let mut parts = Vec::new();
         for process in 0..self.given.processes {
             let name = part_name(epoch, process);
-            let part = self.wait_for_part(&name)?;
+            let part = self.wait_for_part(process, &name)?;
             match serde_json::from_slice(&part) {
                 Ok(part) => parts.push(part),
                 Err(error) => {
@@ -148,14 +152,17 @@ impl Maker {
         Some(parts)
     }
 
-    fn wait_for_part(&self, name: &str) -> Option<Vec<u8>> {
+    fn wait_for_part(&self, process: usize, name: &str) -> Option<Vec<u8>> {
         let storage = &self.given.storage;
+        let mut waiter = storage.waiter(WAITS);
         let mut pause = LOOK;
+        let since = Instant::now();
         for look in 1u64.. {
             match storage.size(name).and_then(|size| size.map(|_| storage.get(name)).transpose()) {
                 Ok(Some(part)) => return Some(part),
-                Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "a checkpoint waits"),
+                Ok(None) if since.elapsed() < LATE => {}
+                Ok(None) => waiter.fails(&format!("process {process} hasn't written its part: its log says why")),
+                Err(error) => waiter.fails(&error.to_string()),
             }
             if self.stop.load(Ordering::Relaxed) && pause >= LOOK_AT_MOST {
                 break;
@@ -255,15 +262,6 @@ impl Maker {
 
     /// Tries until it works; `None`: the process ends.
     fn until_done<T>(&self, what: impl Fn() -> Result<T, StorageError>) -> Option<T> {
-        loop {
-            match what() {
-                Ok(done) => return Some(done),
-                Err(error) => tracing::warn!(%error, "a checkpoint waits"),
-            }
-            if self.stop.load(Ordering::Relaxed) {
-                return None;
-            }
-            self.given.storage.pause(AGAIN);
-        }
+        self.given.storage.until_done(WAITS, || self.stop.load(Ordering::Relaxed), what)
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! An object of ours ends with 8 bytes, little-endian: xxh3 (64 bits, no seed) of all before them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
@@ -90,6 +91,40 @@ pub struct Storage {
     place: String,
     runtime: Arc<Runtime>,
     hurries: bool,
+    /// Of those who wait for it, by turn: why. One a thread.
+    troubles: Arc<Mutex<BTreeMap<u64, String>>>,
+}
+
+/// Somebody who can't go on without the storage. As long as it fails him, that shows.
+pub(super) struct Waiter<'a> {
+    storage: &'a Storage,
+    waits: &'static str,
+    /// His turn, and what was told last.
+    told: Option<(u64, String)>,
+}
+
+impl Waiter<'_> {
+    /// It has failed, for this reason.
+    pub fn fails(&mut self, reason: &str) {
+        if self.told.as_ref().is_some_and(|(_, told)| told == reason) {
+            return;
+        }
+        tracing::warn!("{}: {reason}; trying again", self.waits);
+        let mut troubles = self.storage.troubles();
+        let last = troubles.last_key_value().map_or(0, |(turn, _)| *turn);
+        let turn = self.told.take().map_or(last + 1, |(turn, _)| turn);
+        troubles.insert(turn, format!("{}: {reason}", self.waits));
+        self.told = Some((turn, reason.to_owned()));
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        if let Some((turn, _)) = &self.told {
+            self.storage.troubles().remove(turn);
+            tracing::info!("{}: no longer", self.waits);
+        }
+    }
 }
 
 impl Storage {
@@ -120,7 +155,7 @@ impl Storage {
             .enable_all()
             .build()
             .map_err(|e| format!("no thread for checkpoints: {e}; raise the limit of processes"))?;
-        Ok(Storage { store, folder, place, runtime: Arc::new(runtime), hurries: false })
+        Ok(Storage { store, folder, place, runtime: Arc::new(runtime), hurries: false, troubles: Arc::default() })
     }
 
     /// Whoever waits for it doesn't pause between two attempts: for a test in which no time passes.
@@ -148,12 +183,43 @@ impl Storage {
         self.write(name, body, PutMode::Overwrite).map(|_| ())
     }
 
-    /// As [`Storage::put`], and again until it is there; `waiting` says what waits for it.
-    pub fn put_until_there(&self, name: &str, body: &Sealed, waiting: &str) {
-        while let Err(error) = self.put(name, body) {
-            tracing::warn!(%error, "{waiting}");
+    /// As [`Storage::put`], and again until it is there; `waits` says who waits for it.
+    pub fn put_until_there(&self, name: &str, body: &Sealed, waits: &'static str) {
+        self.until_done(waits, || false, || self.put(name, body));
+    }
+
+    /// Tries until it works, or (`None`) until nobody wants it any more.
+    pub(super) fn until_done<T>(
+        &self,
+        waits: &'static str,
+        is_over: impl Fn() -> bool,
+        what: impl Fn() -> Result<T, StorageError>,
+    ) -> Option<T> {
+        let mut waiter = self.waiter(waits);
+        loop {
+            match what() {
+                Ok(done) => return Some(done),
+                Err(error) => waiter.fails(&error.to_string()),
+            }
+            if is_over() {
+                return None;
+            }
             self.pause(AGAIN);
         }
+    }
+
+    /// Somebody who can't go on without the storage.
+    pub(super) fn waiter(&self, waits: &'static str) -> Waiter<'_> {
+        Waiter { storage: self, waits, told: None }
+    }
+
+    /// Why somebody waits for the storage now, if anybody does: the one who has waited longest.
+    pub fn trouble(&self) -> Option<String> {
+        self.troubles().first_key_value().map(|(_, reason)| reason.clone())
+    }
+
+    fn troubles(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// As [`Storage::put`], unless there is another object of the name: then says `false`.

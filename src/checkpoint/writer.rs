@@ -114,7 +114,6 @@ impl Parts {
     }
 
     fn put(&self, name: &str, body: Vec<u8>) {
-        let waiting = "the checkpoint's storage doesn't take what it is given: trying again";
-        self.storage.put_until_there(name, &Sealed::new(body), waiting);
+        self.storage.put_until_there(name, &Sealed::new(body), "a checkpoint waits to be written");
     }
 }

@@ -56,6 +56,11 @@ impl Beginning {
         Ok(Beginning { storage, manifest, begun })
     }
 
+    /// Where checkpoints are.
+    pub fn storage(&self) -> Storage {
+        self.storage.clone()
+    }
+
     /// The cluster's secret: the one that the checkpoint was made with, else a new one.
     ///
     /// # Errors
@@ -74,7 +79,7 @@ impl Beginning {
 
     /// What holds for the whole checkpoint.
     pub fn restored(&self) -> Option<Restored> {
-        self.manifest.as_ref().map(|m| Restored { watermark: m.watermark, acked: m.acked })
+        self.manifest.as_ref().map(|m| Restored { checkpoint: m.sequence, watermark: m.watermark, acked: m.acked })
     }
 
     /// What was told after the checkpoint, and where to write down what will be.
@@ -138,7 +143,8 @@ impl Beginning {
             .name("recovery".into())
             .spawn(feed)
             .map_err(|e| format!("no thread to read the checkpoint: {e}; raise the limit of processes"))?;
-        Ok(Kept { spooled: Some(writer.to.clone()), before, back })
+        let checkpoint = self.manifest.as_ref().map_or(0, |m| m.sequence);
+        Ok(Kept { spooled: Some(writer.to.clone()), before, checkpoint, back })
     }
 
     /// Starts what makes manifests; for process 0. `acked` counts what stores and receivers have had; `committed` takes the
