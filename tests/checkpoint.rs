@@ -397,17 +397,17 @@ fn whoever_waits_for_the_storage_says_why_until_it_works() {
     };
     let storage = Storage::object_store(Faulty::new(&Arc::default(), refuse), "full").unwrap();
     let run = Run::start(&storage);
-    assert_eq!(storage.trouble(), None);
+    assert_eq!(storage.troubles().first(), None);
     is_full.store(true, Ordering::Relaxed);
     run.piece(&[group(1, 1, b"body")]);
     run.cut(1);
     // Of the second attempt the first has been told.
     (0..2).for_each(|_| refusals.recv_timeout(DEADLINE).unwrap());
-    let reason = storage.trouble().unwrap();
+    let reason = storage.troubles().first().unwrap();
     assert!(reason.contains("a checkpoint waits") && reason.contains("\"full\": writing \"segments/"), "{reason}");
     is_full.store(false, Ordering::Relaxed);
     assert_eq!(run.done.recv_timeout(DEADLINE).unwrap().epoch, 1);
-    assert_eq!(storage.trouble(), None);
+    assert_eq!(storage.troubles().first(), None);
     run.end();
 }
 

@@ -29,7 +29,7 @@ pub use manifest::{Begun, Found, Manifest, Position, begin, find};
 pub use merge::MOST_SEGMENTS;
 pub use open::{open, open_with};
 pub use probe::{Tried, try_out};
-pub use storage::{Sealed, Storage, StorageError};
+pub use storage::{Sealed, Storage, StorageError, Troubles};
 pub use writer::{Parts, Writer, start as start_writer};
 
 /// The version of what is written here. A folder with a later one is refused; one that is earlier would be read.

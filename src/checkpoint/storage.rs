@@ -91,8 +91,23 @@ pub struct Storage {
     place: String,
     runtime: Arc<Runtime>,
     hurries: bool,
-    /// Of those who wait for it, by turn: why. One a thread.
-    troubles: Arc<Mutex<BTreeMap<u64, String>>>,
+    troubles: Troubles,
+}
+
+/// Why somebody waits for a storage, of all who do.
+#[derive(Clone, Default)]
+pub struct Troubles(Arc<Mutex<BTreeMap<u64, String>>>);
+
+impl Troubles {
+    /// Of the one who has waited longest.
+    pub fn first(&self) -> Option<String> {
+        self.lock().first_key_value().map(|(_, reason)| reason.clone())
+    }
+
+    /// By turn; one a thread at most.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Somebody who can't go on without the storage. As long as it fails him, that shows.
@@ -110,7 +125,7 @@ impl Waiter<'_> {
             return;
         }
         tracing::warn!("{}: {reason}; trying again", self.waits);
-        let mut troubles = self.storage.troubles();
+        let mut troubles = self.storage.troubles.lock();
         let last = troubles.last_key_value().map_or(0, |(turn, _)| *turn);
         let turn = self.told.take().map_or(last + 1, |(turn, _)| turn);
         troubles.insert(turn, format!("{}: {reason}", self.waits));
@@ -121,7 +136,7 @@ impl Waiter<'_> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         if let Some((turn, _)) = &self.told {
-            self.storage.troubles().remove(turn);
+            self.storage.troubles.lock().remove(turn);
             tracing::info!("{}: no longer", self.waits);
         }
     }
@@ -155,7 +170,7 @@ impl Storage {
             .enable_all()
             .build()
             .map_err(|e| format!("no thread for checkpoints: {e}; raise the limit of processes"))?;
-        Ok(Storage { store, folder, place, runtime: Arc::new(runtime), hurries: false, troubles: Arc::default() })
+        Ok(Storage { store, folder, place, runtime: Arc::new(runtime), hurries: false, troubles: Troubles::default() })
     }
 
     /// Whoever waits for it doesn't pause between two attempts: for a test in which no time passes.
@@ -213,13 +228,9 @@ impl Storage {
         Waiter { storage: self, waits, told: None }
     }
 
-    /// Why somebody waits for the storage now, if anybody does: the one who has waited longest.
-    pub fn trouble(&self) -> Option<String> {
-        self.troubles().first_key_value().map(|(_, reason)| reason.clone())
-    }
-
-    fn troubles(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Who waits for it, as it goes.
+    pub fn troubles(&self) -> Troubles {
+        self.troubles.clone()
     }
 
     /// As [`Storage::put`], unless there is another object of the name: then says `false`.

@@ -21,7 +21,7 @@ use super::handle::{ActiveRules, Handle, REQUESTS, Stats, WATCH_LAG};
 use super::journal::{Journal, Told};
 use super::recovery::{self, Beginning, Coordinate};
 use super::{dead_letters, rules, sinks, up};
-use crate::checkpoint::{self, Storage};
+use crate::checkpoint::{self, Troubles};
 use crate::config::{Config, Store as StoreConfig};
 use crate::inbox::{Inbox, Inboxes, PartitionId, Waker};
 use crate::render::settings::Settings;
@@ -73,8 +73,8 @@ struct Head {
     response: Arc<Orchestrator>,
     archived: Arc<Archived>,
     acked: Arc<AtomicU64>,
-    /// Where checkpoints are, and where it shows that they can't be made.
-    checkpoints: (Storage, watch::Sender<Stats>),
+    /// Who waits for the checkpoint's storage, and where that shows.
+    checkpoints: (Troubles, watch::Sender<Stats>),
     sinks: tokio::task::JoinHandle<()>,
     background: Vec<tokio::task::JoinHandle<()>>,
     stop_api: watch::Sender<bool>,
@@ -317,9 +317,9 @@ async fn start_head(
         changes: changes.clone(),
     };
     let archived = Arc::new(Archived::default());
-    let checkpoints = (beginning.storage(), stats_in.clone());
+    let checkpoints = (beginning.troubles(), stats_in.clone());
     let (outlet, sinks) =
-        sinks::start(to, stats_in, archived.clone(), degraded_parts(writer.as_ref(), &response, beginning.storage()));
+        sinks::start(to, stats_in, archived.clone(), degraded_parts(writer.as_ref(), &response, beginning.troubles()));
     let (requests_in, requests) = mpsc::channel(REQUESTS);
     let set = Arc::new(compiled.set);
     let active = ActiveRules {
@@ -399,7 +399,11 @@ fn die_with_supervisor() {
 #[cfg(not(target_os = "linux"))]
 fn die_with_supervisor() {}
 
-fn degraded_parts(writer: Option<&StoreWriter>, response: &Arc<Orchestrator>, checkpoints: Storage) -> sinks::Degraded {
+fn degraded_parts(
+    writer: Option<&StoreWriter>,
+    response: &Arc<Orchestrator>,
+    checkpoints: Troubles,
+) -> sinks::Degraded {
     let store = writer.map(StoreWriter::status);
     let response = Arc::downgrade(response);
     Box::new(move || {
@@ -407,7 +411,7 @@ fn degraded_parts(writer: Option<&StoreWriter>, response: &Arc<Orchestrator>, ch
         if let Some(reason) = store.as_ref().and_then(|s| s.borrow().degraded.clone()) {
             parts.insert("store".into(), reason);
         }
-        if let Some(reason) = checkpoints.trouble() {
+        if let Some(reason) = checkpoints.first() {
             parts.insert(CHECKPOINT.into(), reason);
         }
         parts
@@ -415,11 +419,11 @@ fn degraded_parts(writer: Option<&StoreWriter>, response: &Arc<Orchestrator>, ch
 }
 
 /// While alerts wait to be written down, nothing is told of closed epochs: what they wait for shows all the same.
-async fn show_trouble(checkpoints: Storage, stats: watch::Sender<Stats>) {
+async fn show_trouble(checkpoints: Troubles, stats: watch::Sender<Stats>) {
     let mut looks = tokio::time::interval(HEALTH);
     loop {
         looks.tick().await;
-        let trouble = checkpoints.trouble();
+        let trouble = checkpoints.first();
         stats.send_if_modified(|stats| {
             let news = stats.degraded.get(CHECKPOINT) != trouble.as_ref();
             match trouble {
@@ -445,11 +449,11 @@ async fn serve(
     serve_api: Serve,
     ready: Box<dyn FnOnce(Handle, SocketAddr) + Send>,
 ) -> Result<(), String> {
-    let (storage, stats) = head.checkpoints.clone();
+    let (checkpoints, stats) = head.checkpoints.clone();
     let mut stopping = head.stop_api.subscribe();
     head.background.push(tokio::spawn(async move {
         tokio::select! {
-            () = show_trouble(storage, stats) => {}
+            () = show_trouble(checkpoints, stats) => {}
             _ = stopping.wait_for(|s| *s) => {}
         }
     }));

@@ -9,7 +9,7 @@ use crossbeam_channel::{Sender, bounded};
 
 use super::driver::{Cuts, Kept};
 use super::journal::{Journal, Told, partition_id};
-use crate::checkpoint::{self, Begun, Coordinator, Given, Manifest, Position, Storage, Writer};
+use crate::checkpoint::{self, Begun, Coordinator, Given, Manifest, Position, Storage, Troubles, Writer};
 use crate::config::Config;
 use crate::inbox::PartitionId;
 use crate::render::control::Restored;
@@ -56,9 +56,9 @@ impl Beginning {
         Ok(Beginning { storage, manifest, begun })
     }
 
-    /// Where checkpoints are.
-    pub fn storage(&self) -> Storage {
-        self.storage.clone()
+    /// Who waits for the checkpoint's storage.
+    pub fn troubles(&self) -> Troubles {
+        self.storage.troubles()
     }
 
     /// The cluster's secret: the one that the checkpoint was made with, else a new one.
