@@ -1,6 +1,13 @@
 //! Checkpoints by themselves, in a folder and in a bucket of a real S3 server: what is damaged, foreign or contested there,
 //! and what merging keeps.
 
+#[path = "checkpoint/simulation.rs"]
+mod simulation;
+#[path = "checkpoint/store.rs"]
+mod store;
+#[path = "checkpoint/turns.rs"]
+mod turns;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -11,16 +18,11 @@ use clawdstrike_edr::checkpoint::{self, Coordinator, Given, Manifest, Sealed, St
 use clawdstrike_edr::config::Config;
 use clawdstrike_edr::frame::{self, Frame, Kind};
 use clawdstrike_edr::inbox::PartitionId;
-use clawdstrike_edr::spool::{Cut, Progress, Spooled};
+use clawdstrike_edr::spool::{Cut, Piece, Progress, Spooled};
 use clawdstrike_test_services::{S3, s3};
 use crossbeam_channel::bounded;
-use futures_util::stream::BoxStream;
-use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as Got,
-};
+
+use store::{Fate, Faulty, What};
 
 /// The version of frames in these tests.
 const FRAMES: u32 = 7;
@@ -36,20 +38,19 @@ struct Run {
 
 impl Run {
     fn start(storage: &Storage) -> Run {
-        let begun = checkpoint::load(storage, FRAMES).unwrap();
+        let begun = checkpoint::begin(storage, FRAMES).unwrap();
         let (written, cuts) = bounded(16);
         let (tell_done, done) = mpsc::channel();
         let (tell_failed, failed) = mpsc::channel();
-        let coordinator = Coordinator::start(Given {
+        let given = Given {
             storage: storage.clone(),
-            generation: checkpoint::take_generation(storage).unwrap(),
+            begun,
             processes: 1,
             frames: FRAMES,
             secret: "00".into(),
             sources: vec!["events".into()],
-            begun,
             acked: Box::new(|| 1),
-            written: cuts,
+            most_segments: checkpoint::MOST_SEGMENTS,
             done: Box::new(move |manifest| {
                 // The test may have looked enough.
                 if let Some(manifest) = manifest {
@@ -59,16 +60,20 @@ impl Run {
             failed: Box::new(move |reason| {
                 let _ended = tell_failed.send(reason);
             }),
-        })
-        .unwrap();
+        };
+        let coordinator = Coordinator::start(given, cuts).unwrap();
         let writer = checkpoint::start_writer(storage.clone(), 0, 1, Some(written)).unwrap();
         Run { writer, coordinator, done, failed }
     }
 
     fn piece(&self, frames: &[Frame<'_>]) {
+        self.piece_of(0, None, frames);
+    }
+
+    fn piece_of(&self, class: u8, until: Option<i64>, frames: &[Frame<'_>]) {
         let mut bytes = Vec::new();
         frames.iter().for_each(|frame| frame.write(&mut bytes));
-        self.writer.to.send(Spooled::Piece(0, bytes)).unwrap();
+        self.writer.to.send(Spooled::Piece(0, Piece { class, until, frames: bytes })).unwrap();
     }
 
     fn cut(&self, epoch: u64) {
@@ -78,10 +83,12 @@ impl Run {
         self.writer.to.send(Spooled::Cut(0, Cut { epoch, watermark: Some(100), partitions })).unwrap();
     }
 
-    fn end(self) {
+    /// What it made and why it ended, as far as nobody has looked yet.
+    fn end(self) -> (Vec<Manifest>, Vec<String>) {
         drop(self.writer.to);
         self.writer.thread.join().unwrap();
         self.coordinator.stop();
+        (self.done.try_iter().collect(), self.failed.try_iter().collect())
     }
 }
 
@@ -149,7 +156,7 @@ fn frames(storage: &Storage, manifest: &Manifest) -> Result<Vec<(u128, Vec<u8>)>
 }
 
 fn latest(storage: &Storage) -> Manifest {
-    checkpoint::load(storage, FRAMES).unwrap().0.unwrap()
+    checkpoint::find(storage, FRAMES).unwrap().latest.unwrap()
 }
 
 #[test]
@@ -168,7 +175,7 @@ fn a_cut_holds_what_came_before_it_and_where_reading_goes_on() {
 fn a_bucket_s_objects_make_the_same_checkpoint_in_a_folder() {
     let [folder, bucket] = places();
     two(&bucket);
-    for name in ["generations", "manifests", "segments"] {
+    for name in ["manifests", "segments"] {
         std::fs::create_dir(folder.path.join(name)).unwrap();
         for file in std::fs::read_dir(bucket.path.join(name)).unwrap() {
             let file = file.unwrap();
@@ -177,7 +184,7 @@ fn a_bucket_s_objects_make_the_same_checkpoint_in_a_folder() {
     }
     assert_eq!(latest(&folder.storage), latest(&bucket.storage));
     assert_eq!(frames(&folder.storage, &latest(&folder.storage)).unwrap().len(), 2);
-    let next = |place: &Place| checkpoint::take_generation(&place.storage).unwrap();
+    let next = |place: &Place| checkpoint::begin(&place.storage, FRAMES).unwrap().generation;
     assert_eq!(next(&folder), next(&bucket));
 }
 
@@ -202,6 +209,8 @@ fn a_corrupt_segment_is_named_and_the_next_start_uses_the_cut_before_it() {
         let mut bytes = std::fs::read(&segment).unwrap();
         bytes[5] ^= 1;
         std::fs::write(&segment, bytes).unwrap();
+        // A run that begins clears nothing away that the next may need: the damage shows only when it reads.
+        Run::start(storage).end();
         let reason = frames(storage, &latest(storage)).unwrap_err();
         let name = segment.file_name().unwrap().to_str().unwrap();
         assert!(reason.contains(name) && reason.contains("damaged"), "{reason}");
@@ -209,7 +218,7 @@ fn a_corrupt_segment_is_named_and_the_next_start_uses_the_cut_before_it() {
         // The next run's checkpoints come after the damaged one, which is gone then.
         let run = Run::start(storage);
         run.cut(3);
-        assert_eq!(run.done.recv_timeout(DEADLINE).unwrap().sequence, 3);
+        assert_eq!(run.done.recv_timeout(DEADLINE).unwrap().epoch, 3);
         run.end();
         assert_eq!(latest(storage).epoch, 3);
         assert!(!segment.exists());
@@ -221,10 +230,10 @@ fn a_corrupt_manifest_is_passed_over_and_none_that_is_sound_is_an_error() {
     for place @ Place { storage, path, .. } in &places() {
         two(place);
         let corrupt = |n: u64| std::fs::write(path.join(format!("manifests/{n:010}")), b"{}").unwrap();
-        corrupt(2);
+        corrupt(3);
         assert_eq!(latest(storage).epoch, 1);
-        corrupt(1);
-        let reason = checkpoint::load(storage, FRAMES).unwrap_err();
+        corrupt(2);
+        let reason = checkpoint::find(storage, FRAMES).unwrap_err();
         assert!(reason.contains("delete the checkpoint's folder"), "{reason}");
     }
 }
@@ -234,7 +243,7 @@ fn a_later_version_is_refused() {
     for Place { storage, .. } in &places() {
         let later = Sealed::new(br#"{"format": 99, "frames": 1, "anything": "else"}"#.to_vec());
         storage.put("manifests/0000000001", &later).unwrap();
-        let reason = checkpoint::load(storage, FRAMES).unwrap_err();
+        let reason = checkpoint::find(storage, FRAMES).unwrap_err();
         assert!(reason.contains("later version"), "{reason}");
     }
 }
@@ -287,6 +296,37 @@ fn merging_keeps_the_latest_what_still_matters_and_nothing_else() {
 }
 
 #[test]
+fn what_lasts_is_left_alone_by_merging_and_goes_as_a_whole_once_it_is_over() {
+    for Place { storage, .. } in &places() {
+        let run = Run::start(storage);
+        let hit = |key, until| Frame { kind: Kind::Hit, key, epoch: 1, until, body: b"hit" };
+        let large = vec![0; 9 << 20];
+        // The event-time bound is 100.
+        run.piece_of(2, Some(99), &[hit(1, 99)]);
+        run.piece_of(2, Some(101), &[hit(2, 99), hit(3, 101)]);
+        run.piece_of(3, Some(100), &[Frame { body: &large, ..hit(4, 100) }]);
+        run.cut(1);
+        let keys = |m: &Manifest| frames(storage, m).unwrap().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        let first = run.done.recv_timeout(DEADLINE).unwrap();
+        assert_eq!((first.segments.len(), keys(&first)), (2, vec![2, 3, 4]));
+        for n in 0..600 {
+            run.piece_of(2, Some(100), &[hit(10 + n, 100)]);
+            run.piece(&[group(1, n as u64, b"group")]);
+        }
+        run.cut(2);
+        run.done.recv_timeout(DEADLINE).unwrap();
+        let merged = run.done.recv_timeout(DEADLINE).unwrap();
+        run.end();
+        // Groups, small ones of one class, and the large one as it was.
+        assert_eq!(merged.segments.len(), 3);
+        assert!(merged.segments.contains(&first.segments[1]));
+        assert_eq!(merged.segments.iter().map(|s| s.until).max(), Some(Some(101)));
+        assert_eq!(keys(&merged).len(), 602 + 1);
+        assert!(!keys(&merged).contains(&2));
+    }
+}
+
+#[test]
 fn a_bucket_and_what_is_wrong_with_it() {
     let (name, _) = new_bucket();
     let url = format!("s3://{name}");
@@ -314,65 +354,25 @@ fn a_bucket_and_what_is_wrong_with_it() {
     let error = put(&[("AWS_ENDPOINT", "http://user:s3cret@127.0.0.1:1")]);
     assert!(error.contains("refused") && !error.contains("s3cret"), "{error}");
     let nowhere = bucket("s3://nowhere/x", server().environment()).unwrap();
-    let error = checkpoint::load(&nowhere, FRAMES).unwrap_err();
+    let error = checkpoint::find(&nowhere, FRAMES).unwrap_err();
     assert!(error.contains("NoSuchBucket") && error.contains("s3://nowhere/x"), "{error}");
-}
-
-/// Does what it is asked, and, once told to, loses the answer to the first put of each object.
-#[derive(Debug, Default)]
-struct Unheard {
-    memory: InMemory,
-    known: Mutex<BTreeSet<Path>>,
-    loses: AtomicBool,
-}
-
-impl std::fmt::Display for Unheard {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("unheard")
-    }
-}
-
-#[async_trait::async_trait]
-impl ObjectStore for Unheard {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Got<PutResult> {
-        let answer = self.memory.put_opts(location, payload, options).await;
-        match self.loses.load(Ordering::Relaxed) && self.known.lock().unwrap().insert(location.clone()) {
-            true => Err(Error::Generic { store: "unheard", source: "the answer was lost".into() }),
-            false => answer,
-        }
-    }
-
-    async fn put_multipart_opts(&self, at: &Path, options: PutMultipartOptions) -> Got<Box<dyn MultipartUpload>> {
-        self.memory.put_multipart_opts(at, options).await
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Got<GetResult> {
-        self.memory.get_opts(location, options).await
-    }
-
-    fn delete_stream(&self, locations: BoxStream<'static, Got<Path>>) -> BoxStream<'static, Got<Path>> {
-        self.memory.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Got<ObjectMeta>> {
-        self.memory.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Got<ListResult> {
-        self.memory.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Got<()> {
-        self.memory.copy_opts(from, to, options).await
-    }
 }
 
 #[test]
 fn a_manifest_whose_answer_was_lost_is_the_run_s_own() {
-    let unheard = Arc::new(Unheard::default());
-    let storage = Storage::object_store(unheard.clone(), "unheard").unwrap();
+    let known: Mutex<BTreeSet<String>> = Mutex::default();
+    let loses = Arc::new(AtomicBool::new(false));
+    // The answer to the first put of each object.
+    let is_lost = {
+        let loses = loses.clone();
+        move |what, name: &str| {
+            let is_put = matches!(what, What::Put | What::Create) && loses.load(Ordering::Relaxed);
+            if is_put && known.lock().unwrap().insert(name.to_owned()) { Fate::Unheard } else { Fate::Done }
+        }
+    };
+    let storage = Storage::object_store(Faulty::new(&Arc::default(), is_lost), "unheard").unwrap();
     let run = Run::start(&storage);
-    unheard.loses.store(true, Ordering::Relaxed);
+    loses.store(true, Ordering::Relaxed);
     for epoch in 1..4 {
         run.piece(&[group(1, epoch, b"body")]);
         run.cut(epoch);
@@ -381,6 +381,69 @@ fn a_manifest_whose_answer_was_lost_is_the_run_s_own() {
     }
     run.end();
     assert_eq!(latest(&storage).epoch, 3);
+}
+
+#[test]
+fn a_run_that_stood_still_makes_no_manifest_once_another_has_begun() {
+    let memory = Arc::default();
+    let stands = Arc::new(AtomicBool::new(false));
+    let (reached, there) = bounded(1);
+    let (go, gone) = bounded(1);
+    let wait = {
+        let stands = stands.clone();
+        move |what, name: &str| {
+            if what == What::Create && name.starts_with("manifests") && stands.swap(false, Ordering::Relaxed) {
+                reached.send(()).unwrap();
+                gone.recv_timeout(DEADLINE).unwrap();
+            }
+            Fate::Done
+        }
+    };
+    let first = Run::start(&Storage::object_store(Faulty::new(&memory, wait), "slow").unwrap());
+    stands.store(true, Ordering::Relaxed);
+    first.cut(1);
+    there.recv_timeout(DEADLINE).unwrap();
+    let storage = Storage::object_store(memory, "memory").unwrap();
+    let second = Run::start(&storage);
+    go.send(()).unwrap();
+    let (made, failed) = first.end();
+    assert!(made.is_empty(), "{made:?}");
+    assert!(failed[0].contains("another run"), "{failed:?}");
+    second.cut(2);
+    assert_eq!(second.done.recv_timeout(DEADLINE).unwrap().epoch, 2);
+    second.end();
+    assert_eq!(latest(&storage).epoch, 2);
+}
+
+#[test]
+fn whoever_waits_for_the_storage_says_why_until_it_works() {
+    let is_full = Arc::new(AtomicBool::new(false));
+    let (refused, refusals) = mpsc::sync_channel(1);
+    let refuse = {
+        let is_full = is_full.clone();
+        move |what, _: &str| {
+            if matches!(what, What::Put | What::Create) && is_full.load(Ordering::Relaxed) {
+                // The test may have seen enough of them.
+                let _enough = refused.try_send(());
+                return Fate::Refused;
+            }
+            Fate::Done
+        }
+    };
+    let storage = Storage::object_store(Faulty::new(&Arc::default(), refuse), "full").unwrap();
+    let run = Run::start(&storage);
+    assert_eq!(storage.troubles().first(), None);
+    is_full.store(true, Ordering::Relaxed);
+    run.piece(&[group(1, 1, b"body")]);
+    run.cut(1);
+    // Of the second attempt the first has been told.
+    (0..2).for_each(|_| refusals.recv_timeout(DEADLINE).unwrap());
+    let reason = storage.troubles().first().unwrap();
+    assert!(reason.contains("a checkpoint waits") && reason.contains("\"full\": writing \"segments/"), "{reason}");
+    is_full.store(false, Ordering::Relaxed);
+    assert_eq!(run.done.recv_timeout(DEADLINE).unwrap().epoch, 1);
+    assert_eq!(storage.troubles().first(), None);
+    run.end();
 }
 
 #[test]

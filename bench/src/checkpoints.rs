@@ -53,7 +53,7 @@ pub fn to_alerts(files: &[PathBuf], rules: &RuleSet, folder: &Path, every: Optio
     };
     let acked: Arc<AtomicU64> = Arc::default();
     let place = tempfile::tempdir_in(folder)?;
-    let beginning = Beginning::load(Storage::folder(place.path()).map_err(fail)?).map_err(fail)?;
+    let beginning = Beginning::load(Storage::folder(place.path()).map_err(fail)?, 0).map_err(fail)?;
     let secret = beginning.secret().map_err(fail)?;
     let outlet = Box::new(Taken(acked.clone()));
     let mut sequencer = Sequencer::offline(rules.clone(), secret, crate::NOW, outlet);

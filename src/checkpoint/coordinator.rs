@@ -1,22 +1,28 @@
 //! The coordinator: one thread in process 0, which makes a manifest of each cut once the parts of all processes are there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::manifest::{Manifest, Position};
-use super::storage::{AGAIN, Storage, StorageError};
+use super::manifest::{self, Begun, Manifest, Position};
+use super::storage::{Storage, StorageError};
 use super::writer::{Part, part_name};
-use super::{FORMAT, latest_generation, merge, number};
+use super::{FORMAT, merge};
 
 /// Parts of other processes are looked for after so long, and then after twice as long each time, ...
 const LOOK: Duration = Duration::from_millis(2);
 /// ... up to this.
 const LOOK_AT_MOST: Duration = Duration::from_millis(100);
+/// A part that isn't there after so long shows as trouble.
+const LATE: Duration = Duration::from_secs(5);
+/// Who waits, in messages.
+const WAITS: &str = "a checkpoint waits to be completed";
+/// After so many looks: whether another run has begun meanwhile.
+const LOOKS: u64 = 16;
 /// How long nothing happens at most.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -27,8 +33,8 @@ pub type Done = Box<dyn FnMut(Option<&Manifest>) + Send>;
 pub struct Given {
     /// Where checkpoints are.
     pub storage: Storage,
-    /// This run's generation.
-    pub generation: u64,
+    /// How the run began.
+    pub begun: Begun,
     /// How many processes make parts.
     pub processes: usize,
     /// The version of what frames hold.
@@ -37,12 +43,10 @@ pub struct Given {
     pub secret: String,
     /// Names of the sources, by their places.
     pub sources: Vec<String>,
-    /// The cut that the run began with, and the number of the latest manifest.
-    pub begun: (Option<Manifest>, u64),
     /// Up to which epoch stores and receivers have had everything.
     pub acked: Box<dyn Fn() -> u64 + Send>,
-    /// Cuts whose part of process 0 is durable.
-    pub written: Receiver<u64>,
+    /// Segments of a cut, above which they are merged: [`MOST_SEGMENTS`](super::MOST_SEGMENTS), but in tests.
+    pub most_segments: usize,
     /// Told of each manifest that is durable, and now and then of none: others may have come further meanwhile.
     pub done: Done,
     /// Told why the run must end.
@@ -56,27 +60,26 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// Starts it. Must be called before any writer writes: what no manifest names is cleared away.
+    /// Starts it; `written` tells of cuts whose part of process 0 is durable.
     ///
     /// # Errors
     /// No thread can be had.
-    pub fn start(given: Given) -> Result<Coordinator, String> {
+    pub fn start(given: Given, written: Receiver<u64>) -> Result<Coordinator, String> {
         let stop = Arc::new(AtomicBool::new(false));
-        let (latest, sequence) = given.begun.clone();
-        let mut task = Task { given, stop: stop.clone(), before: None, latest, sequence, merged: 0 };
-        task.clear_leftovers();
+        let mut maker = Maker::new(given, stop.clone());
         let thread = std::thread::Builder::new()
             .name("coordinator".into())
             .spawn(move || {
+                maker.clear_leftovers();
                 loop {
-                    match task.given.written.recv_timeout(IDLE) {
-                        Ok(epoch) if task.make(epoch) => {}
+                    match written.recv_timeout(IDLE) {
+                        Ok(epoch) if maker.make(epoch) => {}
                         Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
                         Err(RecvTimeoutError::Timeout) => {}
                     }
-                    (task.given.done)(None);
+                    (maker.given.done)(None);
                 }
-                (task.given.done)(None);
+                (maker.given.done)(None);
             })
             .map_err(|e| format!("no thread to make checkpoints: {e}; raise the limit of processes"))?;
         Ok(Coordinator { stop, thread })
@@ -91,37 +94,34 @@ impl Coordinator {
     }
 }
 
-struct Task {
+/// Makes manifests. Waits for the storage and for the parts of other processes, and for nothing else.
+pub struct Maker {
     given: Given,
     stop: Arc<AtomicBool>,
     before: Option<Manifest>,
     latest: Option<Manifest>,
-    /// The latest manifest's number, usable or not.
+    /// The latest number that this run has taken.
     sequence: u64,
     /// Counts merged segments.
     merged: u64,
 }
 
-impl Task {
-    /// What earlier runs wrote, but for the manifest that this one begins with and what it names.
-    fn clear_leftovers(&self) {
-        // What the manifest before it names goes too: this one was good enough to begin with.
-        let sequence = self.latest.as_ref().map(|m| m.sequence);
-        let named: BTreeSet<&str> = self.latest.iter().flat_map(|m| m.names()).collect();
-        let is_needed = |folder: &str, name: &str| match folder {
-            "manifests" | "bad" => number(name) == sequence,
-            _ => named.contains(name),
-        };
-        for folder in ["manifests", "bad", "segments", "parts"] {
-            match self.given.storage.list(folder) {
-                Ok(names) => self.given.storage.delete(names.into_iter().filter(|name| !is_needed(folder, name))),
-                Err(error) => tracing::debug!(%error, "leftovers of earlier runs stay"),
-            }
-        }
+impl Maker {
+    /// `stop` ends its waiting.
+    pub fn new(mut given: Given, stop: Arc<AtomicBool>) -> Maker {
+        let found = std::mem::take(&mut given.begun.found);
+        let sequence = given.begun.generation;
+        Maker { given, stop, before: found.before, latest: found.latest, sequence, merged: 0 }
     }
 
-    /// Makes the manifest of a cut; says whether to go on.
-    fn make(&mut self, epoch: u64) -> bool {
+    /// Deletes what runs before this one wrote, but for the two cuts that there are and what they name.
+    pub fn clear_leftovers(&mut self) {
+        let leftovers = std::mem::take(&mut self.given.begun.leftovers);
+        self.given.storage.delete(leftovers);
+    }
+
+    /// Makes the manifest of a cut whose part of process 0 is durable; says whether to go on.
+    pub fn make(&mut self, epoch: u64) -> bool {
         let Some(parts) = self.gather(epoch) else { return false };
         let manifest = self.manifest(epoch, parts);
         if !self.publish(manifest) {
@@ -129,10 +129,7 @@ impl Task {
         }
         let names = (0..self.given.processes).map(|process| part_name(epoch, process));
         self.given.storage.delete(names);
-        match &self.latest {
-            Some(latest) if merge::is_due(latest) => self.merge(),
-            _ => true,
-        }
+        self.merge()
     }
 
     /// The parts of all processes; `None`: the process ends.
@@ -140,20 +137,7 @@ impl Task {
         let mut parts = Vec::new();
         for process in 0..self.given.processes {
             let name = part_name(epoch, process);
-            let mut pause = LOOK;
-            loop {
-                match self.given.storage.size(&name) {
-                    Ok(Some(_)) => break,
-                    Ok(None) => {}
-                    Err(error) => tracing::warn!(%error, "a checkpoint waits"),
-                }
-                if self.stop.load(Ordering::Relaxed) && pause >= LOOK_AT_MOST {
-                    return None;
-                }
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(LOOK_AT_MOST);
-            }
-            let part = self.until_done(|| self.given.storage.get(&name))?;
+            let part = self.wait_for_part(process, &name)?;
             match serde_json::from_slice(&part) {
                 Ok(part) => parts.push(part),
                 Err(error) => {
@@ -163,6 +147,38 @@ impl Task {
             }
         }
         Some(parts)
+    }
+
+    fn wait_for_part(&self, process: usize, name: &str) -> Option<Vec<u8>> {
+        let storage = &self.given.storage;
+        let mut waiter = storage.waiter(WAITS);
+        let mut pause = LOOK;
+        let since = Instant::now();
+        for look in 1u64.. {
+            match storage.size(name).and_then(|size| size.map(|_| storage.get(name)).transpose()) {
+                Ok(Some(part)) => return Some(part),
+                Ok(None) if since.elapsed() < LATE => {}
+                Ok(None) => waiter.fails(&format!("process {process} hasn't written its part: its log says why")),
+                Err(error) => waiter.fails(&error.to_string()),
+            }
+            if self.stop.load(Ordering::Relaxed) && pause >= LOOK_AT_MOST {
+                break;
+            }
+            // A later run clears parts away: this one would wait for ever.
+            if look % LOOKS == 0 && manifest::highest(storage).is_ok_and(|n| n > self.sequence) {
+                self.fail_as_superseded();
+                break;
+            }
+            storage.pause(pause);
+            pause = (pause * 2).min(LOOK_AT_MOST);
+        }
+        None
+    }
+
+    fn fail_as_superseded(&self) {
+        (self.given.failed)(
+            "another run of this cluster has taken over its checkpoints: stop one of them, or give each a `state` folder of its own".into(),
+        );
     }
 
     fn manifest(&mut self, epoch: u64, parts: Vec<Part>) -> Manifest {
@@ -184,11 +200,13 @@ impl Task {
                 }
             }
         }
+        let bound = watermark.unwrap_or(i64::MIN);
+        segments.retain(|segment| segment.until.is_none_or(|until| until >= bound));
         Manifest {
             format: FORMAT,
             frames: self.given.frames,
             sequence: self.sequence + 1,
-            generation: self.given.generation,
+            generation: self.given.begun.generation,
             epoch,
             acked: (self.given.acked)(),
             watermark,
@@ -202,15 +220,12 @@ impl Task {
     /// Creates a manifest, and lets go of the one before the last.
     fn publish(&mut self, manifest: Manifest) -> bool {
         let storage = &self.given.storage;
-        let create = || Ok(latest_generation(storage)? == self.given.generation && manifest.create(storage)?);
-        match self.until_done(create) {
+        let body = manifest.seal();
+        match self.until_done(|| manifest::take(storage, manifest.sequence, &body)) {
             None => return false,
             Some(true) => {}
             Some(false) => {
-                (self.given.failed)(format!(
-                    "another run of this cluster has taken over its checkpoints, or has made number {}: stop one of them, or give each a `state` folder of its own",
-                    manifest.sequence
-                ));
+                self.fail_as_superseded();
                 return false;
             }
         }
@@ -223,18 +238,19 @@ impl Task {
         true
     }
 
-    /// The latest manifest again, of fewer segments.
+    /// The latest manifest again, of fewer segments, if there are too many.
     fn merge(&mut self) -> bool {
         let Some(latest) = self.latest.clone() else { return true };
-        let generation = self.given.generation;
+        let Some(chosen) = merge::choose(&latest, self.given.most_segments) else { return true };
+        let generation = self.given.begun.generation;
         let merged = &mut self.merged;
         let name = || {
             *merged += 1;
-            format!("segments/{generation:010}-merged-{merged:010}")
+            format!("segments/merged-{generation:010}-{merged:010}")
         };
-        match merge::merge(&self.given.storage, &latest, name) {
+        match merge::merge(&self.given.storage, &latest, chosen, name) {
             Ok(segments) => {
-                let merged = segments.iter().map(|s| s.bytes).sum();
+                let merged = merge::bytes_of_class_0(&segments);
                 self.publish(Manifest { sequence: self.sequence + 1, segments, merged, ..latest })
             }
             Err(error) => {
@@ -246,15 +262,6 @@ impl Task {
 
     /// Tries until it works; `None`: the process ends.
     fn until_done<T>(&self, what: impl Fn() -> Result<T, StorageError>) -> Option<T> {
-        loop {
-            match what() {
-                Ok(done) => return Some(done),
-                Err(error) => tracing::warn!(%error, "a checkpoint waits"),
-            }
-            if self.stop.load(Ordering::Relaxed) {
-                return None;
-            }
-            std::thread::sleep(AGAIN);
-        }
+        self.given.storage.until_done(WAITS, || self.stop.load(Ordering::Relaxed), what)
     }
 }

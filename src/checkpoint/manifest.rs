@@ -1,12 +1,17 @@
-//! Manifests: one cut each, as JSON.
+//! Manifests, one cut each, and beginnings of runs. Both are JSON, and share one sequence of numbers: whoever knows of the
+//! latest creates the next, and of two that try one fails. So a run whose next number another run's beginning has taken
+//! makes no manifest any more, and what a run began with stays the latest cut until its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
 use super::storage::{Sealed, Storage, StorageError};
 use super::{FORMAT, number};
 use crate::spool::Progress;
+
+/// Other runs may make so many manifests while one begins.
+const ATTEMPTS: usize = 10;
 
 /// A cut.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,9 +20,9 @@ pub struct Manifest {
     pub format: u32,
     /// The version of what frames hold.
     pub frames: u32,
-    /// Counts manifests.
+    /// Its number.
     pub sequence: u64,
-    /// Who wrote it.
+    /// The number at which the run began that wrote it.
     pub generation: u64,
     /// Everything up to this epoch is in it, and nothing of a later one.
     pub epoch: u64,
@@ -31,7 +36,7 @@ pub struct Manifest {
     pub positions: Vec<Position>,
     /// Where its frames are.
     pub segments: Vec<Segment>,
-    /// Bytes that were left when segments were last merged.
+    /// Bytes of class 0 that were left when its segments were last merged.
     pub merged: u64,
 }
 
@@ -47,6 +52,15 @@ pub struct Position {
     pub progress: Progress,
 }
 
+/// What stands at the number at which a run began.
+#[derive(Debug, Serialize, Deserialize)]
+struct Beginning {
+    format: u32,
+    frames: u32,
+    /// At random, so that of two runs that take the same number one sees that it isn't its own.
+    began: u64,
+}
+
 /// A segment.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Segment {
@@ -54,6 +68,12 @@ pub struct Segment {
     pub name: String,
     /// Bytes of frames.
     pub bytes: u64,
+    /// How long its frames matter, see [`Piece`](crate::spool::Piece); 0 in format 1.
+    #[serde(default)]
+    pub class: u8,
+    /// None of them matters beyond this event time; `None`: some may.
+    #[serde(default)]
+    pub until: Option<i64>,
 }
 
 fn name(sequence: u64) -> String {
@@ -61,14 +81,10 @@ fn name(sequence: u64) -> String {
 }
 
 impl Manifest {
-    /// Writes it; says `false` if there is one of its number: another run has taken over.
-    ///
-    /// # Errors
-    /// It may not be there.
-    pub fn create(&self, storage: &Storage) -> Result<bool, StorageError> {
+    /// As an object.
+    pub fn seal(&self) -> Sealed {
         // Texts and numbers: there is nothing in it that JSON can't say.
-        let json = serde_json::to_vec_pretty(self).unwrap_or_default();
-        storage.create(&name(self.sequence), &Sealed::new(json))
+        Sealed::new(serde_json::to_vec_pretty(self).unwrap_or_default())
     }
 
     /// Deletes this manifest and what it names, but for what the `kept` ones name.
@@ -78,10 +94,33 @@ impl Manifest {
         storage.delete([name(self.sequence), bad_name(self.sequence)].into_iter().chain(unnamed));
     }
 
+    /// The first of its segments that isn't there as a whole.
+    fn missing(&self, sizes: &HashMap<String, u64>) -> Option<&str> {
+        let is_missing = |segment: &&Segment| sizes.get(&segment.name) != Some(&segment.bytes);
+        self.segments.iter().find(is_missing).map(|segment| segment.name.as_str())
+    }
+
     /// Names of its segments.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().map(|segment| segment.name.as_str())
     }
+}
+
+/// Creates what stands at a number; says `false` if another run has taken it, or a later one.
+///
+/// # Errors
+/// It may not be there.
+pub fn take(storage: &Storage, sequence: u64, body: &Sealed) -> Result<bool, StorageError> {
+    // A number that was taken long ago may be free again. The highest never is.
+    Ok(storage.create(&name(sequence), body)? && highest(storage)? == sequence)
+}
+
+/// The latest number that is taken; 0: none is.
+///
+/// # Errors
+/// The storage doesn't answer.
+pub fn highest(storage: &Storage) -> Result<u64, StorageError> {
+    Ok(numbers(storage, "manifests")?.last().copied().unwrap_or(0))
 }
 
 /// The object that marks a manifest as bad.
@@ -89,68 +128,167 @@ pub fn bad_name(sequence: u64) -> String {
     format!("bad/{sequence:010}")
 }
 
-/// The latest manifest that can be used (`None`: there was none yet), and the number of the latest there is. `frames`: the
-/// latest version of frames that can be read.
+/// What a storage holds.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// The latest cut that can be used; `None`: there was none yet.
+    pub latest: Option<Manifest>,
+    /// The one before it, if there still is one.
+    pub before: Option<Manifest>,
+    /// The latest number that is taken; 0: none is.
+    pub highest: u64,
+}
+
+/// Looks for the latest cut. `frames`: the latest version of frames that can be read.
 ///
 /// # Errors
-/// The storage doesn't answer, or what is there was written by a later version.
-pub fn latest(storage: &Storage, frames: u32) -> Result<(Option<Manifest>, u64), String> {
-    let bad: BTreeSet<u64> = numbers(storage, "bad")?.into_iter().collect();
-    let all = numbers(storage, "manifests")?;
-    let highest = all.last().copied().unwrap_or(0);
-    for sequence in all.into_iter().rev().filter(|n| !bad.contains(n)) {
-        match read(storage, sequence, frames)? {
-            Ok(manifest) => return Ok((Some(manifest), highest)),
-            Err(reason) => tracing::error!("{reason}; the checkpoint before it is used"),
+/// The storage doesn't answer, or what is there was written by a later version, or none of it can be used.
+pub fn find(storage: &Storage, frames: u32) -> Result<Found, String> {
+    let text = |e: StorageError| e.to_string();
+    let bad: BTreeSet<u64> = numbers(storage, "bad").map_err(text)?.into_iter().collect();
+    let all = numbers(storage, "manifests").map_err(text)?;
+    let segments: HashMap<String, u64> = storage.sizes("segments").map_err(text)?.into_iter().collect();
+    let mut found = Found { highest: all.last().copied().unwrap_or(0), ..Found::default() };
+    let mut unusable = 0;
+    for sequence in all.into_iter().rev() {
+        let stands = if bad.contains(&sequence) { Stands::Bad } else { read(storage, sequence, frames)? };
+        match stands {
+            Stands::Cut(manifest) => match manifest.missing(&segments) {
+                None if found.latest.is_none() => found.latest = Some(*manifest),
+                None => {
+                    found.before = Some(*manifest);
+                    return Ok(found);
+                }
+                Some(segment) => {
+                    unusable += 1;
+                    let reason = format!("checkpoint {sequence}: segment \"{segment}\" is not whole");
+                    found.pass_over(&reason);
+                }
+            },
+            Stands::Beginning => {}
+            Stands::Bad => unusable += 1,
+            Stands::Unusable(reason) => {
+                unusable += 1;
+                found.pass_over(&reason);
+            }
         }
     }
-    match highest {
-        0 => Ok((None, 0)),
-        _ => Err(format!(
-            "none of the {highest} checkpoints can be used (see the messages before); to begin with nothing, delete the checkpoint's folder"
+    match found.latest {
+        None if unusable > 0 => Err(format!(
+            "none of the {unusable} checkpoints can be used (see the messages before); to begin with nothing, delete the checkpoint's folder"
         )),
+        _ => Ok(found),
     }
 }
 
-fn numbers(storage: &Storage, folder: &str) -> Result<Vec<u64>, String> {
-    let names = storage.list(folder).map_err(|e| e.to_string())?;
-    let mut numbers: Vec<u64> = names.iter().filter_map(|name| number(name)).collect();
+impl Found {
+    fn pass_over(&self, reason: &str) {
+        match self.latest {
+            None => tracing::error!("{reason}; the checkpoint before it is used"),
+            Some(_) => tracing::debug!("{reason}; it is not the latest"),
+        }
+    }
+}
+
+fn numbers(storage: &Storage, folder: &str) -> Result<Vec<u64>, StorageError> {
+    let mut numbers: Vec<u64> = storage.list(folder)?.iter().filter_map(|name| number(name)).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }
 
-/// A manifest whose segments are there; the inner error is why it can't be used, the outer why nothing should be done.
-fn read(storage: &Storage, sequence: u64, frames: u32) -> Result<Result<Manifest, String>, String> {
-    let json = match storage.get(&name(sequence)) {
-        Ok(json) => json,
-        Err(damaged @ StorageError::Damaged { .. }) => return Ok(Err(damaged.to_string())),
-        Err(failed) => return Err(failed.to_string()),
-    };
-    let versions: Versions = match serde_json::from_slice(&json) {
-        Ok(versions) => versions,
-        Err(e) => return Ok(Err(format!("checkpoint {sequence}: {e}"))),
-    };
-    if versions.format > FORMAT || versions.frames > frames {
-        return Err(format!(
-            "checkpoint {sequence} was written by a later version of clawdstrike-edr (format {}.{}; this one reads up to {FORMAT}.{frames}): start that version again, or delete the checkpoint's folder to begin with nothing",
-            versions.format, versions.frames
-        ));
-    }
-    let manifest: Manifest = match serde_json::from_slice(&json) {
-        Ok(manifest) => manifest,
-        Err(e) => return Ok(Err(format!("checkpoint {sequence}: {e}"))),
-    };
-    for segment in &manifest.segments {
-        let size = storage.size(&segment.name).map_err(|e| e.to_string())?;
-        if size != Some(segment.bytes) {
-            return Ok(Err(format!("checkpoint {sequence}: segment \"{}\" is not whole", segment.name)));
-        }
-    }
-    Ok(Ok(manifest))
+/// What stands at a number.
+enum Stands {
+    Cut(Box<Manifest>),
+    Beginning,
+    /// It is marked.
+    Bad,
+    /// Why.
+    Unusable(String),
 }
 
+/// What stands at a number; the error is why nothing should be done.
+fn read(storage: &Storage, sequence: u64, frames: u32) -> Result<Stands, String> {
+    let json = match storage.get(&name(sequence)) {
+        Ok(json) => json,
+        Err(damaged @ StorageError::Damaged { .. }) => return Ok(Stands::Unusable(damaged.to_string())),
+        Err(failed) => return Err(failed.to_string()),
+    };
+    let unusable = |e: serde_json::Error| Ok(Stands::Unusable(format!("checkpoint {sequence}: {e}")));
+    let head: Head = match serde_json::from_slice(&json) {
+        Ok(head) => head,
+        Err(e) => return unusable(e),
+    };
+    if head.format > FORMAT || head.frames > frames {
+        return Err(format!(
+            "checkpoint {sequence} was written by a later version of clawdstrike-edr (format {}.{}; this one reads up to {FORMAT}.{frames}): start that version again, or delete the checkpoint's folder to begin with nothing",
+            head.format, head.frames
+        ));
+    }
+    if head.began.is_some() {
+        return Ok(Stands::Beginning);
+    }
+    serde_json::from_slice(&json).map_or_else(unusable, |manifest| Ok(Stands::Cut(Box::new(manifest))))
+}
+
+/// What all that stands at a number has.
 #[derive(Deserialize)]
-struct Versions {
+struct Head {
     format: u32,
     frames: u32,
+    began: Option<u64>,
+}
+
+/// The beginning of a run.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// What it begins with.
+    pub found: Found,
+    /// The number at which it begins.
+    pub generation: u64,
+    /// The latest epoch of which runs before it have left a part of a cut; 0: there is none.
+    pub epoch: u64,
+    /// What runs before it have left there, and nothing needs.
+    pub(super) leftovers: Vec<String>,
+}
+
+/// Begins a run: from now on those before it make no manifest any more.
+///
+/// # Errors
+/// As of [`find`], or others begin all the time.
+pub fn begin(storage: &Storage, frames: u32) -> Result<Begun, String> {
+    for _ in 0..ATTEMPTS {
+        let found = find(storage, frames)?;
+        // Before the number is taken: what later runs write is none of it.
+        let (epoch, leftovers) = found.leftovers(storage).map_err(|e| e.to_string())?;
+        let beginning = Beginning { format: FORMAT, frames, began: rand::random() };
+        let body = Sealed::new(serde_json::to_vec(&beginning).unwrap_or_default());
+        let generation = found.highest + 1;
+        if take(storage, generation, &body).map_err(|e| e.to_string())? {
+            return Ok(Begun { found, generation, epoch, leftovers });
+        }
+    }
+    Err("another run of this cluster makes checkpoints in the same place: stop it, or give each a `state` folder of its own".into())
+}
+
+impl Found {
+    /// Names of what neither of the two cuts needs, and the latest epoch of a part among them.
+    fn leftovers(&self, storage: &Storage) -> Result<(u64, Vec<String>), StorageError> {
+        let cuts = || [&self.latest, &self.before].into_iter().flatten();
+        let named: BTreeSet<&str> = cuts().flat_map(Manifest::names).collect();
+        let of_cuts: BTreeSet<u64> = cuts().map(|m| m.sequence).collect();
+        let is_of_cut = |name: &str| number(name).is_some_and(|n| of_cuts.contains(&n));
+        let manifests = storage.list("manifests")?;
+        let marked = storage.list("bad")?;
+        // A mark goes once its manifest has gone.
+        let stands: BTreeSet<u64> = manifests.iter().filter_map(|name| number(name)).collect();
+        let mut names: Vec<String> = manifests.into_iter().filter(|name| !is_of_cut(name)).collect();
+        names.extend(marked.into_iter().filter(|name| number(name).is_none_or(|n| !stands.contains(&n))));
+        names.extend(storage.list("segments")?.into_iter().filter(|name| !named.contains(name.as_str())));
+        let parts = storage.list("parts")?;
+        let epoch = parts.iter().filter_map(|name| super::writer::part_epoch(name)).max().unwrap_or(0);
+        names.extend(parts);
+        // Of format 1, which counted runs apart.
+        names.extend(storage.list("generations")?);
+        Ok((epoch, names))
+    }
 }

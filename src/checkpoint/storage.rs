@@ -3,13 +3,14 @@
 //!
 //! An object of ours ends with 8 bytes, little-endian: xxh3 (64 bits, no seed) of all before them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use object_store::local::LocalFileSystem;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 use tokio::runtime::Runtime;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -89,6 +90,56 @@ pub struct Storage {
     folder: Option<PathBuf>,
     place: String,
     runtime: Arc<Runtime>,
+    hurries: bool,
+    troubles: Troubles,
+}
+
+/// Why somebody waits for a storage, of all who do.
+#[derive(Clone, Default)]
+pub struct Troubles(Arc<Mutex<BTreeMap<u64, String>>>);
+
+impl Troubles {
+    /// Of the one who has waited longest.
+    pub fn first(&self) -> Option<String> {
+        self.lock().first_key_value().map(|(_, reason)| reason.clone())
+    }
+
+    /// By turn; one a thread at most.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody who can't go on without the storage. As long as it fails him, that shows.
+pub(super) struct Waiter<'a> {
+    storage: &'a Storage,
+    waits: &'static str,
+    /// His turn, and what was told last.
+    told: Option<(u64, String)>,
+}
+
+impl Waiter<'_> {
+    /// It has failed, for this reason.
+    pub fn fails(&mut self, reason: &str) {
+        if self.told.as_ref().is_some_and(|(_, told)| told == reason) {
+            return;
+        }
+        tracing::warn!("{}: {reason}; trying again", self.waits);
+        let mut troubles = self.storage.troubles.lock();
+        let last = troubles.last_key_value().map_or(0, |(turn, _)| *turn);
+        let turn = self.told.take().map_or(last + 1, |(turn, _)| turn);
+        troubles.insert(turn, format!("{}: {reason}", self.waits));
+        self.told = Some((turn, reason.to_owned()));
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        if let Some((turn, _)) = &self.told {
+            self.storage.troubles.lock().remove(turn);
+            tracing::info!("{}: no longer", self.waits);
+        }
+    }
 }
 
 impl Storage {
@@ -119,7 +170,20 @@ impl Storage {
             .enable_all()
             .build()
             .map_err(|e| format!("no thread for checkpoints: {e}; raise the limit of processes"))?;
-        Ok(Storage { store, folder, place, runtime: Arc::new(runtime) })
+        Ok(Storage { store, folder, place, runtime: Arc::new(runtime), hurries: false, troubles: Troubles::default() })
+    }
+
+    /// Whoever waits for it doesn't pause between two attempts: for a test in which no time passes.
+    pub fn without_pauses(mut self) -> Storage {
+        self.hurries = true;
+        self
+    }
+
+    /// Before another attempt.
+    pub(super) fn pause(&self, pause: Duration) {
+        if !self.hurries {
+            std::thread::sleep(pause);
+        }
     }
 
     fn failed(&self, what: &'static str, name: &str, error: impl std::error::Error) -> StorageError {
@@ -134,12 +198,39 @@ impl Storage {
         self.write(name, body, PutMode::Overwrite).map(|_| ())
     }
 
-    /// As [`Storage::put`], and again until it is there; `waiting` says what waits for it.
-    pub fn put_until_there(&self, name: &str, body: &Sealed, waiting: &str) {
-        while let Err(error) = self.put(name, body) {
-            tracing::warn!(%error, "{waiting}");
-            std::thread::sleep(AGAIN);
+    /// As [`Storage::put`], and again until it is there; `waits` says who waits for it.
+    pub fn put_until_there(&self, name: &str, body: &Sealed, waits: &'static str) {
+        self.until_done(waits, || false, || self.put(name, body));
+    }
+
+    /// Tries until it works, or (`None`) until nobody wants it any more.
+    pub(super) fn until_done<T>(
+        &self,
+        waits: &'static str,
+        is_over: impl Fn() -> bool,
+        what: impl Fn() -> Result<T, StorageError>,
+    ) -> Option<T> {
+        let mut waiter = self.waiter(waits);
+        loop {
+            match what() {
+                Ok(done) => return Some(done),
+                Err(error) => waiter.fails(&error.to_string()),
+            }
+            if is_over() {
+                return None;
+            }
+            self.pause(AGAIN);
         }
+    }
+
+    /// Somebody who can't go on without the storage.
+    pub(super) fn waiter(&self, waits: &'static str) -> Waiter<'_> {
+        Waiter { storage: self, waits, told: None }
+    }
+
+    /// Who waits for it, as it goes.
+    pub fn troubles(&self) -> Troubles {
+        self.troubles.clone()
     }
 
     /// As [`Storage::put`], unless there is another object of the name: then says `false`.
@@ -214,9 +305,17 @@ impl Storage {
     /// # Errors
     /// The storage doesn't answer.
     pub fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
+        Ok(self.sizes(prefix)?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// As [`Storage::list`], with each object's bytes without its checksum.
+    ///
+    /// # Errors
+    /// As [`Storage::list`].
+    pub fn sizes(&self, prefix: &str) -> Result<Vec<(String, u64)>, StorageError> {
         let path = object_store::path::Path::from(prefix);
-        let found = self.store.list(Some(&path)).map_ok(|object| object.location.to_string());
-        let found: Result<Vec<String>, _> = self.runtime.block_on(found.try_collect());
+        let size = |object: ObjectMeta| (object.location.to_string(), object.size.saturating_sub(CHECKSUM as u64));
+        let found: Result<Vec<_>, _> = self.runtime.block_on(self.store.list(Some(&path)).map_ok(size).try_collect());
         found.map_err(|e| self.failed("listing", prefix, e))
     }
 

@@ -2,13 +2,13 @@
 
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use serde::{Deserialize, Serialize};
 
 use super::manifest::Segment;
 use super::storage::{Sealed, Storage};
 use crate::inbox::PartitionId;
-use crate::spool::{Cut, Progress, Spooled, UNDER_WAY};
+use crate::spool::{Cut, Piece, Progress, Spooled, UNDER_WAY};
 
 /// One process's part of a cut.
 #[derive(Debug, Serialize, Deserialize)]
@@ -21,6 +21,11 @@ pub(super) struct Part {
 /// Epochs never go back, so a part's name is given once.
 pub(super) fn part_name(epoch: u64, process: usize) -> String {
     format!("parts/{epoch:020}-{process}")
+}
+
+/// The epoch in a part's name.
+pub(super) fn part_epoch(name: &str) -> Option<u64> {
+    name.rsplit('/').next()?.split_once('-')?.0.parse().ok()
 }
 
 /// The running writer. It ends when all that send to it are gone.
@@ -37,19 +42,25 @@ pub struct Writer {
 /// No thread can be had.
 pub fn start(storage: Storage, process: usize, workers: usize, written: Option<Sender<u64>>) -> Result<Writer, String> {
     let (to, from) = bounded(UNDER_WAY);
-    let run = rand::random();
-    let mut task = Task { storage, run, process, next: 0, workers: Vec::new(), cuts: Vec::new(), written };
-    task.workers.resize_with(workers, Vec::new);
+    let mut parts = Parts::new(storage, process, workers, rand::random());
+    let write = move || {
+        for spooled in from {
+            if let (Some(epoch), Some(written)) = (parts.take(spooled), &written) {
+                // Nobody makes manifests any more: the process ends.
+                let _ended = written.send(epoch);
+            }
+        }
+    };
     let thread = std::thread::Builder::new()
         .name("checkpoint".into())
-        .spawn(move || task.run(&from))
+        .spawn(write)
         .map_err(|e| format!("no thread to write checkpoints: {e}; raise the limit of processes"))?;
     Ok(Writer { to, thread })
 }
 
-struct Task {
+/// Makes segments and parts of what a process's workers put aside. Waits for the storage, and for nothing else.
+pub struct Parts {
     storage: Storage,
-    /// Makes names that no other run gives.
     run: u64,
     process: usize,
     next: u64,
@@ -57,26 +68,31 @@ struct Task {
     workers: Vec<Vec<Segment>>,
     /// Cuts that not all workers have come to yet.
     cuts: Vec<(u64, usize, Part)>,
-    written: Option<Sender<u64>>,
 }
 
-impl Task {
-    fn run(&mut self, from: &Receiver<Spooled>) {
-        for spooled in from {
-            match spooled {
-                Spooled::Piece(worker, frames) => {
-                    let name = format!("segments/{:016x}-{}-{:010}", self.run, self.process, self.next);
-                    self.next += 1;
-                    let bytes = frames.len() as u64;
-                    self.put(&name, frames);
-                    self.workers[worker].push(Segment { name, bytes });
-                }
-                Spooled::Cut(worker, cut) => self.take_cut(worker, cut),
+impl Parts {
+    /// `run`: makes names that no other run gives.
+    pub fn new(storage: Storage, process: usize, workers: usize, run: u64) -> Parts {
+        Parts { storage, run, process, next: 0, workers: vec![Vec::new(); workers], cuts: Vec::new() }
+    }
+
+    /// Takes what a worker put aside; gives the epoch of the cut whose part is durable now. Meanwhile spools fill, and the
+    /// process's workers read no more.
+    pub fn take(&mut self, spooled: Spooled) -> Option<u64> {
+        match spooled {
+            Spooled::Piece(worker, Piece { class, until, frames }) => {
+                let name = format!("segments/{:016x}-{}-{:010}", self.run, self.process, self.next);
+                self.next += 1;
+                let bytes = frames.len() as u64;
+                self.put(&name, frames);
+                self.workers[worker].push(Segment { name, bytes, class, until });
+                None
             }
+            Spooled::Cut(worker, cut) => self.take_cut(worker, cut),
         }
     }
 
-    fn take_cut(&mut self, worker: usize, cut: Cut) {
+    fn take_cut(&mut self, worker: usize, cut: Cut) -> Option<u64> {
         let segments = std::mem::take(&mut self.workers[worker]);
         let at = self.cuts.iter().position(|(epoch, ..)| *epoch == cut.epoch).unwrap_or_else(|| {
             self.cuts.push((cut.epoch, 0, Part { watermark: None, segments: Vec::new(), positions: Vec::new() }));
@@ -88,21 +104,16 @@ impl Task {
         part.segments.extend(segments);
         let position = |(id, progress): (PartitionId, Progress)| (id.source, id.partition, progress);
         part.positions.extend(cut.partitions.into_iter().map(position));
-        if *workers == self.workers.len() {
-            let epoch = *epoch;
-            let (_, _, part) = self.cuts.swap_remove(at);
-            let name = part_name(epoch, self.process);
-            self.put(&name, serde_json::to_vec(&part).unwrap_or_default());
-            if let Some(written) = &self.written {
-                // Nobody makes manifests any more: the process ends.
-                let _ended = written.send(epoch);
-            }
+        if *workers < self.workers.len() {
+            return None;
         }
+        let epoch = *epoch;
+        let (_, _, part) = self.cuts.swap_remove(at);
+        self.put(&part_name(epoch, self.process), serde_json::to_vec(&part).unwrap_or_default());
+        Some(epoch)
     }
 
-    /// Meanwhile spools fill, and the process's workers read no more.
     fn put(&self, name: &str, body: Vec<u8>) {
-        let waiting = "the checkpoint's storage doesn't take what it is given: trying again";
-        self.storage.put_until_there(name, &Sealed::new(body), waiting);
+        self.storage.put_until_there(name, &Sealed::new(body), "a checkpoint waits to be written");
     }
 }

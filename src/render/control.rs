@@ -48,6 +48,8 @@ pub enum Command {
 /// What holds for a whole checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restored {
+    /// Its number; counted from 1.
+    pub checkpoint: u64,
     /// The event-time bound.
     pub watermark: Option<i64>,
     /// Stores and receivers have had everything up to this epoch.

@@ -91,6 +91,7 @@ pub(super) struct Ingest {
     partitions: Partitions,
     spool: Option<Rc<RefCell<Spool>>>,
     pub(super) back: Back,
+    checkpoint: u64,
     live: bool,
     draining: bool,
     hasher: Option<Hasher>,
@@ -143,7 +144,9 @@ pub struct IngestParts {
     pub dead: crossbeam_channel::Sender<DeadRecord>,
     /// How far partitions had been read when the checkpoint was made that the cluster begins with.
     pub before: HashMap<PartitionId, Progress>,
-    /// This worker's share of that checkpoint's frames.
+    /// That checkpoint's number; 0: there is none.
+    pub checkpoint: u64,
+    /// This worker's share of its frames.
     pub back: Receiver<Vec<u8>>,
     /// Where what must not be lost is put aside; `None`: nothing is.
     pub spool: Option<Rc<RefCell<Spool>>>,
@@ -236,6 +239,7 @@ impl Ingest {
             partitions: Partitions::new(parts.before),
             spool: parts.spool,
             back: Back::new(parts.back, peers),
+            checkpoint: parts.checkpoint,
             live: false,
             draining: false,
             hasher: None,
@@ -263,7 +267,14 @@ impl Ingest {
 
     fn obey(&mut self, epoch: u64, command: Command) {
         match command {
-            Command::Start { secret, now, restored: _ } => {
+            Command::Start { secret, now, restored } => {
+                let checkpoint = restored.map_or(0, |r| r.checkpoint);
+                if checkpoint != self.checkpoint {
+                    self.failed = Some(format!(
+                        "this process has read checkpoint {}, and the cluster begins with {checkpoint}: another run was still making them; start again",
+                        self.checkpoint
+                    ));
+                }
                 let hasher = Hasher::new(&secret);
                 self.classifier = Some(Classifier::new(self.worker, hasher.clone(), &self.settings.zone));
                 self.hasher = Some(hasher);

@@ -60,6 +60,8 @@ pub struct Kept {
     pub spooled: Option<Sender<Spooled>>,
     /// How far partitions had been read when the checkpoint was made that the cluster begins with.
     pub before: HashMap<PartitionId, Progress>,
+    /// That checkpoint's number; 0: there is none.
+    pub checkpoint: u64,
     /// For each worker, its share of that checkpoint's frames; none: there are no frames.
     pub back: Vec<Receiver<Vec<u8>>>,
 }
@@ -71,6 +73,7 @@ struct Seat {
     place: usize,
     spooled: Option<Sender<Spooled>>,
     before: HashMap<PartitionId, Progress>,
+    checkpoint: u64,
     back: Receiver<Vec<u8>>,
     /// How its sources wake it.
     waker: Waker,
@@ -100,6 +103,7 @@ impl Crew {
                 place,
                 spooled: kept.spooled.clone(),
                 before: kept.before.clone(),
+                checkpoint: kept.checkpoint,
                 back: shares.next().unwrap_or_else(|| crossbeam_channel::bounded(0).1),
                 waker: sender.waker().clone(),
                 shared: shared.clone(),
@@ -148,7 +152,7 @@ pub struct Sequencer {
     pub waker: Waker,
     /// Takes what leaves.
     pub outlet: Box<dyn Outlet>,
-    /// Called when epochs have closed on all workers, now and then.
+    /// Called when epochs have closed on all workers, or wait for their takers, now and then.
     pub alive: Box<dyn FnMut() + Send>,
     /// Set to stop in good order.
     pub stop: Arc<AtomicBool>,
@@ -209,7 +213,7 @@ pub trait Outlet: Send {
 }
 
 fn run(worker: &mut Worker, seat: Seat, sequencer: Option<Sequencer>, with_first: bool) -> Result<(), String> {
-    let Seat { inbox, place, spooled, before, back, waker, shared } = seat;
+    let Seat { inbox, place, spooled, before, checkpoint, back, waker, shared } = seat;
     let Shared { dead, sources, settings, failure } = shared;
     let parts = IngestParts {
         settings,
@@ -222,6 +226,7 @@ fn run(worker: &mut Worker, seat: Seat, sequencer: Option<Sequencer>, with_first
         }),
         dead,
         before,
+        checkpoint,
         back,
         spool: spooled.map(|to| Rc::new(RefCell::new(Spool::new(place, to)))),
         sources,
@@ -466,19 +471,21 @@ impl Sequence {
     /// Hands out what has left the dataflow.
     fn hand_out(&mut self) {
         let closed = self.closed();
-        loop {
-            let Some(batch) = self.built.exports.borrow_mut().batches.pop_front() else { break };
-            self.given.told.clear(&batch);
-            if let Some(back) = self.given.outlet.offer(batch, &self.built.totals.borrow()) {
-                self.built.exports.borrow_mut().batches.push_front(back);
-                return;
-            }
-        }
         let answers = std::mem::take(&mut self.built.exports.borrow_mut().answers);
         for (id, answer) in answers {
             if let Some(question) = self.questions.remove(&id) {
                 // Whoever asked may have given up.
                 let _given_up = question.send(answer);
+            }
+        }
+        loop {
+            let Some(batch) = self.built.exports.borrow_mut().batches.pop_front() else { break };
+            self.given.told.clear(&batch);
+            if let Some(back) = self.given.outlet.offer(batch, &self.built.totals.borrow()) {
+                self.built.exports.borrow_mut().batches.push_front(back);
+                // Another process would have to wait, too.
+                (self.given.alive)();
+                return;
             }
         }
         if closed > self.told_closed && self.live.is_some_and(|live| live < closed) {

@@ -21,7 +21,7 @@ use super::handle::{ActiveRules, Handle, REQUESTS, Stats, WATCH_LAG};
 use super::journal::{Journal, Told};
 use super::recovery::{self, Beginning, Coordinate};
 use super::{dead_letters, rules, sinks, up};
-use crate::checkpoint;
+use crate::checkpoint::{self, Troubles};
 use crate::config::{Config, Store as StoreConfig};
 use crate::inbox::{Inbox, Inboxes, PartitionId, Waker};
 use crate::render::settings::Settings;
@@ -40,6 +40,8 @@ const WRITTEN: usize = 16;
 const FLUSH: Duration = Duration::from_secs(10);
 /// How often what doesn't work is looked for.
 const HEALTH: Duration = Duration::from_millis(500);
+/// What the checkpoint's storage is called in health.
+const CHECKPOINT: &str = "checkpoint";
 
 /// Which process, and how it was started.
 pub struct Process {
@@ -71,6 +73,8 @@ struct Head {
     response: Arc<Orchestrator>,
     archived: Arc<Archived>,
     acked: Arc<AtomicU64>,
+    /// Who waits for the checkpoint's storage, and where that shows.
+    checkpoints: (Troubles, watch::Sender<Stats>),
     sinks: tokio::task::JoinHandle<()>,
     background: Vec<tokio::task::JoinHandle<()>>,
     stop_api: watch::Sender<bool>,
@@ -110,7 +114,7 @@ pub fn run(process: Process) -> Result<(), String> {
     let failure = Arc::new(OnceLock::new());
     let failed = failure.clone();
     let settings = Settings::from_config(&config);
-    let beginning = Beginning::load(checkpoint::open(&config)?)?;
+    let beginning = Beginning::load(checkpoint::open(&config)?, index)?;
     let inboxes = Inboxes { first: index * cluster.threads, peers: config.workers(), local };
     let names = recovery::sources(&config);
     let readers = start_sources(&config, &inboxes, &beginning.start_at(&names))?;
@@ -313,7 +317,9 @@ async fn start_head(
         changes: changes.clone(),
     };
     let archived = Arc::new(Archived::default());
-    let (outlet, sinks) = sinks::start(to, stats_in, archived.clone(), degraded_parts(writer.as_ref(), &response));
+    let checkpoints = (beginning.troubles(), stats_in.clone());
+    let (outlet, sinks) =
+        sinks::start(to, stats_in, archived.clone(), degraded_parts(writer.as_ref(), &response, beginning.troubles()));
     let (requests_in, requests) = mpsc::channel(REQUESTS);
     let set = Arc::new(compiled.set);
     let active = ActiveRules {
@@ -335,7 +341,7 @@ async fn start_head(
         told,
         cuts: Some(cuts),
         now: None,
-        first_epoch: first_epoch().max(beginning.epoch() + 1),
+        first_epoch: first_epoch().max(beginning.latest_epoch() + 1),
         tick: TICK,
         requests,
         waker,
@@ -345,7 +351,18 @@ async fn start_head(
     };
     let (stop_api, _) = watch::channel(false);
     Ok((
-        Head { handle, rule_files: files, writer, response, archived, acked, sinks, background: Vec::new(), stop_api },
+        Head {
+            handle,
+            rule_files: files,
+            writer,
+            response,
+            archived,
+            acked,
+            checkpoints,
+            sinks,
+            background: Vec::new(),
+            stop_api,
+        },
         sequencer,
     ))
 }
@@ -382,7 +399,11 @@ fn die_with_supervisor() {
 #[cfg(not(target_os = "linux"))]
 fn die_with_supervisor() {}
 
-fn degraded_parts(writer: Option<&StoreWriter>, response: &Arc<Orchestrator>) -> sinks::Degraded {
+fn degraded_parts(
+    writer: Option<&StoreWriter>,
+    response: &Arc<Orchestrator>,
+    checkpoints: Troubles,
+) -> sinks::Degraded {
     let store = writer.map(StoreWriter::status);
     let response = Arc::downgrade(response);
     Box::new(move || {
@@ -390,8 +411,29 @@ fn degraded_parts(writer: Option<&StoreWriter>, response: &Arc<Orchestrator>) ->
         if let Some(reason) = store.as_ref().and_then(|s| s.borrow().degraded.clone()) {
             parts.insert("store".into(), reason);
         }
+        if let Some(reason) = checkpoints.first() {
+            parts.insert(CHECKPOINT.into(), reason);
+        }
         parts
     })
+}
+
+/// While alerts wait to be written down, nothing is told of closed epochs: what they wait for shows all the same.
+async fn show_trouble(checkpoints: Troubles, stats: watch::Sender<Stats>) {
+    let mut looks = tokio::time::interval(HEALTH);
+    loop {
+        looks.tick().await;
+        let trouble = checkpoints.first();
+        stats.send_if_modified(|stats| {
+            let news = stats.degraded.get(CHECKPOINT) != trouble.as_ref();
+            match trouble {
+                Some(reason) if news => drop(stats.degraded.insert(CHECKPOINT.into(), reason)),
+                None if news => drop(stats.degraded.remove(CHECKPOINT)),
+                _ => {}
+            }
+            news
+        });
+    }
 }
 
 /// Epochs go on from the wall clock in milliseconds: at least 10 ms apart, they stay behind it, so that a later run begins
@@ -407,6 +449,14 @@ async fn serve(
     serve_api: Serve,
     ready: Box<dyn FnOnce(Handle, SocketAddr) + Send>,
 ) -> Result<(), String> {
+    let (checkpoints, stats) = head.checkpoints.clone();
+    let mut stopping = head.stop_api.subscribe();
+    head.background.push(tokio::spawn(async move {
+        tokio::select! {
+            () = show_trouble(checkpoints, stats) => {}
+            _ = stopping.wait_for(|s| *s) => {}
+        }
+    }));
     let mut stopping = head.stop_api.subscribe();
     let stopped = async move {
         drop(stopping.wait_for(|s| *s).await);

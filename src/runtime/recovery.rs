@@ -9,7 +9,7 @@ use crossbeam_channel::{Sender, bounded};
 
 use super::driver::{Cuts, Kept};
 use super::journal::{Journal, Told, partition_id};
-use crate::checkpoint::{self, Coordinator, Given, Manifest, Position, Storage, Writer};
+use crate::checkpoint::{self, Begun, Coordinator, Given, Manifest, Position, Storage, Troubles, Writer};
 use crate::config::Config;
 use crate::inbox::PartitionId;
 use crate::render::control::Restored;
@@ -26,16 +26,25 @@ const UNCOMMITTED: usize = 16;
 pub struct Beginning {
     storage: Storage,
     manifest: Option<Manifest>,
-    highest: u64,
+    /// Of process 0.
+    begun: Option<Begun>,
 }
 
 impl Beginning {
-    /// The latest checkpoint in a storage, if there is one.
+    /// The latest checkpoint in a storage, if there is one. In process 0 the cluster's run begins there: those before it
+    /// make no checkpoint any more.
     ///
     /// # Errors
     /// The storage doesn't answer, or what is there can't be used; the text says what to do.
-    pub fn load(storage: Storage) -> Result<Beginning, String> {
-        let (manifest, highest) = checkpoint::load(&storage, snapshot::VERSION)?;
+    pub fn load(storage: Storage, process: usize) -> Result<Beginning, String> {
+        let (begun, manifest) = match process {
+            0 => {
+                let begun = checkpoint::begin(&storage, snapshot::VERSION)?;
+                let manifest = begun.found.latest.clone();
+                (Some(begun), manifest)
+            }
+            _ => (None, checkpoint::find(&storage, snapshot::VERSION)?.latest),
+        };
         if let Some(manifest) = &manifest {
             tracing::info!(
                 checkpoint = manifest.sequence,
@@ -44,7 +53,12 @@ impl Beginning {
                 "going on from a checkpoint"
             );
         }
-        Ok(Beginning { storage, manifest, highest })
+        Ok(Beginning { storage, manifest, begun })
+    }
+
+    /// Who waits for the checkpoint's storage.
+    pub fn troubles(&self) -> Troubles {
+        self.storage.troubles()
     }
 
     /// The cluster's secret: the one that the checkpoint was made with, else a new one.
@@ -65,7 +79,7 @@ impl Beginning {
 
     /// What holds for the whole checkpoint.
     pub fn restored(&self) -> Option<Restored> {
-        self.manifest.as_ref().map(|m| Restored { watermark: m.watermark, acked: m.acked })
+        self.manifest.as_ref().map(|m| Restored { checkpoint: m.sequence, watermark: m.watermark, acked: m.acked })
     }
 
     /// What was told after the checkpoint, and where to write down what will be.
@@ -76,9 +90,14 @@ impl Beginning {
         Journal::read(self.storage.clone(), self.epoch(), sources).map_err(|e| e.to_string())
     }
 
-    /// Epochs must begin above this one.
-    pub fn epoch(&self) -> u64 {
+    /// The checkpoint's epoch.
+    fn epoch(&self) -> u64 {
         self.manifest.as_ref().map_or(0, |m| m.epoch)
+    }
+
+    /// Epochs must begin above this one: that of the checkpoint, and of what else was left there.
+    pub fn latest_epoch(&self) -> u64 {
+        self.epoch().max(self.begun.as_ref().map_or(0, |begun| begun.epoch))
     }
 
     fn positions(&self, sources: &[String]) -> HashMap<PartitionId, Progress> {
@@ -124,14 +143,15 @@ impl Beginning {
             .name("recovery".into())
             .spawn(feed)
             .map_err(|e| format!("no thread to read the checkpoint: {e}; raise the limit of processes"))?;
-        Ok(Kept { spooled: Some(writer.to.clone()), before, back })
+        let checkpoint = self.manifest.as_ref().map_or(0, |m| m.sequence);
+        Ok(Kept { spooled: Some(writer.to.clone()), before, checkpoint, back })
     }
 
     /// Starts what makes manifests; for process 0. `acked` counts what stores and receivers have had; `committed` takes the
     /// positions that they have had and the checkpoint holds.
     ///
     /// # Errors
-    /// The storage doesn't answer, or no thread can be had.
+    /// It isn't process 0's, or no thread can be had.
     pub fn coordinate(
         self,
         config: &Coordinate<'_>,
@@ -140,7 +160,7 @@ impl Beginning {
         mut committed: impl FnMut(Vec<(PartitionId, u64)>) + Send + 'static,
         failed: impl Fn(String) + Send + 'static,
     ) -> Result<Coordinator, String> {
-        let generation = checkpoint::take_generation(&self.storage).map_err(|e| e.to_string())?;
+        let begun = self.begun.clone().ok_or("only process 0 makes checkpoints")?;
         let cuts = config.cuts.clone();
         let acked_before = self.restored().map_or(0, |r| r.acked);
         let acked_of = {
@@ -152,17 +172,15 @@ impl Beginning {
             }
         };
         let mut commits = Commits { sources: config.sources.to_vec(), waiting: Vec::new() };
-        let begun = (self.manifest, self.highest);
-        Coordinator::start(Given {
+        let given = Given {
             storage: self.storage,
-            generation,
+            begun,
             processes: config.processes,
             frames: snapshot::VERSION,
             secret: config.secret.iter().map(|b| format!("{b:02x}")).collect(),
             sources: config.sources.to_vec(),
-            begun,
             acked: Box::new(acked_of),
-            written,
+            most_segments: checkpoint::MOST_SEGMENTS,
             done: Box::new(move |manifest| {
                 if let Some(manifest) = manifest {
                     cuts.durable.store(manifest.epoch, Ordering::Relaxed);
@@ -173,7 +191,8 @@ impl Beginning {
                 }
             }),
             failed: Box::new(failed),
-        })
+        };
+        Coordinator::start(given, written)
     }
 }
 

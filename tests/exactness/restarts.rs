@@ -88,7 +88,7 @@ fn life(
         }
     };
     let names = ["file".to_owned()];
-    let beginning = Beginning::load(storage.clone())?;
+    let beginning = Beginning::load(storage.clone(), 0)?;
     let StartAt::Positions(start) = beginning.start_at(&names) else { return Err("no positions".into()) };
     let (written, cuts_written) = bounded(16);
     let writer = beginning.writer(0, way.workers, Some(written))?;
@@ -102,7 +102,7 @@ fn life(
         restored: beginning.restored(),
         told,
         cuts: Some(cuts.clone()),
-        first_epoch: first_epoch.max(beginning.epoch() + 1),
+        first_epoch: first_epoch.max(beginning.latest_epoch() + 1),
         ..Sequencer::offline(rules.clone(), beginning.secret()?, case.options.now, outlet)
     };
     let cluster = Coordinate { processes: 1, sources: &names, secret: &sequencer.secret, cuts };
