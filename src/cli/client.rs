@@ -110,9 +110,8 @@ impl Client {
         }
         let status = response.status();
         let body = self.body(response).await?;
-        let error = &body["error"];
-        let text = |name: &str| error[name].as_str().map(str::to_owned);
-        let message = text("message")
+        let text = |name: &str| body[name].as_str().map(str::to_owned);
+        let message = text("detail")
             .ok_or_else(|| anyhow!("\"{}\" answered {status}, and not as an engine does: check --api", self.base))?;
         let hint = text("hint").unwrap_or_default();
         Err(Refused { status, message, hint, body }.into())

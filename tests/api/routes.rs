@@ -14,8 +14,8 @@ use super::backend::{Engine, HOSTILE, RULE, http};
 fn error(body: &Value) -> String {
     format!(
         "{}; {}",
-        body["error"]["message"].as_str().expect("a message"),
-        body["error"]["hint"].as_str().expect("a hint")
+        body["detail"].as_str().expect("a message"),
+        body["hint"].as_str().expect("a hint")
     )
 }
 
@@ -65,7 +65,7 @@ async fn alerts_leave_retracted_ones_out_unless_asked() {
     let (status, body) = engine.get("/v1/alerts/id-high").await;
     assert_eq!((status, &body["alert"]["revision"], &body["epoch"]), (200, &json!(3), &json!(7)));
     let (status, body) = engine.get("/v1/alerts/id-none").await;
-    assert_eq!((status, body["error"]["code"].as_str()), (404, Some("not_found")));
+    assert_eq!((status, body["code"].as_str()), (404, Some("not_found")));
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn wrong_parameters_are_refused_by_name() {
     ];
     for (route, expected) in cases {
         let (status, body) = engine.get(route).await;
-        assert_eq!((status, body["error"]["code"].as_str()), (400, Some("invalid_parameter")), "{route}: {body}");
+        assert_eq!((status, body["code"].as_str()), (400, Some("invalid_parameter")), "{route}: {body}");
         assert!(error(&body).contains(expected), "{route}: {body}");
     }
 }
@@ -136,7 +136,7 @@ async fn a_set_that_does_not_compile_changes_nothing_and_tells_all_errors() {
     let broken = RULE.replace("severity: high", "severity: hihg").replace("file_access", "file_acces");
     let files = json!({"files": [{"name": "good.yaml", "text": RULE}, {"name": "bad.yaml", "text": broken}]});
     let (status, body) = engine.post("/v1/rules", &files).await;
-    assert_eq!((status, body["error"]["code"].as_str()), (422, Some("invalid_rules")));
+    assert_eq!((status, body["code"].as_str()), (422, Some("invalid_rules")));
     let lines: Vec<_> =
         body["diagnostics"].as_array().expect("diagnostics").iter().map(|d| d["line"].as_u64()).collect();
     assert!(lines.contains(&Some(4)) && lines.contains(&Some(6)), "{body}");
@@ -190,12 +190,12 @@ async fn every_documented_route_exists_and_every_other_is_refused_in_json() {
     }
     for route in ["/", "/v1", "/v1/nothing", "/v1/sessions/a/b/c", "/%ff"] {
         let (status, body) = engine.get(route).await;
-        assert_eq!((status, body["error"]["code"].as_str()), (404, Some("not_found")), "{route}");
+        assert_eq!((status, body["code"].as_str()), (404, Some("not_found")), "{route}");
     }
     let (status, body) = engine.post("/v1/sessions", &json!({})).await;
-    assert_eq!((status, body["error"]["code"].as_str()), (405, Some("method_not_allowed")));
+    assert_eq!((status, body["code"].as_str()), (405, Some("method_not_allowed")));
     let (status, body) = engine.get("/v1/alerts/%ff").await;
-    assert_eq!((status, body["error"]["code"].as_str()), (400, Some("invalid_path")), "{body}");
+    assert_eq!((status, body["code"].as_str()), (400, Some("invalid_path")), "{body}");
 }
 
 #[tokio::test]
@@ -250,9 +250,9 @@ async fn an_engine_that_is_gone_is_told_not_hung_on() {
     assert_eq!((status, &body["epoch"]), (200, &json!(7)));
     engine.kill_backend().await;
     let (status, body) = engine.get("/v1/ready").await;
-    assert_eq!((status, body["error"]["code"].as_str()), (503, Some("not_ready")));
+    assert_eq!((status, body["code"].as_str()), (503, Some("not_ready")));
     let (status, body) = engine.get("/v1/alerts").await;
-    assert_eq!((status, body["error"]["code"].as_str()), (503, Some("stopping")));
+    assert_eq!((status, body["code"].as_str()), (503, Some("stopping")));
     let (status, body) = engine.get("/v1/health").await;
     assert_eq!((status, body["status"].as_str()), (200, Some("ok")), "health is about the process");
 }
@@ -297,6 +297,17 @@ async fn health_and_metrics_tell_the_counters() {
     ] {
         assert!(text.lines().any(|l| l == line), "no line {line:?} in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn errors_are_problem_details() {
+    let engine = Engine::start().await;
+    let response = http().get(engine.url("/v1/alerts/id-none")).send().await.expect("an answer");
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    let body: Value = response.json().await.expect("JSON");
+    assert_eq!((&body["type"], &body["title"]), (&json!("urn:clawdstrike-edr:problem:not_found"), &json!("not found")));
+    assert_eq!((&body["status"], &body["code"]), (&json!(404), &json!("not_found")));
+    assert!(body["detail"].is_string() && body["hint"].is_string(), "{body}");
 }
 
 #[tokio::test]
