@@ -1,11 +1,15 @@
 //! `workers.toml`: one typed tree with its defaults in one place (SPEC §8). Unknown keys are refused; secrets come from
 //! the environment or from files, never from here.
 
+mod api;
+pub mod roles;
+
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+pub use api::Api;
 
 use crate::session::RiskWeights;
 
@@ -385,22 +389,6 @@ pub struct Response {
     pub dry_run: bool,
 }
 
-/// The HTTP API.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Api {
-    /// Where process 0 listens. Port 0 picks a free one.
-    pub listen: SocketAddr,
-    /// Serve without tokens. Only on a loopback address.
-    pub allow_anonymous: bool,
-}
-
-impl Default for Api {
-    fn default() -> Self {
-        Api { listen: SocketAddr::from(([127, 0, 0, 1], 7878)), allow_anonymous: false }
-    }
-}
-
 /// The least memory for groups that a configuration may ask for.
 const LEAST_STATE: Bytes = Bytes(64 << 20);
 
@@ -497,13 +485,7 @@ impl Config {
                 ));
             }
         }
-        if self.api.allow_anonymous && !self.api.listen.ip().is_loopback() {
-            return Err(format!(
-                "[api] allow_anonymous = true needs a loopback address, and listen is \"{}\": use 127.0.0.1, or turn it off",
-                self.api.listen
-            ));
-        }
-        Ok(())
+        self.api.check()
     }
 }
 

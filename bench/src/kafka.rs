@@ -75,9 +75,9 @@ fn read(config: Config, events: u64) -> anyhow::Result<Measured> {
             }
         });
     };
-    let api = config.api.clone();
+    let (api, state) = (config.api.clone(), config.cluster.state.clone());
     let serve: process::Serve = Box::new(move |handle, stopped| {
-        Box::pin(clawdstrike_edr::api::serve(api.listen, handle, api.allow_anonymous, stopped))
+        Box::pin(async move { clawdstrike_edr::api::serve(&api, &state, handle, stopped).await })
     });
     process::run(Process { config, index: 0, mesh: Vec::new(), supervised: false, serve, ready: Box::new(ready) })
         .map_err(|e| anyhow!(e))?;

@@ -1,9 +1,8 @@
-//! What the API says when it can't answer: `{"error": {"code", "message", "hint"}}` with the status code that fits.
+//! What the API says when it can't answer: problem details (RFC 9457), with our `code` and `hint` as further members.
 //!
-//! Knows no route. Codes are stable, messages are for people.
+//! Knows no route. Codes are stable, details and hints are for people.
 
-use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
@@ -16,9 +15,14 @@ pub(super) struct ApiError {
     code: &'static str,
     message: String,
     hint: String,
-    /// Further members of the body, beside `error`.
-    details: Box<Map<String, Value>>,
+    /// Further members of the body, and headers.
+    more: Box<(Map<String, Value>, HeaderMap)>,
 }
+
+/// The media type of a problem.
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+/// What a problem's `type` begins with; the code follows.
+const TYPES: &str = "urn:clawdstrike-edr:problem:";
 
 impl ApiError {
     pub(super) fn new(
@@ -27,7 +31,7 @@ impl ApiError {
         message: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        ApiError { status, code, message: message.into(), hint: hint.into(), details: Box::default() }
+        ApiError { status, code, message: message.into(), hint: hint.into(), more: Box::default() }
     }
 
     /// A parameter that isn't what it should be (400).
@@ -41,7 +45,12 @@ impl ApiError {
     }
 
     pub(super) fn with(mut self, name: &str, value: Value) -> Self {
-        self.details.insert(name.to_owned(), value);
+        self.more.0.insert(name.to_owned(), value);
+        self
+    }
+
+    pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.more.1.insert(name, value);
         self
     }
 }
@@ -78,8 +87,18 @@ impl From<EngineError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut body = *self.details;
-        body.insert("error".into(), json!({"code": self.code, "message": self.message, "hint": self.hint}));
-        (self.status, Json(Value::Object(body))).into_response()
+        let (members, headers) = *self.more;
+        let mut body = json!({
+            "type": format!("{TYPES}{}", self.code),
+            "title": self.code.replace('_', " "),
+            "status": self.status.as_u16(),
+            "detail": self.message,
+            "code": self.code,
+            "hint": self.hint,
+        });
+        for (name, value) in members {
+            body[name] = value;
+        }
+        (self.status, headers, [(header::CONTENT_TYPE, PROBLEM)], body.to_string()).into_response()
     }
 }

@@ -1,9 +1,9 @@
 //! What every request passes before it reaches a route: who may ask, how long it may take, which headers go back.
 //!
-//! Knows no route. Default deny: tokens come with a later release, until then only a configuration that says
-//! `allow_anonymous` opens the API, and only to callers on the same machine.
+//! Knows no route. Default deny: what a route needs, the caller must have.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -11,38 +11,52 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::App;
+use super::access::Access;
 use super::error::ApiError;
+use super::routes::Needs;
 
 /// Longest time from a request's head to its answer's head. Above the handle's own limit, whose message says more.
 const REQUEST: Duration = Duration::from_secs(15);
 
+/// What stands before one route.
+#[derive(Clone)]
+pub(super) struct Gate {
+    pub(super) access: Arc<Access>,
+    pub(super) needs: Needs,
+}
+
+/// The other end of the connection; the server adds it to every request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) SocketAddr);
+
 /// Refuses those who may not ask.
-pub(super) async fn authorise(State(app): State<App>, request: Request, next: Next) -> Response {
-    if !app.allow_anonymous {
-        let refused = ApiError::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "the API refuses every request: access tokens come with a later release",
-            "to open it to this machine alone, set `allow_anonymous = true` and a loopback `listen` under [api] in workers.toml",
-        );
-        return ([(header::WWW_AUTHENTICATE, "Bearer")], refused).into_response();
+pub(super) async fn authorise(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+    let Some(Peer(from)) = request.extensions().get().copied() else {
+        tracing::error!("a request came without the address that it is from, and is refused");
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let caller = match gate.needs {
+        Needs::Nothing => gate.access.admit(from).map(|()| None),
+        Needs::Token => gate.access.identify(request.headers(), from).await.map(Some),
+        Needs::Permission(asked) => {
+            let caller = gate.access.identify(request.headers(), from).await;
+            caller.and_then(|caller| caller.may(asked).map(|()| Some(caller)))
+        }
+    };
+    match caller {
+        Ok(caller) => {
+            if let Some(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
+            next.run(request).await
+        }
+        Err(refused) => refused.into_response(),
     }
-    if !names_this_machine(request.headers()) {
-        return ApiError::new(
-            StatusCode::FORBIDDEN,
-            "forbidden_host",
-            "the request's Host header names another machine, and anonymous access is for this one",
-            "use 127.0.0.1, [::1] or localhost in the URL",
-        )
-        .into_response();
-    }
-    next.run(request).await
 }
 
 /// Whether the Host header is a loopback name. A web page whose name an attacker points at 127.0.0.1 (DNS rebinding)
 /// still sends its own.
-fn names_this_machine(headers: &HeaderMap) -> bool {
+pub(super) fn names_this_machine(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST).and_then(|h| h.to_str().ok()) else {
         return false;
     };

@@ -1,4 +1,4 @@
-//! `/v1/health` (is the process at work), `/v1/ready` (does the whole dataflow answer), `/metrics` (Prometheus text).
+//! `/livez` (does the process answer), `/v1/health` (is it at work), `/v1/ready` (does the whole dataflow answer), `/metrics` (Prometheus text).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,6 +20,11 @@ use crate::view::Query;
 
 /// How long the dataflow may take to show that it is ready.
 const READY: Duration = Duration::from_secs(2);
+
+/// `GET /livez`: 200, and nothing that a stranger shouldn't know.
+pub(super) async fn live(NoParams: NoParams) -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
 
 /// `GET /v1/health`: 200 with `status` `ok` or `degraded`, and the counters.
 pub(super) async fn health(State(app): State<App>, NoParams: NoParams) -> Json<Value> {

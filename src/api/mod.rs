@@ -2,32 +2,39 @@
 //!
 //! Knows nothing of the dataflow behind the handle, and keeps no view of its own: every read is a peek.
 
+mod access;
 mod agents;
 mod alerts;
 mod error;
 mod guard;
 mod health;
 mod params;
+mod rates;
+pub mod routes;
 mod rules;
 mod server;
 mod sessions;
+pub mod tokens;
 mod watch;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch as signal};
 use tokio::task::JoinHandle;
 
+use crate::config::Api;
 use crate::runtime::handle::Handle;
+use access::Access;
 use error::ApiError;
 use params::NoParams;
+use tokens::Tokens;
 
 /// The longest request body, in bytes: a rule set.
 pub const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
@@ -41,7 +48,7 @@ const OPENAPI: &str = include_str!("openapi.json");
 #[derive(Clone)]
 struct App {
     handle: Handle,
-    allow_anonymous: bool,
+    access: Arc<Access>,
     watchers: Arc<Semaphore>,
     stopping: signal::Receiver<bool>,
 }
@@ -52,27 +59,25 @@ impl App {
     }
 }
 
-/// Serves the API on `listen` (port 0: a free one) until `shutdown` resolves; gives the address that it listens on, and the
-/// task that ends when the last connection has ended.
+/// Serves the API where the configuration says (port 0: a free one) until `shutdown` resolves; gives the address that it
+/// listens on, and the task that ends when the last connection has ended. Tokens are those of the `state` folder.
 ///
-/// Errors: the address can't be had, or `allow_anonymous` is asked for on an address that others can reach.
+/// Errors: the address can't be had, or the configuration contradicts itself.
 pub async fn serve(
-    listen: SocketAddr,
+    api: &Api,
+    state: &Path,
     handle: Handle,
-    allow_anonymous: bool,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(SocketAddr, JoinHandle<()>), String> {
-    if allow_anonymous && !listen.ip().is_loopback() {
-        return Err(format!(
-            "[api] allow_anonymous = true needs a loopback address, and listen is \"{listen}\": use 127.0.0.1, or turn it off"
-        ));
-    }
+    api.check()?;
+    let listen = api.listen;
     let taken = |e| format!("[api] listen = \"{listen}\": {e}; choose another port there (0 picks a free one)");
     let listener = TcpListener::bind(listen).await.map_err(taken)?;
     let address = listener.local_addr().map_err(taken)?;
     let (stop, stopping) = signal::channel(false);
     let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
-    let app = App { handle, allow_anonymous, watchers, stopping: stopping.clone() };
+    let access = Arc::new(Access::new(api, Tokens::of(state)));
+    let app = App { handle, access, watchers, stopping: stopping.clone() };
     let server = server::run(listener, router(app), stopping);
     let task = tokio::spawn(async move {
         let signalled = async {
@@ -90,25 +95,9 @@ async fn stopped(stopping: &mut signal::Receiver<bool>) {
 }
 
 fn router(app: App) -> Router {
-    Router::new()
-        .route("/v1/health", get(health::health))
-        .route("/v1/ready", get(health::ready))
-        .route("/v1/sessions", get(sessions::list))
-        .route("/v1/sessions/watch", get(watch::sessions))
-        .route("/v1/sessions/{agent}/{session}", get(sessions::one))
-        .route("/v1/alerts", get(alerts::list))
-        .route("/v1/alerts/watch", get(watch::alerts))
-        .route("/v1/alerts/{id}", get(alerts::one))
-        .route("/v1/agents", get(agents::list))
-        .route("/v1/rules", get(rules::list).post(rules::load))
-        .route("/v1/rules/{id}", get(rules::one))
-        .route("/v1/openapi.json", get(openapi))
-        .route("/metrics", get(health::metrics))
-        .fallback(no_route)
-        .method_not_allowed_fallback(no_method)
+    routes::router(&app)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(axum::middleware::from_fn(guard::limit_time))
-        .layer(axum::middleware::from_fn_with_state(app.clone(), guard::authorise))
         .layer(axum::middleware::from_fn(guard::set_headers))
         .with_state(app)
 }

@@ -3,16 +3,22 @@
 //!
 //! Knows no route. `axum::serve` bounds neither, hence this loop of its own on the same hyper.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+
+use super::guard::Peer;
 
 /// Open connections; more wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 512;
@@ -34,8 +40,8 @@ pub(super) async fn run(listener: TcpListener, router: Router, mut stopping: wat
             () = super::stopped(&mut stopping) => break,
             Some(_) = connections.join_next() => {}
             accepted = accept(&listener, places.clone()) => {
-                if let Some((stream, place)) = accepted {
-                    connections.spawn(serve(stream, place, router.clone(), stopping.clone()));
+                if let Some((stream, from, place)) = accepted {
+                    connections.spawn(serve(stream, from, place, router.clone(), stopping.clone()));
                 }
             }
         }
@@ -49,10 +55,13 @@ pub(super) async fn run(listener: TcpListener, router: Router, mut stopping: wat
 }
 
 /// The next connection, once there is a place for it; `None` if none came of it.
-async fn accept(listener: &TcpListener, places: Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+async fn accept(
+    listener: &TcpListener,
+    places: Arc<Semaphore>,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let place = places.acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, place)),
+        Ok((stream, from)) => Some((stream, from, place)),
         Err(error) => {
             tracing::warn!(%error, "the API could not accept a connection");
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -61,12 +70,23 @@ async fn accept(listener: &TcpListener, places: Arc<Semaphore>) -> Option<(TcpSt
     }
 }
 
-async fn serve(stream: TcpStream, _place: OwnedSemaphorePermit, router: Router, mut stopping: watch::Receiver<bool>) {
+async fn serve(
+    stream: TcpStream,
+    from: SocketAddr,
+    _place: OwnedSemaphorePermit,
+    router: Router,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let routes = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Peer(from));
+        routes.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -2,22 +2,86 @@
 //!
 //! Knows no command.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, redirect};
 use serde_json::Value;
 use url::{Host, Url};
 
+use super::output::tell;
 use super::sse::Events;
 
-/// `--api`.
+/// `--api`, and what the engine shall know the caller by.
 #[derive(Debug, Args)]
 pub(super) struct ApiArgs {
     /// Where the engine's API is.
     #[arg(long, value_name = "URL", env = "CLAWDSTRIKE_API", default_value = "http://127.0.0.1:7878", value_parser = base_url)]
     api: Url,
+    /// A token for the API. Others on this machine see arguments: the variable, or a file, is better.
+    #[arg(long, value_name = "TOKEN", env = TOKEN, hide_env_values = true)]
+    token: Option<Secret>,
+    /// A file that holds a token.
+    #[arg(long, value_name = "FILE", env = "CLAWDSTRIKE_TOKEN_FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
+}
+
+/// The variable that holds a token.
+pub(super) const TOKEN: &str = "CLAWDSTRIKE_TOKEN";
+/// The longest file of a token.
+const MAX_TOKEN_FILE: u64 = 64 * 1024;
+
+/// A token that no message shows.
+#[derive(Clone)]
+struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+impl std::str::FromStr for Secret {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Secret(text.to_owned()))
+    }
+}
+
+impl ApiArgs {
+    /// The Authorization header, if there is a token.
+    fn authorization(&self) -> anyhow::Result<Option<HeaderValue>> {
+        let token = match (&self.token, &self.token_file) {
+            (Some(Secret(token)), _) => token.clone(),
+            (None, Some(path)) => {
+                let said = || format!("token file \"{}\" can't be read", path.display());
+                let mut text = String::new();
+                File::open(path)
+                    .and_then(|file| file.take(MAX_TOKEN_FILE).read_to_string(&mut text))
+                    .with_context(said)?;
+                text
+            }
+            (None, None) => return Ok(None),
+        };
+        if token.trim().is_empty() {
+            return Ok(None);
+        }
+        bearer(&token)
+            .map(Some)
+            .ok_or_else(|| anyhow!("the token has characters that no token has: was another file named?"))
+    }
+}
+
+/// The header that shows a token, kept out of every log; `None`: it has characters that no header may have.
+pub(super) fn bearer(token: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim())).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 fn base_url(text: &str) -> Result<Url, String> {
@@ -43,7 +107,7 @@ pub(super) type Parameter<'a> = (&'a str, Option<String>);
 #[derive(Debug, thiserror::Error)]
 #[error("the API refused ({status}): {message}; {hint}")]
 pub(super) struct Refused {
-    status: StatusCode,
+    pub(super) status: StatusCode,
     message: String,
     hint: String,
     /// The whole answer.
@@ -72,6 +136,12 @@ impl Client {
         if here {
             // A proxy's loopback is another machine's.
             http = http.no_proxy();
+        }
+        if let Some(authorization) = args.authorization()? {
+            if !here && args.api.scheme() == "http" {
+                tell("warning: the token goes to another machine in plain text: use https, or a tunnel");
+            }
+            http = http.default_headers(HeaderMap::from_iter([(AUTHORIZATION, authorization)]));
         }
         Ok(Client { http: http.build()?, base: args.api })
     }
@@ -110,9 +180,8 @@ impl Client {
         }
         let status = response.status();
         let body = self.body(response).await?;
-        let error = &body["error"];
-        let text = |name: &str| error[name].as_str().map(str::to_owned);
-        let message = text("message")
+        let text = |name: &str| body[name].as_str().map(str::to_owned);
+        let message = text("detail")
             .ok_or_else(|| anyhow!("\"{}\" answered {status}, and not as an engine does: check --api", self.base))?;
         let hint = text("hint").unwrap_or_default();
         Err(Refused { status, message, hint, body }.into())
@@ -178,7 +247,8 @@ mod tests {
     use super::*;
 
     fn url(base: &str, route: &[&str], query: &[Parameter<'_>]) -> String {
-        let client = Client::new(ApiArgs { api: base_url(base).expect("a base URL") }).expect("a client");
+        let args = ApiArgs { api: base_url(base).expect("a base URL"), token: None, token_file: None };
+        let client = Client::new(args).expect("a client");
         client.url(route, query).expect("a URL").to_string()
     }
 
@@ -189,6 +259,14 @@ mod tests {
             url("http://h:1/edr/", &route, &[("tenant_id", Some("a&b".into())), ("none", None)]),
             "http://h:1/edr/v1/sessions/a%2F..%2Fb%3Fx%23y/%252e%E2%80%AE?tenant_id=a%26b"
         );
+    }
+
+    #[test]
+    fn a_token_is_in_no_debug_text() {
+        let header = bearer(" cse_0123\n").expect("a header");
+        assert_eq!(header, "Bearer cse_0123");
+        assert!(!format!("{header:?} {:?}", Secret("cse_0123".into())).contains("0123"));
+        assert!(bearer("a\nb").is_none());
     }
 
     #[test]

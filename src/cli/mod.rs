@@ -14,6 +14,7 @@ mod rules;
 mod sessions;
 mod simulate;
 mod sse;
+mod token;
 mod up;
 mod watch;
 mod worker;
@@ -60,6 +61,12 @@ enum Command {
     Agents(agents::AgentsArgs),
     Simulate(simulate::SimulateCommand),
     Replay(replay::ReplayArgs),
+    /// Create, list and revoke tokens for the API.
+    #[command(
+        subcommand,
+        after_help = "Example:\n  clawdstrike-edr token create --role soc_analyst --name dana --expires 30d"
+    )]
+    Token(token::Command),
 }
 
 /// `--output`.
@@ -130,6 +137,7 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Agents(args) => block_on(agents::run(args)),
         Command::Simulate(command) => block_on(simulate::run(command)),
         Command::Replay(args) => replay::run(args),
+        Command::Token(command) => token::run(command),
     }
 }
 

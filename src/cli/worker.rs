@@ -11,7 +11,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::output::{Format, Out, escape, field, severity_style};
 use super::{Exit, OutputArgs};
 use crate::alert::{Alert, Status};
-use crate::api;
+use crate::api::serve;
 use crate::runtime::handle::{Change, Handle};
 use crate::runtime::process::{self, Process};
 
@@ -48,13 +48,13 @@ pub(super) fn run(args: WorkerArgs) -> anyhow::Result<Exit> {
             tokio::spawn(show_alerts(handle, address, format));
         }
     };
-    let (listen, anonymous) = (config.api.listen, config.api.allow_anonymous);
+    let (api, state) = (config.api.clone(), config.cluster.state.clone());
     process::run(Process {
         config,
         index: args.process,
         mesh: args.mesh,
         supervised: args.supervised,
-        serve: Box::new(move |handle, stopped| Box::pin(api::serve(listen, handle, anonymous, stopped))),
+        serve: Box::new(move |handle, stopped| Box::pin(async move { serve(&api, &state, handle, stopped).await })),
         ready: Box::new(ready),
     })
     .map_err(anyhow::Error::msg)?;

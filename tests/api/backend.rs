@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 
 use clawdstrike_edr::alert::{Alert, Evidence, Status};
 use clawdstrike_edr::api;
+use clawdstrike_edr::api::tokens::Tokens;
+use clawdstrike_edr::config::Api;
 use clawdstrike_edr::runtime::handle::{ActiveRules, Change, Handle, REQUESTS, Request, Stats, WATCH_LAG};
 use clawdstrike_edr::session::{RecentEvent, SessionView};
 use clawdstrike_edr::view::{AgentView, Answer, Query, Rows, compare_alerts};
 use clawdstrike_rules::plan::Severity;
 use clawdstrike_telemetry::EventType;
+use reqwest::header::HeaderMap;
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -32,6 +35,7 @@ pub(crate) struct Engine {
     pub(crate) address: SocketAddr,
     pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) stats: watch::Sender<Stats>,
+    pub(crate) state: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
     backend: JoinHandle<()>,
@@ -43,6 +47,11 @@ impl Engine {
     }
 
     pub(crate) async fn start_as(allow_anonymous: bool) -> Engine {
+        Engine::start_with(Api { allow_anonymous, ..Api::default() }).await
+    }
+
+    /// As configured, but on a free port.
+    pub(crate) async fn start_with(config: Api) -> Engine {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let (changes, _) = broadcast::channel(WATCH_LAG);
         let rules = Arc::new(watch::Sender::new(Arc::new(no_rules())));
@@ -54,13 +63,39 @@ impl Engine {
             // Dropping the sender stops the server too.
             let _ = stopped.await;
         };
-        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (address, server) = api::serve(listen, handle, allow_anonymous, shutdown).await.expect("a free port");
-        Engine { address, changes, stats, stop: Some(stop), server, backend }
+        let config = Api { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..config };
+        let state = tempfile::tempdir().expect("a folder");
+        let (address, server) = api::serve(&config, state.path(), handle, shutdown).await.expect("a free port");
+        Engine { address, changes, stats, state, stop: Some(stop), server, backend }
     }
 
     pub(crate) fn url(&self, route: &str) -> String {
         format!("http://{}{route}", self.address)
+    }
+
+    pub(crate) fn tokens(&self) -> Tokens {
+        Tokens::of(self.state.path())
+    }
+
+    /// A token of this role, named for it, that the server knows already.
+    pub(crate) async fn token(&self, role: &str) -> String {
+        let secret = self.tokens().create(role, role, 0, None).expect("a token").secret;
+        until("the token is known", || async { self.ask("GET", "/v1/openapi.json", Some(&secret)).await.0 == 200 })
+            .await;
+        secret
+    }
+
+    /// A request with a token, or without: status, headers and JSON.
+    pub(crate) async fn ask(&self, method: &str, route: &str, token: Option<&str>) -> (u16, HeaderMap, Value) {
+        let mut request = http().request(method.parse().expect("a method"), self.url(route));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.expect("an answer");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let is_stream = headers.get("content-type").is_some_and(|kind| kind == "text/event-stream");
+        let body = if is_stream { Value::Null } else { response.json().await.unwrap_or_default() };
+        (status, headers, body)
     }
 
     /// GET: status and JSON.

@@ -11,7 +11,8 @@ use super::backend::RULE;
 pub(crate) fn edr(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clawdstrike-edr"));
     command.args(arguments).stdin(Stdio::null());
-    for name in ["CLAWDSTRIKE_API", "CLAWDSTRIKE_LOG", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+    let ours = ["CLAWDSTRIKE_API", "CLAWDSTRIKE_LOG", "CLAWDSTRIKE_TOKEN", "CLAWDSTRIKE_TOKEN_FILE"];
+    for name in ours.into_iter().chain(["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]) {
         command.env_remove(name);
     }
     command
@@ -63,6 +64,10 @@ fn every_command_has_help_with_an_example() {
         "agents",
         "simulate",
         "replay",
+        "token",
+        "token create",
+        "token list",
+        "token revoke",
     ];
     for command in commands {
         let mut arguments: Vec<&str> = command.split_whitespace().collect();

@@ -1,9 +1,11 @@
 //! Every route: what it answers, and what it refuses in which words.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use clawdstrike_edr::api;
+use clawdstrike_edr::config::Api;
 use clawdstrike_edr::runtime::handle::{ActiveRules, Handle, Stats};
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -12,11 +14,7 @@ use super::backend::{Engine, HOSTILE, RULE, http};
 
 /// The message and hint of an error answer.
 fn error(body: &Value) -> String {
-    format!(
-        "{}; {}",
-        body["error"]["message"].as_str().expect("a message"),
-        body["error"]["hint"].as_str().expect("a hint")
-    )
+    format!("{}; {}", body["detail"].as_str().expect("a message"), body["hint"].as_str().expect("a hint"))
 }
 
 fn ids(rows: &Value, name: &str) -> Vec<String> {
@@ -65,7 +63,7 @@ async fn alerts_leave_retracted_ones_out_unless_asked() {
     let (status, body) = engine.get("/v1/alerts/id-high").await;
     assert_eq!((status, &body["alert"]["revision"], &body["epoch"]), (200, &json!(3), &json!(7)));
     let (status, body) = engine.get("/v1/alerts/id-none").await;
-    assert_eq!((status, body["error"]["code"].as_str()), (404, Some("not_found")));
+    assert_eq!((status, body["code"].as_str()), (404, Some("not_found")));
 }
 
 #[tokio::test]
@@ -107,7 +105,7 @@ async fn wrong_parameters_are_refused_by_name() {
     ];
     for (route, expected) in cases {
         let (status, body) = engine.get(route).await;
-        assert_eq!((status, body["error"]["code"].as_str()), (400, Some("invalid_parameter")), "{route}: {body}");
+        assert_eq!((status, body["code"].as_str()), (400, Some("invalid_parameter")), "{route}: {body}");
         assert!(error(&body).contains(expected), "{route}: {body}");
     }
 }
@@ -136,7 +134,7 @@ async fn a_set_that_does_not_compile_changes_nothing_and_tells_all_errors() {
     let broken = RULE.replace("severity: high", "severity: hihg").replace("file_access", "file_acces");
     let files = json!({"files": [{"name": "good.yaml", "text": RULE}, {"name": "bad.yaml", "text": broken}]});
     let (status, body) = engine.post("/v1/rules", &files).await;
-    assert_eq!((status, body["error"]["code"].as_str()), (422, Some("invalid_rules")));
+    assert_eq!((status, body["code"].as_str()), (422, Some("invalid_rules")));
     let lines: Vec<_> =
         body["diagnostics"].as_array().expect("diagnostics").iter().map(|d| d["line"].as_u64()).collect();
     assert!(lines.contains(&Some(4)) && lines.contains(&Some(6)), "{body}");
@@ -190,25 +188,12 @@ async fn every_documented_route_exists_and_every_other_is_refused_in_json() {
     }
     for route in ["/", "/v1", "/v1/nothing", "/v1/sessions/a/b/c", "/%ff"] {
         let (status, body) = engine.get(route).await;
-        assert_eq!((status, body["error"]["code"].as_str()), (404, Some("not_found")), "{route}");
+        assert_eq!((status, body["code"].as_str()), (404, Some("not_found")), "{route}");
     }
     let (status, body) = engine.post("/v1/sessions", &json!({})).await;
-    assert_eq!((status, body["error"]["code"].as_str()), (405, Some("method_not_allowed")));
+    assert_eq!((status, body["code"].as_str()), (405, Some("method_not_allowed")));
     let (status, body) = engine.get("/v1/alerts/%ff").await;
-    assert_eq!((status, body["error"]["code"].as_str()), (400, Some("invalid_path")), "{body}");
-}
-
-#[tokio::test]
-async fn without_permission_every_request_is_refused_and_told_the_way() {
-    let engine = Engine::start_as(false).await;
-    for route in ["/v1/health", "/v1/ready", "/v1/sessions", "/v1/alerts/watch", "/v1/rules", "/metrics", "/nothing"] {
-        let (status, body) = engine.get(route).await;
-        assert_eq!(status, 401, "{route}");
-        let text = error(&body);
-        assert!(text.contains("tokens come with a later release") && text.contains("allow_anonymous = true"), "{text}");
-    }
-    let (status, _) = engine.post("/v1/rules", &json!({"files": [{"name": "a", "text": RULE}]})).await;
-    assert_eq!(status, 401);
+    assert_eq!((status, body["code"].as_str()), (400, Some("invalid_path")), "{body}");
 }
 
 #[tokio::test]
@@ -230,8 +215,9 @@ fn idle_handle() -> (Handle, mpsc::Receiver<clawdstrike_edr::runtime::handle::Re
 #[tokio::test]
 async fn anonymous_access_needs_a_loopback_address() {
     let (handle, _inbox) = idle_handle();
-    let outside = SocketAddr::from(([0, 0, 0, 0], 0));
-    let error = api::serve(outside, handle, true, std::future::pending()).await.expect_err("must be refused");
+    let outside = Api { listen: SocketAddr::from(([0, 0, 0, 0], 0)), allow_anonymous: true, ..Api::default() };
+    let error = api::serve(&outside, Path::new("state"), handle, std::future::pending());
+    let error = error.await.expect_err("must be refused");
     assert!(error.contains("allow_anonymous") && error.contains("loopback"), "{error}");
 }
 
@@ -239,7 +225,8 @@ async fn anonymous_access_needs_a_loopback_address() {
 async fn a_taken_port_is_named() {
     let engine = Engine::start().await;
     let (handle, _inbox) = idle_handle();
-    let error = api::serve(engine.address, handle, true, std::future::pending()).await.expect_err("taken");
+    let taken = Api { listen: engine.address, ..Api::default() };
+    let error = api::serve(&taken, Path::new("state"), handle, std::future::pending()).await.expect_err("taken");
     assert!(error.contains(&engine.address.to_string()) && error.contains("another port"), "{error}");
 }
 
@@ -250,9 +237,9 @@ async fn an_engine_that_is_gone_is_told_not_hung_on() {
     assert_eq!((status, &body["epoch"]), (200, &json!(7)));
     engine.kill_backend().await;
     let (status, body) = engine.get("/v1/ready").await;
-    assert_eq!((status, body["error"]["code"].as_str()), (503, Some("not_ready")));
+    assert_eq!((status, body["code"].as_str()), (503, Some("not_ready")));
     let (status, body) = engine.get("/v1/alerts").await;
-    assert_eq!((status, body["error"]["code"].as_str()), (503, Some("stopping")));
+    assert_eq!((status, body["code"].as_str()), (503, Some("stopping")));
     let (status, body) = engine.get("/v1/health").await;
     assert_eq!((status, body["status"].as_str()), (200, Some("ok")), "health is about the process");
 }
@@ -297,6 +284,17 @@ async fn health_and_metrics_tell_the_counters() {
     ] {
         assert!(text.lines().any(|l| l == line), "no line {line:?} in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn errors_are_problem_details() {
+    let engine = Engine::start().await;
+    let response = http().get(engine.url("/v1/alerts/id-none")).send().await.expect("an answer");
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    let body: Value = response.json().await.expect("JSON");
+    assert_eq!((&body["type"], &body["title"]), (&json!("urn:clawdstrike-edr:problem:not_found"), &json!("not found")));
+    assert_eq!((&body["status"], &body["code"]), (&json!(404), &json!("not_found")));
+    assert!(body["detail"].is_string() && body["hint"].is_string(), "{body}");
 }
 
 #[tokio::test]

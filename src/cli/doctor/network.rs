@@ -11,6 +11,8 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::finding::{Finding, clock};
+use crate::api::tokens::Tokens;
+use crate::cli::client::{TOKEN, bearer};
 use crate::config::Config;
 use crate::response;
 use crate::wall_clock;
@@ -133,17 +135,16 @@ pub(super) async fn api(config: &Config) -> Vec<Finding> {
     match TcpListener::bind(listen).await {
         Ok(_) => {
             let mut findings = vec![Finding::ok(part, format!("{listen} is free: no engine answers there now"))];
-            if !config.api.allow_anonymous {
-                findings.push(Finding::warning(
-                    part,
-                    "allow_anonymous is off, and there are no access tokens yet: the API will refuse everybody",
-                    "[api] allow_anonymous = true answers callers on this machine",
-                ));
-            }
+            findings.extend(callers(part, config));
             findings
         }
         Err(e) if e.kind() == ErrorKind::AddrInUse => match running(listen).await {
-            Some(health) => engine(part, listen, &health),
+            Some(Told::Health(health)) => engine(part, listen, &health),
+            Some(Told::Refusal(why)) => vec![Finding::warning(
+                part,
+                format!("an engine runs on {listen}, and doesn't tell how it is: {why}"),
+                format!("put a token whose role has read:health into {TOKEN}"),
+            )],
             None => {
                 vec![Finding::error(part, format!("{listen} is taken, and not by an engine that answers"), way_out)]
             }
@@ -152,10 +153,40 @@ pub(super) async fn api(config: &Config) -> Vec<Finding> {
     }
 }
 
-async fn running(listen: SocketAddr) -> Option<Value> {
-    let answer = client(true).ok()?.get(format!("http://{listen}/v1/health")).send().await.ok()?;
-    let health: Value = serde_json::from_str(&answer.text().await.ok()?).ok()?;
-    health["version"].is_string().then_some(health)
+/// Whether anybody will be answered.
+fn callers(part: &str, config: &Config) -> Option<Finding> {
+    if config.api.allow_anonymous {
+        return None;
+    }
+    let none = "allow_anonymous is off, and there is no token: the API will refuse everybody";
+    match Tokens::of(&config.cluster.state).read() {
+        Ok(tokens) if tokens.is_empty() => Some(Finding::warning(
+            part,
+            none,
+            "`clawdstrike-edr token create`; or [api] allow_anonymous = true, which answers callers on this machine",
+        )),
+        Ok(_) => None,
+        Err(error) => Some(Finding::error(part, error, "until then the API refuses every token")),
+    }
+}
+
+/// What an engine that runs said when it was asked how it is.
+enum Told {
+    Health(Value),
+    Refusal(String),
+}
+
+async fn running(listen: SocketAddr) -> Option<Told> {
+    let mut request = client(true).ok()?.get(format!("http://{listen}/v1/health"));
+    if let Some(token) = std::env::var(TOKEN).ok().and_then(|token| bearer(&token)) {
+        request = request.header(reqwest::header::AUTHORIZATION, token);
+    }
+    let answer: Value = serde_json::from_str(&request.send().await.ok()?.text().await.ok()?).ok()?;
+    match (answer["version"].is_string(), answer["type"].as_str(), answer["detail"].as_str()) {
+        (true, ..) => Some(Told::Health(answer)),
+        (false, Some(kind), Some(why)) if kind.contains("clawdstrike-edr") => Some(Told::Refusal(why.to_owned())),
+        _ => None,
+    }
 }
 
 /// What a running engine says of itself.
