@@ -30,11 +30,16 @@ pub(super) async fn one(
     let (epoch, _, alerts) = rows(answer)?;
     match alerts.into_iter().next() {
         Some(alert) => Ok(Json(json!({"epoch": epoch, "alert": alert}))),
-        None => Err(ApiError::not_found(
-            format!("alert \"{id}\" is not in the live view"),
-            "GET /v1/alerts lists what there is; old alerts leave the live view, the store keeps them",
-        )),
+        None => Err(no_alert(&id)),
     }
+}
+
+/// There is no such alert.
+pub(super) fn no_alert(id: &str) -> ApiError {
+    ApiError::not_found(
+        format!("alert \"{id}\" is not in the live view"),
+        "GET /v1/alerts lists what there is; old alerts leave the live view, the store keeps them",
+    )
 }
 
 /// Takes the alert filter's parameters.

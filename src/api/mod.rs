@@ -5,8 +5,10 @@
 mod access;
 mod agents;
 mod alerts;
+mod body;
 mod error;
 mod guard;
+mod handling;
 mod health;
 mod params;
 mod rates;

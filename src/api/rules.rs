@@ -1,15 +1,15 @@
 //! `/v1/rules`: the rule set in force, and its replacement, all or nothing.
 
 use axum::Json;
-use axum::extract::{FromRequest, Request, State, rejection::JsonRejection};
+use axum::extract::State;
 use axum::http::StatusCode;
 use clawdstrike_rules::plan::Rule;
 use clawdstrike_rules::{Diagnostic, SourceFile};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::App;
+use super::body::{Body, Shape};
 use super::error::ApiError;
 use super::params::{NoParams, Segments};
 use crate::runtime::handle::ActiveRules;
@@ -40,6 +40,10 @@ pub(super) async fn one(
 #[serde(deny_unknown_fields)]
 pub(super) struct Load {
     files: Vec<LoadFile>,
+}
+
+impl Shape for Load {
+    const EXPECTED: &str = "{\"files\": [{\"name\": \"a.yaml\", \"text\": \"rules: ...\"}]}";
 }
 
 #[derive(Deserialize)]
@@ -108,33 +112,4 @@ pub(super) fn diagnostic_json(diagnostic: &Diagnostic) -> Value {
     let mut out = json!(diagnostic);
     out["rendered"] = json!(diagnostic.to_string());
     out
-}
-
-/// A JSON body, refused in the API's own words.
-pub(super) struct Body<T>(T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
-    type Rejection = ApiError;
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let Json(body) = Json::<T>::from_request(request, state).await.map_err(refusal)?;
-        Ok(Body(body))
-    }
-}
-
-fn refusal(rejection: JsonRejection) -> ApiError {
-    let (code, hint) = match rejection.status() {
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-            ("unsupported_media_type", "set the header `content-type: application/json`")
-        }
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            ("body_too_large", "a rule set may have 16 MiB: split it, or take something out")
-        }
-        _ => ("invalid_body", "expected {\"files\": [{\"name\": \"a.yaml\", \"text\": \"rules: ...\"}]}"),
-    };
-    // 422 is kept for rule sets that don't compile.
-    let status = match rejection.status() {
-        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
-        other => other,
-    };
-    ApiError::new(status, code, rejection.body_text(), hint)
 }

@@ -147,8 +147,9 @@ async fn answer(mut inbox: mpsc::Receiver<Request>, changes: broadcast::Sender<C
         // A client that has gone wants no answer.
         let _ = match request {
             Request::Peek(query, to) => to.send(peek(epoch, query)).map_err(drop),
-            Request::Handle(id, handling) => {
+            Request::Handle(id, mut handling) => {
                 if let Some(mut alert) = alerts().into_iter().find(|a| a.alert_id == id) {
+                    handling.made_at(alert.match_count);
                     alert.status = handling.status(alert.status, alert.match_count);
                     alert.handling = handling;
                     let _ = changes.send(Change::Alert(Arc::new(alert)));

@@ -304,3 +304,27 @@ async fn answers_are_neither_cached_nor_sniffed() {
     assert_eq!(response.headers()["cache-control"], "no-store");
     assert_eq!(response.headers()["x-content-type-options"], "nosniff");
 }
+
+#[tokio::test]
+async fn analysts_acknowledge_close_and_comment() {
+    let engine = Engine::start().await;
+    for (deed, status) in [("acknowledge", "acknowledged"), ("close", "closed"), ("comment", "updated")] {
+        let (code, body) = engine.post(&format!("/v1/alerts/id-high/{deed}"), &json!({"comment": "mine"})).await;
+        let (alert, note) = (&body["alert"], &body["alert"]["handling"][0]);
+        assert_eq!((code, alert["status"].as_str()), (200, Some(status)), "{body}");
+        assert_eq!((&note["by"], &note["deed"], &note["comment"]), (&json!("anonymous"), &json!(deed), &json!("mine")));
+        assert!(note["time"].as_str().is_some_and(|t| t.ends_with('Z')), "{note}");
+    }
+    let (code, body) = engine.post("/v1/alerts/id-high/acknowledge", &json!({})).await;
+    assert_eq!((code, &body["alert"]["handling"][0]["comment"]), (200, &json!("")));
+    for (route, sent, code, text) in [
+        ("id-high/comment", json!({"comment": " "}), 400, "is empty"),
+        ("id-high/comment", json!({"comment": "x".repeat(4_097)}), 400, "4097 bytes"),
+        ("id-high/close", json!({"remark": "x"}), 400, "unknown field `remark`"),
+        ("id-none/close", json!({}), 404, "not in the live view"),
+    ] {
+        let (status, body) = engine.post(&format!("/v1/alerts/{route}"), &sent).await;
+        assert_eq!(status, code, "{body}");
+        assert!(error(&body).contains(text), "{body}");
+    }
+}

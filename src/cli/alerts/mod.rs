@@ -1,5 +1,6 @@
-//! `alerts`: alerts of the live view, listed, one by one, or as they happen.
+//! `alerts`: alerts of the live view, listed, one by one, or as they happen; and what analysts do with them.
 
+mod handle;
 mod list;
 mod show;
 mod watch;
@@ -14,6 +15,9 @@ pub(super) enum Command {
     List(list::ListArgs),
     Show(show::ShowArgs),
     Watch(watch::WatchArgs),
+    Ack(handle::AckArgs),
+    Close(handle::CloseArgs),
+    Comment(handle::CommentArgs),
 }
 
 pub(super) async fn run(command: Command) -> anyhow::Result<Exit> {
@@ -21,6 +25,9 @@ pub(super) async fn run(command: Command) -> anyhow::Result<Exit> {
         Command::List(args) => list::run(args).await,
         Command::Show(args) => show::run(args).await,
         Command::Watch(args) => watch::run(args).await,
+        Command::Ack(args) => handle::acknowledge(args).await,
+        Command::Close(args) => handle::close(args).await,
+        Command::Comment(args) => handle::comment(args).await,
     }
 }
 

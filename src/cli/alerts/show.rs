@@ -67,5 +67,12 @@ fn show(out: &mut Out, alert: &Value) -> anyhow::Result<()> {
         let style = if event["allowed"] == Value::Bool(false) { severity_style("medium") } else { Style::new() };
         evidence.row(style, ["time", "step", "event_type", "allowed", "target", "id"].map(|name| field(event, name)));
     }
-    out.table(&evidence)
+    out.table(&evidence)?;
+    let Some(notes) = alert["handling"].as_array() else { return Ok(()) };
+    out.line("")?;
+    let mut table = Table::new(["HANDLED", "BY", "DEED", "COMMENT"]);
+    for note in notes {
+        table.row(Style::new(), ["time", "by", "deed", "comment"].map(|name| field(note, name)));
+    }
+    out.table(&table)
 }
