@@ -43,20 +43,8 @@ fn record(at: i64, event_type: &str, target: &str) -> String {
 /// A row as the archive makes it; `key` is its position, where it has no event_id.
 fn row(record: &str, key: &str) -> EventRow {
     let event = decode(record.as_bytes()).expect("an event");
-    EventRow {
-        key: event.event_id.as_deref().unwrap_or(key).to_owned(),
-        time: event.timestamp,
-        tenant_id: event.tenant_id.to_string(),
-        agent_id: event.agent_id.to_string(),
-        session_id: event.session_id.to_string(),
-        event_type: event.event_type,
-        target: Some(event.target.to_string()),
-        allowed: event.allowed,
-        guard: event.guard.to_string(),
-        severity: event.severity.to_string(),
-        risk_score: None,
-        metadata: record.to_owned(),
-    }
+    let key = event.event_id.as_deref().unwrap_or(key).to_owned();
+    EventRow::of(&event, event.timestamp, key)
 }
 
 /// A SQLite store with these events.

@@ -229,20 +229,7 @@ impl Stage {
 }
 
 fn row(event: &Event<'_>, time: i64, position: &str) -> EventRow {
-    EventRow {
-        key: event.event_id.as_ref().map_or_else(|| position.to_owned(), |id| key(event, id)),
-        time,
-        tenant_id: event.tenant_id.to_string(),
-        agent_id: event.agent_id.to_string(),
-        session_id: event.session_id.to_string(),
-        event_type: event.event_type,
-        target: Some(event.target.to_string()),
-        allowed: event.allowed,
-        guard: event.guard.to_string(),
-        severity: event.severity.to_string(),
-        risk_score: None,
-        metadata: String::from_utf8_lossy(event.raw).into_owned(),
-    }
+    EventRow::of(event, time, event.event_id.as_ref().map_or_else(|| position.to_owned(), |id| key(event, id)))
 }
 
 /// Copies have one key, records with one id and other bytes have others: the first half of SHA-256, in hex, over tenant,

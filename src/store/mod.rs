@@ -15,7 +15,7 @@ mod row;
 mod sqlite;
 mod writer;
 
-use clawdstrike_telemetry::EventType;
+use clawdstrike_telemetry::{Event, EventType};
 
 use crate::alert::Alert;
 use crate::config;
@@ -109,6 +109,26 @@ pub struct EventRow {
     pub risk_score: Option<f64>,
     /// The whole record, JSON text.
     pub metadata: String,
+}
+
+impl EventRow {
+    /// The row of an event, with this event time and key.
+    pub fn of(event: &Event<'_>, time: i64, key: String) -> EventRow {
+        EventRow {
+            key,
+            time,
+            tenant_id: event.tenant_id.to_string(),
+            agent_id: event.agent_id.to_string(),
+            session_id: event.session_id.to_string(),
+            event_type: event.event_type,
+            target: Some(event.target.to_string()),
+            allowed: event.allowed,
+            guard: event.guard.to_string(),
+            severity: event.severity.to_string(),
+            risk_score: None,
+            metadata: String::from_utf8_lossy(event.raw).into_owned(),
+        }
+    }
 }
 
 impl Batch {

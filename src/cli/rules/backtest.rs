@@ -72,14 +72,17 @@ pub(super) fn run(args: BacktestArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// A rule and one of its groups, and how many alerts and matches it has.
+type OfGroup<'a> = ((&'a str, String), (u64, u64));
+
 /// What there is to say of alerts in all.
 struct Report<'a> {
     /// By day (UTC) and rule.
     days: BTreeMap<(String, &'a str), u64>,
     /// Severity by rule.
     severity: BTreeMap<&'a str, String>,
-    /// Alerts and matches by rule and group.
-    groups: Vec<((&'a str, String), (u64, u64))>,
+    /// Those with most alerts.
+    groups: Vec<OfGroup<'a>>,
     /// Pieces of evidence by target.
     targets: Vec<(&'a str, u64)>,
 }
