@@ -44,6 +44,14 @@ impl ApiError {
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message, hint)
     }
 
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+
     pub(super) fn with(mut self, name: &str, value: Value) -> Self {
         self.more.0.insert(name.to_owned(), value);
         self

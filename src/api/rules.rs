@@ -1,8 +1,8 @@
 //! `/v1/rules`: the rule set in force, and its replacement, all or nothing.
 
-use axum::Json;
 use axum::extract::{FromRequest, Request, State, rejection::JsonRejection};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use clawdstrike_rules::plan::Rule;
 use clawdstrike_rules::{Diagnostic, SourceFile};
 use serde::Deserialize;
@@ -10,8 +10,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::App;
+use super::audit::Write;
 use super::error::ApiError;
 use super::params::{NoParams, Segments};
+use crate::audit::Outcome;
+use crate::rule_files;
 use crate::runtime::handle::ActiveRules;
 
 /// `GET /v1/rules`: the set in force.
@@ -52,6 +55,7 @@ struct LoadFile {
 /// `POST /v1/rules`: the set now in force, or 422 with all diagnostics.
 pub(super) async fn load(
     State(app): State<App>,
+    Extension(write): Extension<Write>,
     NoParams: NoParams,
     Body(load): Body<Load>,
 ) -> Result<Json<Value>, ApiError> {
@@ -66,7 +70,18 @@ pub(super) async fn load(
     }
     let handle = app.handle.clone();
     // A task of its own: a client that hangs up must not leave a switch half recorded.
-    let loading = tokio::spawn(async move { handle.load_rules(files).await });
+    let loading = tokio::spawn(async move {
+        let (before, after) = (handle.rules().digest.clone(), rule_files::digest(&files));
+        let detail = [("files", json!(files.len())), ("before", json!(before)), ("after", json!(after))];
+        let begun = write.begin(detail).await?;
+        let loaded = handle.load_rules(files).await;
+        let (outcome, detail) = match &loaded {
+            Ok(active) => (Outcome::Done, json!({"epoch": active.epoch, "rules": active.set.rules.len()})),
+            Err(error) => (Outcome::Failed, json!({"why": error.to_string()})),
+        };
+        begun.end(outcome, detail.as_object().cloned().unwrap_or_default()).await;
+        loaded.map_err(ApiError::from)
+    });
     let active = loading.await.map_err(|e| {
         tracing::error!(error = %e, "loading rules ended without an answer");
         ApiError::new(

@@ -206,7 +206,14 @@ async fn a_request_for_another_host_is_refused() {
 
 fn idle_handle() -> (Handle, mpsc::Receiver<clawdstrike_edr::runtime::handle::Request>) {
     let (requests, inbox) = mpsc::channel(1);
-    let active = ActiveRules { set: Arc::default(), warnings: vec![], files: vec![], epoch: 0, last_error: None };
+    let active = ActiveRules {
+        set: Arc::default(),
+        warnings: vec![],
+        files: vec![],
+        digest: String::new(),
+        epoch: 0,
+        last_error: None,
+    };
     let rules = Arc::new(watch::Sender::new(Arc::new(active)));
     let (_, stats) = watch::channel(Stats::default());
     (Handle::new(requests, broadcast::Sender::new(1), rules, stats), inbox)
