@@ -3,6 +3,7 @@
 
 pub mod alert;
 pub mod api;
+pub mod audit;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;

@@ -10,6 +10,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 const LAYERS: [&[&str]; 6] = [
     &[
         "alert",
+        "audit",
         "config",
         "session",
         "view",

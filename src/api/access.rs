@@ -15,6 +15,7 @@ use super::error::ApiError;
 use super::guard::names_this_machine;
 use super::rates::{Counted, Rates};
 use super::tokens::{self, Stamp, Token, Tokens};
+use crate::audit::Who;
 use crate::config::Api;
 use crate::config::roles::{Grant, Permission, Role, Roles};
 use crate::wall_clock;
@@ -33,10 +34,22 @@ pub(super) struct Caller {
     pub(super) name: String,
     /// The role's name; empty for the anonymous.
     pub(super) role: String,
+    /// A token's id.
+    id: String,
     grants: Arc<Role>,
 }
 
 impl Caller {
+    /// As the audit trail names them.
+    pub(super) fn who(&self) -> Who {
+        match self.role.is_empty() {
+            true => Who::kind(&self.name),
+            false => {
+                Who { kind: "token".to_owned(), name: self.name.clone(), id: self.id.clone(), role: self.role.clone() }
+            }
+        }
+    }
+
     /// Refuses what the caller's role doesn't grant.
     pub(super) fn may(&self, asked: Permission) -> Result<(), ApiError> {
         if self.grants.permits(asked) {
@@ -90,7 +103,7 @@ impl Access {
         // Who reads what is sealed has a name.
         let grants = Permission::ALL.into_iter().filter(|p| *p != Permission::ReadSensitive).map(Grant::One);
         let grants = Arc::new(Role { permissions: grants.collect() });
-        let anonymous = Caller { name: "anonymous".into(), role: String::new(), grants };
+        let anonymous = Caller { name: "anonymous".into(), role: String::new(), id: String::new(), grants };
         Access {
             anonymous: api.allow_anonymous.then_some(anonymous),
             roles: api.roles.clone(),
@@ -148,16 +161,16 @@ impl Access {
             let why = format!("the token \"{}\" has expired", token.name);
             return Err(invalid(why, "revoke it and create another: `clawdstrike-edr token create`"));
         }
-        let caller = self.caller(token.name.clone(), &token.role)?;
+        let caller = self.caller(token.name.clone(), token.id.clone(), &token.role)?;
         Ok((caller, Counted::Holder(token.id.clone())))
     }
 
-    fn caller(&self, name: String, role: &str) -> Result<Caller, ApiError> {
+    fn caller(&self, name: String, id: String, role: &str) -> Result<Caller, ApiError> {
         let grants = self.roles.get(role).map_err(|why| {
             let hint = "create another token, or add the role under [api.roles] and start the cluster again";
             ApiError::new(StatusCode::FORBIDDEN, "unknown_role", why, hint)
         })?;
-        Ok(Caller { name, role: role.to_owned(), grants: Arc::new(grants.clone()) })
+        Ok(Caller { name, role: role.to_owned(), id, grants: Arc::new(grants.clone()) })
     }
 
     fn take(&self, who: Counted) -> Result<(), ApiError> {

@@ -34,6 +34,11 @@ impl ApiError {
         ApiError { status, code, message: message.into(), hint: hint.into(), more: Box::default() }
     }
 
+    /// What is wrong.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// A parameter that isn't what it should be (400).
     pub(super) fn parameter(message: impl Into<String>, hint: impl Into<String>) -> Self {
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_parameter", message, hint)
@@ -42,6 +47,14 @@ impl ApiError {
     /// A thing that isn't there (404).
     pub(super) fn not_found(message: impl Into<String>, hint: impl Into<String>) -> Self {
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message, hint)
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn code(&self) -> &'static str {
+        self.code
     }
 
     pub(super) fn with(mut self, name: &str, value: Value) -> Self {

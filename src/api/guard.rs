@@ -12,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::access::Access;
+use super::audit::{Recorder, Write};
 use super::error::ApiError;
 use super::routes::Needs;
 
@@ -22,7 +23,10 @@ const REQUEST: Duration = Duration::from_secs(15);
 #[derive(Clone)]
 pub(super) struct Gate {
     pub(super) access: Arc<Access>,
+    pub(super) recorder: Arc<Recorder>,
     pub(super) needs: Needs,
+    /// What the audit trail calls it, if it changes something.
+    pub(super) action: Option<&'static str>,
 }
 
 /// The other end of the connection; the server adds it to every request.
@@ -35,22 +39,43 @@ pub(super) async fn authorise(State(gate): State<Gate>, mut request: Request, ne
         tracing::error!("a request came without the address that it is from, and is refused");
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let caller = match gate.needs {
-        Needs::Nothing => gate.access.admit(from).map(|()| None),
-        Needs::Token => gate.access.identify(request.headers(), from).await.map(Some),
-        Needs::Permission(asked) => {
-            let caller = gate.access.identify(request.headers(), from).await;
-            caller.and_then(|caller| caller.may(asked).map(|()| Some(caller)))
-        }
-    };
-    match caller {
-        Ok(caller) => {
-            if let Some(caller) = caller {
-                request.extensions_mut().insert(caller);
+    let mut write = gate.action.map(|action| Write::new(gate.recorder.clone(), action, from));
+    match gate.pass(request.headers(), from, write.as_mut()).await {
+        Ok(()) => {
+            if let Some(write) = &write {
+                request.extensions_mut().insert(write.clone());
             }
-            next.run(request).await
+            let response = next.run(request).await;
+            if let Some(write) = write
+                && !write.is_recorded()
+            {
+                write.recorder.refused(&write, response.status(), "unprocessed").await;
+            }
+            response
         }
-        Err(refused) => refused.into_response(),
+        Err(refused) => {
+            if let Some(write) = write {
+                write.recorder.refused(&write, refused.status(), refused.code()).await;
+            }
+            refused.into_response()
+        }
+    }
+}
+
+impl Gate {
+    /// Whether the request may go on; who it is from is noted with a write also where it may not.
+    async fn pass(&self, headers: &HeaderMap, from: SocketAddr, write: Option<&mut Write>) -> Result<(), ApiError> {
+        let asked = match self.needs {
+            Needs::Nothing => return self.access.admit(from),
+            Needs::Token => None,
+            Needs::Permission(asked) => Some(asked),
+        };
+        let caller = self.access.identify(headers, from).await?;
+        let may = asked.map_or(Ok(()), |asked| caller.may(asked));
+        if let Some(write) = write {
+            write.caller = Some(caller);
+        }
+        may
     }
 }
 

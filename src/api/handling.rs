@@ -5,7 +5,7 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::access::Caller;
+use super::audit::Write;
 use super::body::{Body, Shape};
 use super::error::ApiError;
 use super::params::{NoParams, Segments};
@@ -26,24 +26,24 @@ impl Shape for Said {
 }
 
 /// The alert is seen, and taken care of.
-pub(super) async fn acknowledge(app: State<App>, caller: Asking, id: Id, none: NoParams, said: Body<Said>) -> Handled {
-    handle(Deed::Acknowledge, app, caller, id, none, said).await
+pub(super) async fn acknowledge(app: State<App>, write: Asking, id: Id, none: NoParams, said: Body<Said>) -> Handled {
+    handle(Deed::Acknowledge, app, write, id, none, said).await
 }
 
 /// The alert is done with, until a further match.
-pub(super) async fn close(app: State<App>, caller: Asking, id: Id, none: NoParams, said: Body<Said>) -> Handled {
-    handle(Deed::Close, app, caller, id, none, said).await
+pub(super) async fn close(app: State<App>, write: Asking, id: Id, none: NoParams, said: Body<Said>) -> Handled {
+    handle(Deed::Close, app, write, id, none, said).await
 }
 
 /// Something is said of the alert.
-pub(super) async fn comment(app: State<App>, caller: Asking, id: Id, none: NoParams, said: Body<Said>) -> Handled {
+pub(super) async fn comment(app: State<App>, write: Asking, id: Id, none: NoParams, said: Body<Said>) -> Handled {
     if said.0.comment.trim().is_empty() {
         return Err(ApiError::parameter("\"comment\" is empty", "send {\"comment\": \"what there is to say\"}"));
     }
-    handle(Deed::Comment, app, caller, id, none, said).await
+    handle(Deed::Comment, app, write, id, none, said).await
 }
 
-type Asking = Extension<Caller>;
+type Asking = Extension<Write>;
 type Id = Segments<String>;
 /// `{alert}`: the version that says so, durable.
 type Handled = Result<Json<Value>, ApiError>;
@@ -51,7 +51,7 @@ type Handled = Result<Json<Value>, ApiError>;
 async fn handle(
     deed: Deed,
     State(app): State<App>,
-    Extension(caller): Asking,
+    Extension(write): Asking,
     Segments(id): Id,
     NoParams: NoParams,
     Body(said): Body<Said>,
@@ -63,9 +63,14 @@ async fn handle(
             "say the rest in a further comment",
         ));
     }
-    let note = Note { at: wall_clock::now(), by: caller.name, deed, comment: said.comment, matches: 0 };
-    match app.handle.handle_alert(&id, note).await? {
-        Some(alert) => Ok(Json(json!({"alert": alerts::json(&alert)}))),
-        None => Err(alerts::no_alert(&id)),
-    }
+    let by = write.caller.as_ref().map_or_else(String::new, |caller| caller.name.clone());
+    let note = Note { at: wall_clock::now(), by, deed, comment: said.comment, matches: 0 };
+    let detail = [("alert_id", json!(id))];
+    let handling = async move {
+        let alert = app.handle.handle_alert(&id, note).await?.ok_or_else(|| alerts::no_alert(&id))?;
+        let detail = json!({"status": alert.status, "revision": alert.revision});
+        Ok((alert, detail))
+    };
+    let alert = write.carry_out(detail, handling).await?;
+    Ok(Json(json!({"alert": alerts::json(&alert)})))
 }

@@ -5,6 +5,7 @@
 mod access;
 mod agents;
 mod alerts;
+mod audit;
 mod body;
 mod error;
 mod guard;
@@ -31,9 +32,11 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch as signal};
 use tokio::task::JoinHandle;
 
+use crate::audit::Audit;
 use crate::config::Api;
 use crate::runtime::handle::Handle;
 use access::Access;
+use audit::Recorder;
 use error::ApiError;
 use params::NoParams;
 use tokens::Tokens;
@@ -51,6 +54,7 @@ const OPENAPI: &str = include_str!("openapi.json");
 struct App {
     handle: Handle,
     access: Arc<Access>,
+    recorder: Arc<Recorder>,
     watchers: Arc<Semaphore>,
     stopping: signal::Receiver<bool>,
 }
@@ -62,7 +66,7 @@ impl App {
 }
 
 /// Serves the API where the configuration says (port 0: a free one) until `shutdown` resolves; gives the address that it
-/// listens on, and the task that ends when the last connection has ended. Tokens are those of the `state` folder.
+/// listens on, and the task that ends when the last connection has ended. Tokens and the audit trail are those of the `state` folder.
 ///
 /// Errors: the address can't be had, or the configuration contradicts itself.
 pub async fn serve(
@@ -79,7 +83,8 @@ pub async fn serve(
     let (stop, stopping) = signal::channel(false);
     let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
     let access = Arc::new(Access::new(api, Tokens::of(state)));
-    let app = App { handle, access, watchers, stopping: stopping.clone() };
+    let recorder = Arc::new(Recorder::new(Audit::of(state)));
+    let app = App { handle, access, recorder, watchers, stopping: stopping.clone() };
     let server = server::run(listener, router(app), stopping);
     let task = tokio::spawn(async move {
         let signalled = async {

@@ -5,7 +5,7 @@ use axum::routing::{MethodRouter, get, post};
 use axum::{Router, middleware};
 
 use super::guard::{self, Gate};
-use super::{App, agents, alerts, handling, health, no_method, no_route, openapi, rules, sessions, watch};
+use super::{App, agents, alerts, audit, handling, health, no_method, no_route, openapi, rules, sessions, watch};
 use crate::config::roles::Permission;
 
 /// What a route needs of whoever asks.
@@ -27,12 +27,17 @@ pub struct Route {
     pub path: &'static str,
     /// What it needs.
     pub needs: Needs,
+    /// What the audit trail calls it, if it changes something.
+    pub action: Option<&'static str>,
     handler: fn() -> MethodRouter<App>,
 }
 
 macro_rules! route {
     ($method:literal, $path:literal, $needs:expr, $handler:expr) => {
-        Route { method: $method, path: $path, needs: $needs, handler: || $handler }
+        Route { method: $method, path: $path, needs: $needs, action: None, handler: || $handler }
+    };
+    ($method:literal, $path:literal, $needs:expr, $handler:expr, $action:literal) => {
+        Route { method: $method, path: $path, needs: $needs, action: Some($action), handler: || $handler }
     };
 }
 
@@ -53,21 +58,39 @@ pub const ROUTES: &[Route] = &[
     route!("GET", "/v1/alerts", may(Permission::ReadAlerts), get(alerts::list)),
     route!("GET", "/v1/alerts/watch", may(Permission::ReadAlerts), get(watch::alerts)),
     route!("GET", "/v1/alerts/{id}", may(Permission::ReadAlerts), get(alerts::one)),
-    route!("POST", "/v1/alerts/{id}/acknowledge", may(Permission::WriteAlertAck), post(handling::acknowledge)),
-    route!("POST", "/v1/alerts/{id}/close", may(Permission::WriteAlertAck), post(handling::close)),
-    route!("POST", "/v1/alerts/{id}/comment", may(Permission::WriteAlertAck), post(handling::comment)),
+    route!(
+        "POST",
+        "/v1/alerts/{id}/acknowledge",
+        may(Permission::WriteAlertAck),
+        post(handling::acknowledge),
+        "alerts.acknowledge"
+    ),
+    route!("POST", "/v1/alerts/{id}/close", may(Permission::WriteAlertAck), post(handling::close), "alerts.close"),
+    route!(
+        "POST",
+        "/v1/alerts/{id}/comment",
+        may(Permission::WriteAlertAck),
+        post(handling::comment),
+        "alerts.comment"
+    ),
     route!("GET", "/v1/agents", may(Permission::ReadAgents), get(agents::list)),
     route!("GET", "/v1/rules", may(Permission::ReadRules), get(rules::list)),
-    route!("POST", "/v1/rules", may(Permission::WriteRules), post(rules::load)),
+    route!("POST", "/v1/rules", may(Permission::WriteRules), post(rules::load), "rules.load"),
+    route!("GET", "/v1/audit", may(Permission::ReadAudit), get(audit::list)),
     route!("GET", "/v1/rules/{id}", may(Permission::ReadRules), get(rules::one)),
 ];
 
 /// The router of the table. What isn't in it tells only holders of tokens that it isn't there.
 pub(super) fn router(app: &App) -> Router<App> {
-    let gate = |needs| middleware::from_fn_with_state(Gate { access: app.access.clone(), needs }, guard::authorise);
+    let gate = |needs, action| {
+        let gate = Gate { access: app.access.clone(), recorder: app.recorder.clone(), needs, action };
+        middleware::from_fn_with_state(gate, guard::authorise)
+    };
     let mut router = Router::new();
     for route in ROUTES {
-        router = router.route(route.path, (route.handler)().route_layer(gate(route.needs)));
+        router = router.route(route.path, (route.handler)().route_layer(gate(route.needs, route.action)));
     }
-    router.fallback(no_route.layer(gate(Needs::Token))).method_not_allowed_fallback(no_method.layer(gate(Needs::Token)))
+    router
+        .fallback(no_route.layer(gate(Needs::Token, None)))
+        .method_not_allowed_fallback(no_method.layer(gate(Needs::Token, None)))
 }

@@ -1,17 +1,19 @@
 //! `/v1/rules`: the rule set in force, and its replacement, all or nothing.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use clawdstrike_rules::plan::Rule;
 use clawdstrike_rules::{Diagnostic, SourceFile};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::App;
+use super::audit::Write;
 use super::body::{Body, Shape};
 use super::error::ApiError;
 use super::params::{NoParams, Segments};
+use crate::rule_files;
 use crate::runtime::handle::ActiveRules;
 
 /// `GET /v1/rules`: the set in force.
@@ -56,6 +58,7 @@ struct LoadFile {
 /// `POST /v1/rules`: the set now in force, or 422 with all diagnostics.
 pub(super) async fn load(
     State(app): State<App>,
+    Extension(write): Extension<Write>,
     NoParams: NoParams,
     Body(load): Body<Load>,
 ) -> Result<Json<Value>, ApiError> {
@@ -69,17 +72,14 @@ pub(super) async fn load(
         ));
     }
     let handle = app.handle.clone();
-    // A task of its own: a client that hangs up must not leave a switch half recorded.
-    let loading = tokio::spawn(async move { handle.load_rules(files).await });
-    let active = loading.await.map_err(|e| {
-        tracing::error!(error = %e, "loading rules ended without an answer");
-        ApiError::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "loading the rules ended without an answer",
-            "GET /v1/rules tells which set is in force; the engine's log says more",
-        )
-    })??;
+    let (before, after) = (handle.rules().digest.clone(), rule_files::digest(&files));
+    let detail = [("files", json!(files.len())), ("before", json!(before)), ("after", json!(after))];
+    let loading = async move {
+        let active = handle.load_rules(files).await?;
+        let detail = json!({"epoch": active.epoch, "rules": active.set.rules.len()});
+        Ok((active, detail))
+    };
+    let active = write.carry_out(detail, loading).await?;
     Ok(Json(set_json(&active)))
 }
 

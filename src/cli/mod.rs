@@ -5,6 +5,7 @@
 
 mod agents;
 mod alerts;
+mod audit;
 mod client;
 mod doctor;
 mod init;
@@ -38,6 +39,7 @@ Examples:
   clawdstrike-edr doctor --config edr/workers.toml   is all there that it needs?
   clawdstrike-edr up --config edr/workers.toml   the engine, all processes of it
   clawdstrike-edr alerts watch                   alerts as they happen
+  clawdstrike-edr token create --role soc_analyst --name dana
   clawdstrike-edr replay events.jsonl --rules edr/rules
 
 Logs go to standard error; CLAWDSTRIKE_LOG filters them (\"debug\", \"clawdstrike_edr::api=trace\").
@@ -67,6 +69,9 @@ enum Command {
         after_help = "Example:\n  clawdstrike-edr token create --role soc_analyst --name dana --expires 30d"
     )]
     Token(token::Command),
+    /// See who changed what, and that nobody has changed the trail.
+    #[command(subcommand, after_help = "Example:\n  clawdstrike-edr audit list --limit 20")]
+    Audit(audit::Command),
 }
 
 /// `--output`.
@@ -138,6 +143,7 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Simulate(command) => block_on(simulate::run(command)),
         Command::Replay(args) => replay::run(args),
         Command::Token(command) => token::run(command),
+        Command::Audit(command) => audit::run(command),
     }
 }
 

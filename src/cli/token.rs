@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::output::{Format, Out, Table, tell};
 use super::{Exit, OutputArgs};
 use crate::api::tokens::{Token, Tokens};
+use crate::audit::{Audit, Entry, Outcome, Who};
 use crate::config::{Config, Duration};
 use crate::wall_clock;
 
@@ -79,6 +80,20 @@ pub(super) fn run(command: Command) -> anyhow::Result<Exit> {
     }
 }
 
+/// Writes down that this was done.
+fn record(config: &Config, action: &str, token: &Token) -> Result<(), String> {
+    let user = format!("uid {}", rustix::process::getuid().as_raw());
+    let who = Who { name: user, ..Who::kind("command line") };
+    let mut entry = Entry::new(who, action, Outcome::Done)
+        .with("id", token.id.as_str())
+        .with("name", token.name.as_str())
+        .with("role", token.role.as_str());
+    if let Some(expires) = token.expires {
+        entry = entry.with("expires", time::format(expires));
+    }
+    Audit::of(&config.cluster.state).append(entry).map(drop)
+}
+
 fn load(path: &std::path::Path) -> anyhow::Result<(Config, Tokens)> {
     let config = Config::load(path).map_err(anyhow::Error::msg)?;
     let tokens = Tokens::of(&config.cluster.state);
@@ -93,6 +108,9 @@ fn create(args: &CreateArgs) -> anyhow::Result<Exit> {
     let expires =
         args.expires.map(|d| ends(d).ok_or_else(|| anyhow!("--expires {d}: expected a time to come, such as 30d")));
     let told = tokens.create(&args.name, &args.role, now, expires.transpose()?).map_err(anyhow::Error::msg)?;
+    record(&config, "token.create", &told.token)
+        .inspect_err(|_| drop(tokens.revoke(&told.token.id)))
+        .map_err(|e| anyhow!("{e}; the token is revoked"))?;
     let mut out = Out::new();
     match args.output.output {
         Format::Json => {
@@ -147,8 +165,10 @@ fn row(token: &Token, now: i64) -> Value {
 }
 
 fn revoke(args: &RevokeArgs) -> anyhow::Result<Exit> {
-    let (_, tokens) = load(&args.config)?;
+    let (config, tokens) = load(&args.config)?;
     let token = tokens.revoke(&args.which).map_err(anyhow::Error::msg)?;
+    record(&config, "token.revoke", &token)
+        .map_err(|e| anyhow!("the token is revoked, and that is not in the audit trail: {e}"))?;
     let mut out = Out::new();
     match args.output.output {
         Format::Json => out.document(&row(&token, wall_clock::now()))?,

@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::alert::{Alert, Handling, Note};
 use crate::inbox::Waker;
+use crate::rule_files;
 use crate::session::SessionView;
 use crate::view::{Answer, Query, Rows};
 
@@ -44,6 +45,8 @@ pub struct ActiveRules {
     pub warnings: Vec<Diagnostic>,
     /// The files it came from.
     pub files: Vec<String>,
+    /// What tells their contents from others ([`rule_files::digest`]).
+    pub digest: String,
     /// The epoch from which it holds.
     pub epoch: u64,
     /// Why the last attempt to load another set failed, if it did.
@@ -146,8 +149,10 @@ impl Handle {
         let set = Arc::new(compiled.set);
         let (tx, rx) = oneshot::channel();
         let epoch = self.request(Request::Rules(set.clone(), tx), rx).await?;
+        let digest = rule_files::digest(&files);
         let active = Arc::new(ActiveRules {
             set,
+            digest,
             warnings: compiled.warnings,
             files: files.into_iter().map(|f| f.name).collect(),
             epoch,

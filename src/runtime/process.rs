@@ -21,11 +21,13 @@ use super::handle::{ActiveRules, Handle, REQUESTS, Stats, WATCH_LAG};
 use super::journal::{Journal, Told};
 use super::recovery::{self, Beginning, Coordinate};
 use super::{dead_letters, rules, sinks, up};
+use crate::audit::{Audit, Entry, Outcome, Who};
 use crate::checkpoint::{self, Troubles};
 use crate::config::{Config, Store as StoreConfig};
 use crate::inbox::{Inbox, Inboxes, PartitionId, Waker};
 use crate::render::settings::Settings;
 use crate::response::Orchestrator;
+use crate::rule_files;
 use crate::source::{self, Reader, StartAt};
 use crate::store::{Store, StoreWriter};
 use crate::wall_clock;
@@ -326,6 +328,7 @@ async fn start_head(
         set: set.clone(),
         warnings: compiled.warnings,
         files: files.iter().map(|f| f.name.clone()).collect(),
+        digest: rule_files::digest(&files),
         epoch: 0,
         last_error: None,
     };
@@ -463,9 +466,17 @@ async fn serve(
     };
     let (address, server) = serve_api(head.handle.clone(), Box::pin(stopped)).await?;
     head.background.push(server);
+    let audit = Audit::of(&config.cluster.state);
+    let started = Entry::new(Who::kind("engine"), "engine.start", Outcome::Done)
+        .with("rules", head.handle.rules().digest.clone())
+        .with("version", env!("CARGO_PKG_VERSION"));
+    // What watches goes on without; the API refuses writes until the trail can be written.
+    if let Err(error) = audit.record(started).await {
+        tracing::error!("{error}");
+    }
     if config.rules.watch {
         let began_with = std::mem::take(&mut head.rule_files);
-        let watching = rules::watch(config.rules.path.clone(), head.handle.clone(), began_with);
+        let watching = rules::watch(config.rules.path.clone(), head.handle.clone(), began_with, audit);
         head.background.push(tokio::spawn(watching));
     }
     if let Some(writer) = &head.writer

@@ -9,6 +9,7 @@ use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::handle::Handle;
+use crate::audit::{Audit, Entry, Outcome, Who};
 use crate::rule_files;
 
 /// Editors write a file in several steps: wait for so long without a change.
@@ -33,7 +34,8 @@ fn read(path: &Path) -> Result<Vec<SourceFile>, String> {
 }
 
 /// Loads the folder again whenever its contents aren't those in force, `began_with` at first, for as long as the engine runs.
-pub async fn watch(path: PathBuf, handle: Handle, began_with: Vec<SourceFile>) {
+/// Each load stands in the audit trail before and after; one that can't be written down isn't tried, and tried again later.
+pub async fn watch(path: PathBuf, handle: Handle, began_with: Vec<SourceFile>, audit: Audit) {
     let (changed, mut changes) = mpsc::channel(1);
     let told = changed.clone();
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -66,8 +68,29 @@ pub async fn watch(path: PathBuf, handle: Handle, began_with: Vec<SourceFile>) {
         if loaded.as_ref() == Some(&now) {
             continue;
         }
+        let entry = |outcome| Entry::new(Who::kind("rules folder"), "rules.load", outcome);
+        let begun = entry(Outcome::Begun)
+            .with("files", now.len())
+            .with("before", handle.rules().digest.clone())
+            .with("after", rule_files::digest(&now));
+        let of = match audit.record(begun).await {
+            Ok(seq) => seq,
+            Err(error) => {
+                tracing::error!("{error}; the running rules stay as they are");
+                handle.note_rules_error(error);
+                continue;
+            }
+        };
         loaded = Some(now.clone());
-        match handle.load_rules(now).await {
+        let result = handle.load_rules(now).await;
+        let ended = match &result {
+            Ok(active) => entry(Outcome::Done).with("epoch", active.epoch).with("rules", active.set.rules.len()),
+            Err(error) => entry(Outcome::Failed).with("why", error.to_string()),
+        };
+        if let Err(error) = audit.record(ended.with("of", of)).await {
+            tracing::error!("{error}");
+        }
+        match result {
             Ok(active) => tracing::info!(
                 rules = active.set.rules.len(),
                 epoch = active.epoch,
@@ -93,15 +116,27 @@ mod tests {
     async fn what_changed_before_it_was_watched_is_loaded() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = |text: &str| SourceFile { name: "a.yaml".into(), text: text.into() };
+        let state = tempfile::tempdir().expect("a folder");
+        let audit = Audit::of(state.path());
         std::fs::write(folder.path().join("a.yaml"), "rules: [] # new").expect("a file");
         let set = Arc::new(clawdstrike_rules::compile(&[file("rules: []")]).expect("no rules").set);
-        let active = ActiveRules { set, warnings: Vec::new(), files: Vec::new(), epoch: 0, last_error: None };
+        let active = ActiveRules {
+            set,
+            warnings: Vec::new(),
+            files: Vec::new(),
+            digest: String::new(),
+            epoch: 0,
+            last_error: None,
+        };
         let (requests, mut asked) = mpsc::channel(1);
         let (active, stats) = (value::channel(Arc::new(active)).0, value::channel(Stats::default()).1);
         let handle = Handle::new(requests, broadcast::channel(1).0, Arc::new(active), stats);
-        let watching = tokio::spawn(watch(folder.path().to_owned(), handle, vec![file("rules: []")]));
+        let watching = tokio::spawn(watch(folder.path().to_owned(), handle, vec![file("rules: []")], audit.clone()));
         let asked = tokio::time::timeout(Duration::from_secs(60), asked.recv()).await;
         assert!(matches!(asked, Ok(Some(Request::Rules(..)))));
+        let page = audit.page(None, 10).expect("a trail");
+        let row = page.rows.first().expect("the load is written down before it is tried");
+        assert_eq!((&row["who"]["kind"], &row["outcome"]), (&"rules folder".into(), &"begun".into()));
         watching.abort();
     }
 }

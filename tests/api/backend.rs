@@ -138,7 +138,14 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, condition: impl 
 }
 
 fn no_rules() -> ActiveRules {
-    ActiveRules { set: Arc::default(), warnings: Vec::new(), files: Vec::new(), epoch: 0, last_error: None }
+    ActiveRules {
+        set: Arc::default(),
+        warnings: Vec::new(),
+        files: Vec::new(),
+        digest: String::new(),
+        epoch: 0,
+        last_error: None,
+    }
 }
 
 async fn answer(mut inbox: mpsc::Receiver<Request>, changes: broadcast::Sender<Change>) {

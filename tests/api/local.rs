@@ -73,6 +73,9 @@ fn every_command_has_help_with_an_example() {
         "token create",
         "token list",
         "token revoke",
+        "audit",
+        "audit list",
+        "audit verify",
     ];
     for command in commands {
         let mut arguments: Vec<&str> = command.split_whitespace().collect();

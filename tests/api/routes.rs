@@ -206,7 +206,14 @@ async fn a_request_for_another_host_is_refused() {
 
 fn idle_handle() -> (Handle, mpsc::Receiver<clawdstrike_edr::runtime::handle::Request>) {
     let (requests, inbox) = mpsc::channel(1);
-    let active = ActiveRules { set: Arc::default(), warnings: vec![], files: vec![], epoch: 0, last_error: None };
+    let active = ActiveRules {
+        set: Arc::default(),
+        warnings: vec![],
+        files: vec![],
+        digest: String::new(),
+        epoch: 0,
+        last_error: None,
+    };
     let rules = Arc::new(watch::Sender::new(Arc::new(active)));
     let (_, stats) = watch::channel(Stats::default());
     (Handle::new(requests, broadcast::Sender::new(1), rules, stats), inbox)
@@ -315,6 +322,10 @@ async fn analysts_acknowledge_close_and_comment() {
         assert_eq!((&note["by"], &note["deed"], &note["comment"]), (&json!("anonymous"), &json!(deed), &json!("mine")));
         assert!(note["time"].as_str().is_some_and(|t| t.ends_with('Z')), "{note}");
     }
+    let (_, trail) = engine.get("/v1/audit?limit=2").await;
+    let (done, begun) = (&trail["rows"][0], &trail["rows"][1]);
+    assert_eq!((&done["action"], &begun["action"]), (&json!("alerts.comment"), &json!("alerts.comment")), "{trail}");
+    assert_eq!((&done["outcome"], &begun["outcome"]), (&json!("done"), &json!("begun")), "{trail}");
     let (code, body) = engine.post("/v1/alerts/id-high/acknowledge", &json!({})).await;
     assert_eq!((code, &body["alert"]["handling"][0]["comment"]), (200, &json!("")));
     for (route, sent, code, text) in [
