@@ -26,24 +26,24 @@ impl Shape for Said {
 }
 
 /// The alert is seen, and taken care of.
-pub(super) async fn acknowledge(app: State<App>, write: Asking, id: Id, none: NoParams, said: Body<Said>) -> Handled {
+pub(super) async fn acknowledge(app: State<App>, write: Writing, id: Id, none: NoParams, said: Body<Said>) -> Handled {
     handle(Deed::Acknowledge, app, write, id, none, said).await
 }
 
 /// The alert is done with, until a further match.
-pub(super) async fn close(app: State<App>, write: Asking, id: Id, none: NoParams, said: Body<Said>) -> Handled {
+pub(super) async fn close(app: State<App>, write: Writing, id: Id, none: NoParams, said: Body<Said>) -> Handled {
     handle(Deed::Close, app, write, id, none, said).await
 }
 
 /// Something is said of the alert.
-pub(super) async fn comment(app: State<App>, write: Asking, id: Id, none: NoParams, said: Body<Said>) -> Handled {
+pub(super) async fn comment(app: State<App>, write: Writing, id: Id, none: NoParams, said: Body<Said>) -> Handled {
     if said.0.comment.trim().is_empty() {
         return Err(ApiError::parameter("\"comment\" is empty", "send {\"comment\": \"what there is to say\"}"));
     }
     handle(Deed::Comment, app, write, id, none, said).await
 }
 
-type Asking = Extension<Write>;
+type Writing = Extension<Write>;
 type Id = Segments<String>;
 /// `{alert}`: the version that says so, durable.
 type Handled = Result<Json<Value>, ApiError>;
@@ -51,7 +51,7 @@ type Handled = Result<Json<Value>, ApiError>;
 async fn handle(
     deed: Deed,
     State(app): State<App>,
-    Extension(write): Asking,
+    Extension(write): Writing,
     Segments(id): Id,
     NoParams: NoParams,
     Body(said): Body<Said>,
