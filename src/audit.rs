@@ -39,7 +39,7 @@ const HASH: &str = ",\"hash\":\"";
 /// Who did it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Who {
-    /// `token`, `anonymous`, `nobody` (no token that holds), `command line`, `rules folder` or `engine`.
+    /// `token`, `oidc`, `anonymous`, `nobody` (no token that holds), `command line`, `rules folder` or `engine`.
     pub kind: String,
     /// A token's name, a user.
     #[serde(default, skip_serializing_if = "String::is_empty")]

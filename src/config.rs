@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use api::Api;
+pub use api::{Api, Oidc};
 
 use crate::session::RiskWeights;
 
@@ -540,6 +540,21 @@ mod tests {
     fn refuses_anonymous_access_from_outside() {
         let error = Config::parse("[api]\nlisten = \"0.0.0.0:1\"\nallow_anonymous = true\n").unwrap_err();
         assert!(error.contains("loopback"), "{error}");
+    }
+
+    #[test]
+    fn an_issuer_is_named_whole_and_its_keys_come_over_tls() {
+        let issuer = |url: &str, audience: &str| {
+            Config::parse(&format!(
+                "[api.oidc]\nissuer = \"https://i\"\naudience = \"{audience}\"\njwks_url = \"{url}\"\n"
+            ))
+        };
+        assert!(issuer("https://i/jwks", "edr").is_ok_and(|c| c.api.oidc.is_some_and(|o| o.role_claim == "roles")));
+        assert!(issuer("http://127.0.0.1:1/jwks", "edr").is_ok());
+        for wrong in ["http://i/jwks", "http://localhost.example/jwks", "i/jwks", "file:///jwks"] {
+            assert!(issuer(wrong, "edr").is_err_and(|e| e.contains("jwks_url") && e.contains(wrong)), "{wrong}");
+        }
+        assert!(issuer("https://i/jwks", "").is_err_and(|e| e.contains("audience")));
     }
 
     #[test]

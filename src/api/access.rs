@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 
 use super::error::ApiError;
 use super::guard::names_this_machine;
+use super::oidc::Oidc;
 use super::rates::{Counted, Rates};
 use super::tokens::{self, Stamp, Token, Tokens};
 use crate::audit::Who;
@@ -30,10 +31,12 @@ const REALM: &str = "Bearer realm=\"clawdstrike-edr\"";
 /// Who asks.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
-    /// A token's name; `anonymous`.
-    pub(super) name: String,
-    /// The role's name; empty for the anonymous.
-    pub(super) role: String,
+    /// `token`, `oidc` or `anonymous`.
+    kind: &'static str,
+    /// A token's name, an issuer's subject; empty for the anonymous.
+    name: String,
+    /// The role's name, several with commas between; empty for the anonymous.
+    role: String,
     /// A token's id.
     id: String,
     grants: Arc<Role>,
@@ -42,12 +45,7 @@ pub(super) struct Caller {
 impl Caller {
     /// As the audit trail names them.
     pub(super) fn who(&self) -> Who {
-        match self.role.is_empty() {
-            true => Who::kind(&self.name),
-            false => {
-                Who { kind: "token".to_owned(), name: self.name.clone(), id: self.id.clone(), role: self.role.clone() }
-            }
-        }
+        Who { kind: self.kind.to_owned(), name: self.name.clone(), id: self.id.clone(), role: self.role.clone() }
     }
 
     /// Refuses what the caller's role doesn't grant.
@@ -56,7 +54,7 @@ impl Caller {
             return Ok(());
         }
         let asked = asked.name();
-        let who = if self.role.is_empty() { self.name.clone() } else { format!("role \"{}\"", self.role) };
+        let who = if self.role.is_empty() { self.kind.to_owned() } else { format!("role \"{}\"", self.role) };
         let challenge = format!("{REALM}, error=\"insufficient_scope\", scope=\"{asked}\"");
         Err(ApiError::new(
             StatusCode::FORBIDDEN,
@@ -94,23 +92,26 @@ pub(super) struct Access {
     anonymous: Option<Caller>,
     roles: Roles,
     tokens: Tokens,
+    oidc: Option<Oidc>,
     seen: Mutex<Seen>,
     rates: Rates,
 }
 
 impl Access {
-    pub(super) fn new(api: &Api, tokens: Tokens) -> Access {
+    pub(super) fn new(api: &Api, tokens: Tokens) -> Result<Access, String> {
         // Who reads what is sealed has a name.
         let grants = Permission::ALL.into_iter().filter(|p| *p != Permission::ReadSensitive).map(Grant::One);
         let grants = Arc::new(Role { permissions: grants.collect() });
-        let anonymous = Caller { name: "anonymous".into(), role: String::new(), id: String::new(), grants };
-        Access {
+        let anonymous =
+            Caller { kind: "anonymous", name: String::new(), role: String::new(), id: String::new(), grants };
+        Ok(Access {
             anonymous: api.allow_anonymous.then_some(anonymous),
             roles: api.roles.clone(),
             tokens,
+            oidc: api.oidc.as_ref().map(Oidc::new).transpose()?,
             seen: Mutex::default(),
             rates: Rates::new(api.requests_per_second),
-        }
+        })
     }
 
     /// Lets a request through that needs no token, as often as its address may ask.
@@ -150,6 +151,14 @@ impl Access {
         let secret = shown.to_str().ok().and_then(bearer).ok_or_else(|| {
             invalid("the Authorization header is no bearer token", "send `Authorization: Bearer TOKEN`")
         })?;
+        match &self.oidc {
+            Some(oidc) if Oidc::is_one(secret) => self.subject(oidc, secret).await,
+            _ => self.token(secret).await,
+        }
+    }
+
+    /// The holder of a token of ours.
+    async fn token(&self, secret: &str) -> Result<(Caller, Counted), ApiError> {
         let tokens = self.known().await?;
         let Some(token) = tokens::find(&tokens, secret) else {
             return Err(invalid(
@@ -161,16 +170,32 @@ impl Access {
             let why = format!("the token \"{}\" has expired", token.name);
             return Err(invalid(why, "revoke it and create another: `clawdstrike-edr token create`"));
         }
-        let caller = self.caller(token.name.clone(), token.id.clone(), &token.role)?;
-        Ok((caller, Counted::Holder(token.id.clone())))
-    }
-
-    fn caller(&self, name: String, id: String, role: &str) -> Result<Caller, ApiError> {
-        let grants = self.roles.get(role).map_err(|why| {
+        let grants = self.roles.get(&token.role).map_err(|why| {
             let hint = "create another token, or add the role under [api.roles] and start the cluster again";
             ApiError::new(StatusCode::FORBIDDEN, "unknown_role", why, hint)
         })?;
-        Ok(Caller { name, role: role.to_owned(), id, grants: Arc::new(grants.clone()) })
+        let grants = Arc::new(grants.clone());
+        let (name, role, id) = (token.name.clone(), token.role.clone(), token.id.clone());
+        Ok((Caller { kind: "token", name, role, id, grants }, Counted::Holder(token.id.clone())))
+    }
+
+    /// The subject of an issuer's token; of several roles everything that any of them grants.
+    async fn subject(&self, oidc: &Oidc, token: &str) -> Result<(Caller, Counted), ApiError> {
+        let subject = oidc.check(token, &self.roles).await?;
+        if subject.roles.is_empty() {
+            return Err(ApiError::new(
+                StatusCode::FORBIDDEN,
+                "unknown_role",
+                "the token names no role that there is",
+                "let the issuer name one in the claim of [api.oidc] role_claim, or add its name under [api.roles]",
+            ));
+        }
+        let granted = subject.roles.iter().filter_map(|role| self.roles.0.get(role));
+        let grants =
+            Arc::new(Role { permissions: granted.flat_map(|role| role.permissions.iter().copied()).collect() });
+        let counted = Counted::Holder(format!("oidc {}", subject.id));
+        let role = subject.roles.join(",");
+        Ok((Caller { kind: "oidc", name: subject.id, role, id: String::new(), grants }, counted))
     }
 
     fn take(&self, who: Counted) -> Result<(), ApiError> {
@@ -237,7 +262,7 @@ fn no_token() -> ApiError {
     .with_challenge(REALM)
 }
 
-fn invalid(why: impl Into<String>, hint: &str) -> ApiError {
+pub(super) fn invalid(why: impl Into<String>, hint: &str) -> ApiError {
     ApiError::new(StatusCode::UNAUTHORIZED, "invalid_token", why, hint)
         .with_challenge(&format!("{REALM}, error=\"invalid_token\""))
 }

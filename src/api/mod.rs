@@ -11,6 +11,7 @@ mod error;
 mod guard;
 mod handling;
 mod health;
+mod oidc;
 mod params;
 mod rates;
 pub mod routes;
@@ -82,7 +83,7 @@ pub async fn serve(
     let address = listener.local_addr().map_err(taken)?;
     let (stop, stopping) = signal::channel(false);
     let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
-    let access = Arc::new(Access::new(api, Tokens::of(state)));
+    let access = Arc::new(Access::new(api, Tokens::of(state))?);
     let recorder = Arc::new(Recorder::new(Audit::of(state)));
     let app = App { handle, access, recorder, watchers, stopping: stopping.clone() };
     let server = server::run(listener, router(app), stopping);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use url::{Host, Url};
 
 use super::roles::{Roles, is_plain_name};
 
@@ -18,6 +19,67 @@ pub struct Api {
     pub requests_per_second: u32,
     /// What holders of tokens may do.
     pub roles: Roles,
+    /// An issuer whose tokens are taken too.
+    pub oidc: Option<Oidc>,
+}
+
+/// An OIDC issuer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Oidc {
+    /// `iss` of its tokens.
+    pub issuer: String,
+    /// What `aud` of a token for this API holds.
+    pub audience: String,
+    /// Where its keys are: https, or http on this machine.
+    pub jwks_url: String,
+    /// The claim that names roles: a text or a list of texts; a dot leads into a nested claim.
+    #[serde(default = "default_role_claim")]
+    pub role_claim: String,
+}
+
+fn default_role_claim() -> String {
+    "roles".to_owned()
+}
+
+impl Oidc {
+    /// Where its keys are.
+    ///
+    /// # Errors
+    /// That is no URL that keys may be asked of.
+    pub fn jwks_url(&self) -> Result<Url, String> {
+        let url = Url::parse(&self.jwks_url).ok().filter(|url| url.has_host());
+        let url = url.filter(|url| url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url)));
+        url.ok_or_else(|| {
+            format!("[api.oidc] jwks_url = \"{}\": expected an https URL (http only on this machine)", self.jwks_url)
+        })
+    }
+
+    /// Whether its keys are on this machine.
+    ///
+    /// # Errors
+    /// As of [`Oidc::jwks_url`].
+    pub fn is_here(&self) -> Result<bool, String> {
+        self.jwks_url().map(|url| is_loopback(&url))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for (key, value) in [("issuer", &self.issuer), ("audience", &self.audience), ("role_claim", &self.role_claim)] {
+            if value.is_empty() {
+                return Err(format!("[api.oidc] {key} is empty: tokens of anybody would do; name the one to take"));
+            }
+        }
+        self.jwks_url().map(drop)
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
 }
 
 impl Default for Api {
@@ -27,6 +89,7 @@ impl Default for Api {
             allow_anonymous: false,
             requests_per_second: 50,
             roles: Roles::default(),
+            oidc: None,
         }
     }
 }
@@ -45,6 +108,9 @@ impl Api {
         }
         if self.requests_per_second == 0 {
             return Err("[api] requests_per_second must be at least 1: with 0 nobody could ask".into());
+        }
+        if let Some(oidc) = &self.oidc {
+            oidc.check()?;
         }
         for name in self.roles.0.keys() {
             if !is_plain_name(name) {

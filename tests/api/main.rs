@@ -6,5 +6,6 @@ mod audit;
 mod backend;
 mod client;
 mod local;
+mod oidc;
 mod routes;
 mod watches;
