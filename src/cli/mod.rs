@@ -14,6 +14,7 @@ mod rules;
 mod sessions;
 mod simulate;
 mod sse;
+mod top;
 mod up;
 mod watch;
 mod worker;
@@ -37,6 +38,7 @@ Examples:
   clawdstrike-edr doctor --config edr/workers.toml   is all there that it needs?
   clawdstrike-edr up --config edr/workers.toml   the engine, all processes of it
   clawdstrike-edr alerts watch                   alerts as they happen
+  clawdstrike-edr top                            rates, loudest rules, riskiest sessions, live
   clawdstrike-edr replay events.jsonl --rules edr/rules
 
 Logs go to standard error; CLAWDSTRIKE_LOG filters them (\"debug\", \"clawdstrike_edr::api=trace\").
@@ -58,6 +60,7 @@ enum Command {
     #[command(subcommand, after_help = "Example:\n  clawdstrike-edr alerts watch --min-severity high")]
     Alerts(alerts::Command),
     Agents(agents::AgentsArgs),
+    Top(top::TopArgs),
     Simulate(simulate::SimulateCommand),
     Replay(replay::ReplayArgs),
 }
@@ -128,6 +131,7 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Sessions(command) => block_on(sessions::run(command)),
         Command::Alerts(command) => block_on(alerts::run(command)),
         Command::Agents(args) => block_on(agents::run(args)),
+        Command::Top(args) => block_on(top::run(args)),
         Command::Simulate(command) => block_on(simulate::run(command)),
         Command::Replay(args) => replay::run(args),
     }

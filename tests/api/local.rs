@@ -61,6 +61,7 @@ fn every_command_has_help_with_an_example() {
         "alerts show",
         "alerts watch",
         "agents",
+        "top",
         "simulate",
         "replay",
     ];

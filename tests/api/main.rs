@@ -4,5 +4,7 @@
 mod backend;
 mod client;
 mod local;
+mod pty;
 mod routes;
+mod terminal;
 mod watches;
