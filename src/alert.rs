@@ -114,7 +114,7 @@ pub struct Handling(Vec<Note>);
 pub struct Note {
     /// When, microseconds since 1970 by the wall clock.
     pub at: i64,
-    /// Who: a token's name, or `anonymous`.
+    /// Who: a token's name, an issuer's subject, or `anonymous`.
     pub by: String,
     /// What.
     pub deed: Deed,

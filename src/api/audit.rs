@@ -86,9 +86,13 @@ impl Write {
         self.recorded.load(Ordering::Relaxed)
     }
 
+    /// Who wants it.
+    pub(super) fn who(&self) -> Who {
+        self.caller.as_ref().map_or(Who::kind("nobody"), Caller::who)
+    }
+
     fn entry(&self, outcome: Outcome) -> Entry {
-        let who = self.caller.as_ref().map_or(Who::kind("nobody"), Caller::who);
-        Entry { from: Some(self.from.to_string()), ..Entry::new(who, self.action, outcome) }
+        Entry { from: Some(self.from.to_string()), ..Entry::new(self.who(), self.action, outcome) }
     }
 
     /// Does it between two rows, which `detail` and what the deed gives with its result tell more of. In a task of its own: a

@@ -63,7 +63,8 @@ async fn handle(
             "say the rest in a further comment",
         ));
     }
-    let by = write.caller.as_ref().map_or_else(String::new, |caller| caller.name.clone());
+    let who = write.who();
+    let by = if who.name.is_empty() { who.kind } else { who.name };
     let note = Note { at: wall_clock::now(), by, deed, comment: said.comment, matches: 0 };
     let detail = [("alert_id", json!(id))];
     let handling = async move {

@@ -146,6 +146,11 @@ impl Client {
         Ok(Client { http: http.build()?, base: args.api })
     }
 
+    /// Where the API is, for people.
+    pub(super) fn base(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
     /// GET of the route of these segments.
     pub(super) async fn get(&self, route: &[&str], query: &[Parameter<'_>]) -> anyhow::Result<Value> {
         let response = self.call(Method::GET, route, query, None).await?;

@@ -16,6 +16,7 @@ mod sessions;
 mod simulate;
 mod sse;
 mod token;
+mod top;
 mod up;
 mod watch;
 mod worker;
@@ -40,6 +41,7 @@ Examples:
   clawdstrike-edr up --config edr/workers.toml   the engine, all processes of it
   clawdstrike-edr alerts watch                   alerts as they happen
   clawdstrike-edr token create --role soc_analyst --name dana
+  clawdstrike-edr top                            rates, loudest rules, riskiest sessions, live
   clawdstrike-edr replay events.jsonl --rules edr/rules
 
 Logs go to standard error; CLAWDSTRIKE_LOG filters them (\"debug\", \"clawdstrike_edr::api=trace\").
@@ -61,6 +63,7 @@ enum Command {
     #[command(subcommand, after_help = "Example:\n  clawdstrike-edr alerts watch --min-severity high")]
     Alerts(alerts::Command),
     Agents(agents::AgentsArgs),
+    Top(top::TopArgs),
     Simulate(simulate::SimulateCommand),
     Replay(replay::ReplayArgs),
     /// Create, list and revoke tokens for the API.
@@ -140,6 +143,7 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Sessions(command) => block_on(sessions::run(command)),
         Command::Alerts(command) => block_on(alerts::run(command)),
         Command::Agents(args) => block_on(agents::run(args)),
+        Command::Top(args) => block_on(top::run(args)),
         Command::Simulate(command) => block_on(simulate::run(command)),
         Command::Replay(args) => replay::run(args),
         Command::Token(command) => token::run(command),

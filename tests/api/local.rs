@@ -67,6 +67,7 @@ fn every_command_has_help_with_an_example() {
         "rules backtest",
         "rules diff",
         "agents",
+        "top",
         "simulate",
         "replay",
         "token",

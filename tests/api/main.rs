@@ -7,5 +7,7 @@ mod backend;
 mod client;
 mod local;
 mod oidc;
+mod pty;
 mod routes;
+mod terminal;
 mod watches;
