@@ -129,7 +129,10 @@ impl Maker {
         }
         let names = (0..self.given.processes).map(|process| part_name(epoch, process));
         self.given.storage.delete(names);
-        self.merge()
+        match &self.latest {
+            Some(latest) if merge::is_due(latest, self.given.most_segments) => self.merge(),
+            _ => true,
+        }
     }
 
     /// The parts of all processes; `None`: the process ends.
@@ -200,8 +203,6 @@ impl Maker {
                 }
             }
         }
-        let bound = watermark.unwrap_or(i64::MIN);
-        segments.retain(|segment| segment.until.is_none_or(|until| until >= bound));
         Manifest {
             format: FORMAT,
             frames: self.given.frames,
@@ -238,19 +239,18 @@ impl Maker {
         true
     }
 
-    /// The latest manifest again, of fewer segments, if there are too many.
+    /// The latest manifest again, of fewer segments.
     fn merge(&mut self) -> bool {
         let Some(latest) = self.latest.clone() else { return true };
-        let Some(chosen) = merge::choose(&latest, self.given.most_segments) else { return true };
         let generation = self.given.begun.generation;
         let merged = &mut self.merged;
         let name = || {
             *merged += 1;
             format!("segments/merged-{generation:010}-{merged:010}")
         };
-        match merge::merge(&self.given.storage, &latest, chosen, name) {
+        match merge::merge(&self.given.storage, &latest, name) {
             Ok(segments) => {
-                let merged = merge::bytes_of_class_0(&segments);
+                let merged = segments.iter().map(|s| s.bytes).sum();
                 self.publish(Manifest { sequence: self.sequence + 1, segments, merged, ..latest })
             }
             Err(error) => {

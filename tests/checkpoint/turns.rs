@@ -7,16 +7,13 @@ use std::thread::JoinHandle;
 
 use crate::store::{Fate, What};
 
-/// A request to the storage; `None`: a look whether others have come further.
-pub type Asked = Option<(What, String)>;
-
 /// What a thread waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// It does something, or has been told to go on.
     Running,
-    /// To ask this.
-    Waiting(Asked),
+    /// It asks the storage; `None`: it only looks again whether others have come further.
+    Waiting(Option<(What, String)>),
     /// Its request meets this; `None`: it dies first.
     Granted(Option<Fate>),
     /// It has ended; if it panicked, with this.
