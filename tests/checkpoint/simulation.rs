@@ -21,7 +21,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::FRAMES;
 use crate::store::{Fate, Faulty, What};
-use crate::turns::{Place, Turn, Turns};
+use crate::turns::{Asked, Place, Turn, Turns};
 
 /// Cuts that a run makes before it stops in good order.
 const CUTS: u32 = 4;
@@ -347,7 +347,7 @@ impl Simulation {
     }
 
     /// Threads that wait, with what they ask.
-    fn waiting(&self) -> Result<Vec<(usize, Option<(What, String)>)>, String> {
+    fn waiting(&self) -> Result<Vec<(usize, Option<Asked>)>, String> {
         let mut waiting = Vec::new();
         for (at, turn) in self.turns.all().into_iter().enumerate() {
             match turn {

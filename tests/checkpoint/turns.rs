@@ -7,13 +7,16 @@ use std::thread::JoinHandle;
 
 use crate::store::{Fate, What};
 
+/// A request: what, and of which object.
+pub type Asked = (What, String);
+
 /// What a thread waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// It does something, or has been told to go on.
     Running,
     /// It asks the storage; `None`: it only looks again whether others have come further.
-    Waiting(Option<(What, String)>),
+    Waiting(Option<Asked>),
     /// Its request meets this; `None`: it dies first.
     Granted(Option<Fate>),
     /// It has ended; if it panicked, with this.
