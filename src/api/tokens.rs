@@ -276,7 +276,7 @@ mod tests {
         assert!(!text.contains(&told.secret[4..]), "the token itself is kept");
         assert_eq!(std::fs::metadata(tokens.path()).expect("a file").mode() & 0o777, 0o600);
         let kept = tokens.read().expect("tokens");
-        assert_eq!(kept, [told.token.clone()]);
+        assert_eq!(kept, std::slice::from_ref(&told.token));
         assert_eq!(find(&kept, &told.secret), Some(&told.token));
         assert_eq!(find(&kept, &told.secret[..67]), None);
         assert_eq!(find(&kept, &told.token.sha256), None, "a stolen hash is no token");
