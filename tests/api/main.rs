@@ -8,4 +8,5 @@ mod client;
 mod local;
 mod oidc;
 mod routes;
+mod tls;
 mod watches;
