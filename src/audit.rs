@@ -2,7 +2,7 @@
 //!
 //! A row's hash is the SHA-256 of its text without the hash, and each row names the hash of the one before: a row that was
 //! removed, changed or moved shows. `audit.head` has the last row's, so that rows missing at the end show too. Whoever may
-//! write both files can still make a trail of their own; the log repeats each row's number and hash, for keeping elsewhere.
+//! write both files can still make a trail of their own: copies elsewhere, or the last number and hash, show that.
 //!
 //! A full file is renamed `audit-<its last row>.jsonl` and never deleted; the chain goes on in the next. The engine and
 //! commands may append at the same time: each takes the lock and looks at the last row. Knows no route and no rule.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use api::{Api, Oidc};
+pub use api::{Api, Oidc, Tls};
 
 use crate::session::RiskWeights;
 
@@ -439,6 +439,10 @@ impl Config {
         if let Store::Sqlite { path, .. } = &mut self.store {
             join(path);
         }
+        if let Some(tls) = &mut self.api.tls {
+            join(&mut tls.cert);
+            join(&mut tls.key);
+        }
     }
 
     fn check(&self) -> Result<(), String> {
@@ -540,6 +544,15 @@ mod tests {
     fn refuses_anonymous_access_from_outside() {
         let error = Config::parse("[api]\nlisten = \"0.0.0.0:1\"\nallow_anonymous = true\n").unwrap_err();
         assert!(error.contains("loopback"), "{error}");
+    }
+
+    #[test]
+    fn other_machines_get_no_plain_text_unless_it_is_asked_for() {
+        let listen = |more: &str| Config::parse(&format!("[api]\nlisten = \"0.0.0.0:1\"\n{more}"));
+        assert!(listen("").is_err_and(|e| e.contains("[api.tls]") && e.contains("plain_http")));
+        assert!(listen("plain_http = true\n").is_ok());
+        assert!(listen("[api.tls]\ncert = \"c\"\nkey = \"k\"\n").is_ok());
+        assert!(listen("[api.tls]\ncert = \"c\"\n").is_err_and(|e| e.contains("key")));
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod routes;
 mod rules;
 mod server;
 mod sessions;
+pub mod tls;
 pub mod tokens;
 mod watch;
 
@@ -40,6 +41,7 @@ use access::Access;
 use audit::Recorder;
 use error::ApiError;
 use params::NoParams;
+use tls::Tls;
 use tokens::Tokens;
 
 /// The longest request body, in bytes: a rule set.
@@ -78,6 +80,7 @@ pub async fn serve(
 ) -> Result<(SocketAddr, JoinHandle<()>), String> {
     api.check()?;
     let listen = api.listen;
+    let tls = api.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
     let taken = |e| format!("[api] listen = \"{listen}\": {e}; choose another port there (0 picks a free one)");
     let listener = TcpListener::bind(listen).await.map_err(taken)?;
     let address = listener.local_addr().map_err(taken)?;
@@ -86,7 +89,7 @@ pub async fn serve(
     let access = Arc::new(Access::new(api, Tokens::of(state))?);
     let recorder = Arc::new(Recorder::new(Audit::of(state)));
     let app = App { handle, access, recorder, watchers, stopping: stopping.clone() };
-    let server = server::run(listener, router(app), stopping);
+    let server = server::run(listener, tls, router(app), stopping);
     let task = tokio::spawn(async move {
         let signalled = async {
             shutdown.await;

@@ -14,16 +14,20 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::guard::Peer;
+use super::tls::Tls;
 
 /// Open connections; more wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 512;
 /// How long a client may take for a request's head, also the first, and how long it may idle between requests.
 const HEAD: Duration = Duration::from_secs(20);
+/// How long a client may take for the TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The longest head.
 const HEAD_BYTES: usize = 64 * 1024;
 /// How long requests in flight may take when the server stops.
@@ -32,7 +36,12 @@ const GRACE: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stopping` turns true, then lets requests in flight end.
-pub(super) async fn run(listener: TcpListener, router: Router, mut stopping: watch::Receiver<bool>) {
+pub(super) async fn run(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    mut stopping: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -41,7 +50,7 @@ pub(super) async fn run(listener: TcpListener, router: Router, mut stopping: wat
             Some(_) = connections.join_next() => {}
             accepted = accept(&listener, places.clone()) => {
                 if let Some((stream, from, place)) = accepted {
-                    connections.spawn(serve(stream, from, place, router.clone(), stopping.clone()));
+                    connections.spawn(secure(stream, tls.clone(), from, place, router.clone(), stopping.clone()));
                 }
             }
         }
@@ -70,8 +79,25 @@ async fn accept(
     }
 }
 
-async fn serve(
+/// Serves a connection, after the handshake where there is TLS.
+async fn secure(
     stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    from: SocketAddr,
+    place: OwnedSemaphorePermit,
+    router: Router,
+    stopping: watch::Receiver<bool>,
+) {
+    let Some(tls) = tls else { return serve(stream, from, place, router, stopping).await };
+    match tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)).await {
+        Ok(Ok(stream)) => serve(stream, from, place, router, stopping).await,
+        Ok(Err(error)) => tracing::debug!(%from, %error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!(%from, "a TLS handshake took more than {} s", HANDSHAKE.as_secs()),
+    }
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     from: SocketAddr,
     _place: OwnedSemaphorePermit,
     router: Router,

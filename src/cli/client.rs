@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Method, Response, StatusCode, redirect};
+use reqwest::{Certificate, Method, Response, StatusCode, redirect};
 use serde_json::Value;
 use url::{Host, Url};
 
@@ -29,6 +29,9 @@ pub(super) struct ApiArgs {
     /// A file that holds a token.
     #[arg(long, value_name = "FILE", env = "CLAWDSTRIKE_TOKEN_FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
+    /// Certificates in PEM that the API's is trusted by, beside the system's.
+    #[arg(long, value_name = "FILE", env = "CLAWDSTRIKE_CA_FILE")]
+    ca_file: Option<PathBuf>,
 }
 
 /// The variable that holds a token.
@@ -137,6 +140,11 @@ impl Client {
             // A proxy's loopback is another machine's.
             http = http.no_proxy();
         }
+        if let Some(path) = &args.ca_file {
+            let said = || format!("\"{}\": expected certificates in PEM", path.display());
+            let pem = std::fs::read(path).with_context(said)?;
+            http = http.tls_certs_merge(Certificate::from_pem_bundle(&pem).with_context(said)?);
+        }
         if let Some(authorization) = args.authorization()? {
             if !here && args.api.scheme() == "http" {
                 tell("warning: the token goes to another machine in plain text: use https, or a tunnel");
@@ -228,6 +236,12 @@ impl Client {
 
     fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
         let cause = root_cause(&error);
+        if cause.contains("certificate") {
+            return anyhow!(
+                "the API at \"{}\" can't be trusted: {cause}; name its certificate, or its authority's, with --ca-file or CLAWDSTRIKE_CA_FILE",
+                self.base
+            );
+        }
         match error.is_connect() {
             true => anyhow!(
                 "the API at \"{}\" can't be reached: {cause}; start the engine with `clawdstrike-edr up`, or say where it is with --api or CLAWDSTRIKE_API",
@@ -252,7 +266,7 @@ mod tests {
     use super::*;
 
     fn url(base: &str, route: &[&str], query: &[Parameter<'_>]) -> String {
-        let args = ApiArgs { api: base_url(base).expect("a base URL"), token: None, token_file: None };
+        let args = ApiArgs { api: base_url(base).expect("a base URL"), token: None, token_file: None, ca_file: None };
         let client = Client::new(args).expect("a client");
         client.url(route, query).expect("a URL").to_string()
     }

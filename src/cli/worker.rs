@@ -41,11 +41,12 @@ pub(super) struct WorkerArgs {
 pub(super) fn run(args: WorkerArgs) -> anyhow::Result<Exit> {
     let (config, path) = process::load(&args.config).map_err(anyhow::Error::msg)?;
     let (show, format) = (args.show_alerts, args.output.output);
+    let scheme = if config.api.tls.is_some() { "https" } else { "http" };
     let shape = format!("{} processes of {} threads", config.cluster.processes, config.cluster.threads);
     let ready = move |handle: Handle, address: SocketAddr| {
         tracing::info!(%address, config = %path.display(), "{shape} are up");
         if show {
-            tokio::spawn(show_alerts(handle, address, format));
+            tokio::spawn(show_alerts(handle, format!("{scheme}://{address}"), format));
         }
     };
     let (api, state) = (config.api.clone(), config.cluster.state.clone());
@@ -61,10 +62,10 @@ pub(super) fn run(args: WorkerArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-async fn show_alerts(handle: Handle, address: SocketAddr, format: Format) {
+async fn show_alerts(handle: Handle, api: String, format: Format) {
     let mut changes = handle.watch();
     drop(handle);
-    if announce(address, format).is_err() {
+    if announce(&api, format).is_err() {
         return;
     }
     loop {
@@ -87,13 +88,13 @@ async fn show_alerts(handle: Handle, address: SocketAddr, format: Format) {
     }
 }
 
-fn announce(address: SocketAddr, format: Format) -> anyhow::Result<()> {
+fn announce(base: &str, format: Format) -> anyhow::Result<()> {
     let mut out = Out::new();
     match format {
-        Format::Json => out.json_line(&json!({"kind": "ready", "api": format!("http://{address}")}))?,
+        Format::Json => out.json_line(&json!({"kind": "ready", "api": base}))?,
         Format::Table => {
-            out.line(&format!("the API listens on http://{address}; in another terminal, try:"))?;
-            let api = if address.port() == 7878 { String::new() } else { format!(" --api http://{address}") };
+            out.line(&format!("the API listens on {base}; in another terminal, try:"))?;
+            let api = if base == "http://127.0.0.1:7878" { String::new() } else { format!(" --api {base}") };
             for command in ["sessions list", "alerts list", "alerts watch", "rules list"] {
                 out.line(&format!("  clawdstrike-edr {command}{api}"))?;
             }

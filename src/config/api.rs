@@ -1,6 +1,7 @@
 //! `[api]`: where the API listens, and whom it answers.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
@@ -21,6 +22,20 @@ pub struct Api {
     pub roles: Roles,
     /// An issuer whose tokens are taken too.
     pub oidc: Option<Oidc>,
+    /// Encrypts connections.
+    pub tls: Option<Tls>,
+    /// Listen for other machines without TLS: something in front of the API does that.
+    pub plain_http: bool,
+}
+
+/// Where the API's certificate and its key are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Certificates in PEM, the API's own first.
+    pub cert: PathBuf,
+    /// The private key in PEM.
+    pub key: PathBuf,
 }
 
 /// An OIDC issuer.
@@ -90,6 +105,8 @@ impl Default for Api {
             requests_per_second: 50,
             roles: Roles::default(),
             oidc: None,
+            tls: None,
+            plain_http: false,
         }
     }
 }
@@ -103,6 +120,12 @@ impl Api {
         if self.allow_anonymous && !self.listen.ip().is_loopback() {
             return Err(format!(
                 "[api] allow_anonymous = true needs a loopback address, and listen is \"{}\": use 127.0.0.1, or turn it off",
+                self.listen
+            ));
+        }
+        if self.tls.is_none() && !self.plain_http && !self.listen.ip().is_loopback() {
+            return Err(format!(
+                "[api] listen = \"{}\" lets other machines in, and tokens would go in plain text: set [api.tls] cert and key, or plain_http = true if a proxy in front of it does TLS",
                 self.listen
             ));
         }

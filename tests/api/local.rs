@@ -11,8 +11,9 @@ use super::backend::RULE;
 pub(crate) fn edr(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clawdstrike-edr"));
     command.args(arguments).stdin(Stdio::null());
-    let ours = ["CLAWDSTRIKE_API", "CLAWDSTRIKE_LOG", "CLAWDSTRIKE_TOKEN", "CLAWDSTRIKE_TOKEN_FILE"];
-    for name in ours.into_iter().chain(["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]) {
+    let ours = ["API", "CA_FILE", "LOG", "TOKEN", "TOKEN_FILE"].map(|name| format!("CLAWDSTRIKE_{name}"));
+    let proxies = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"].map(str::to_owned);
+    for name in ours.into_iter().chain(proxies) {
         command.env_remove(name);
     }
     command

@@ -10,4 +10,5 @@ mod oidc;
 mod pty;
 mod routes;
 mod terminal;
+mod tls;
 mod watches;

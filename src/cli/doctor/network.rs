@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::finding::{Finding, clock};
+use crate::api::tls::Tls;
 use crate::api::tokens::Tokens;
 use crate::cli::client::{TOKEN, bearer};
 use crate::config::Config;
@@ -37,7 +38,7 @@ async fn receiver(part: &str, base: Url) -> Vec<Finding> {
     // Only this much: the path and query of a webhook may be its secret.
     let shown = base.origin().ascii_serialization();
     let before = wall_clock::now();
-    let answer = match client(false) {
+    let answer = match client(false).build() {
         Ok(client) => client.head(base).send().await,
         Err(error) => Err(error),
     };
@@ -70,13 +71,13 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn client(here: bool) -> reqwest::Result<reqwest::Client> {
+fn client(here: bool) -> reqwest::ClientBuilder {
     let builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .timeout(ANSWER_WITHIN)
         .user_agent(concat!("clawdstrike-edr/", env!("CARGO_PKG_VERSION")));
     // A proxy's loopback is another machine's.
-    if here { builder.no_proxy().build() } else { builder.build() }
+    if here { builder.no_proxy() } else { builder }
 }
 
 /// The addresses of the processes.
@@ -136,14 +137,18 @@ pub(super) async fn api(config: &Config) -> Vec<Finding> {
         Ok(_) => {
             let mut findings = vec![Finding::ok(part, format!("{listen} is free: no engine answers there now"))];
             findings.extend(callers(part, config));
+            findings.extend(certificate(part, config));
             findings
         }
-        Err(e) if e.kind() == ErrorKind::AddrInUse => match running(listen).await {
+        Err(e) if e.kind() == ErrorKind::AddrInUse => match running(listen, config.api.tls.is_some()).await {
             Some(Told::Health(health)) => engine(part, listen, &health),
             Some(Told::Refusal(why)) => vec![Finding::warning(
                 part,
                 format!("an engine runs on {listen}, and doesn't tell how it is: {why}"),
-                format!("put a token whose role has read:health into {TOKEN}"),
+                match config.api.tls {
+                    None => format!("put a token whose role has read:health into {TOKEN}"),
+                    Some(_) => "over TLS the doctor shows no token: ask /v1/health yourself".to_owned(),
+                },
             )],
             None => {
                 vec![Finding::error(part, format!("{listen} is taken, and not by an engine that answers"), way_out)]
@@ -170,15 +175,24 @@ fn callers(part: &str, config: &Config) -> Option<Finding> {
     }
 }
 
+/// Whether the API's certificate and key can be used.
+fn certificate(part: &str, config: &Config) -> Option<Finding> {
+    let error = Tls::load(config.api.tls.as_ref()?).err()?;
+    Some(Finding::error(part, error, "until then the cluster doesn't start"))
+}
+
 /// What an engine that runs said when it was asked how it is.
 enum Told {
     Health(Value),
     Refusal(String),
 }
 
-async fn running(listen: SocketAddr) -> Option<Told> {
-    let mut request = client(true).ok()?.get(format!("http://{listen}/v1/health"));
-    if let Some(token) = std::env::var(TOKEN).ok().and_then(|token| bearer(&token)) {
+async fn running(listen: SocketAddr, tls: bool) -> Option<Told> {
+    let scheme = if tls { "https" } else { "http" };
+    // Whose certificate it is doesn't matter for who sends no secret, and wants to know only that an engine answers.
+    let client = client(true).danger_accept_invalid_certs(tls).build().ok()?;
+    let mut request = client.get(format!("{scheme}://{listen}/v1/health"));
+    if !tls && let Some(token) = std::env::var(TOKEN).ok().and_then(|token| bearer(&token)) {
         request = request.header(reqwest::header::AUTHORIZATION, token);
     }
     let answer: Value = serde_json::from_str(&request.send().await.ok()?.text().await.ok()?).ok()?;
