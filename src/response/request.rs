@@ -67,6 +67,30 @@ pub(super) fn action_name(kind: ActionKind) -> &'static str {
     }
 }
 
+/// What the ledger and the key call it that the SOC is told that an alert doesn't hold.
+pub(super) const RETRACTION: &str = "retraction";
+
+/// The action of this name; `None`: a retraction.
+pub(super) fn kind_of(name: &str) -> Option<ActionKind> {
+    [
+        ActionKind::TerminateSession,
+        ActionKind::QuarantineAgent,
+        ActionKind::RateLimit,
+        ActionKind::AlertSoc,
+        ActionKind::Alert,
+        ActionKind::IncreaseLogging,
+        ActionKind::SnapshotSession,
+        ActionKind::UpdatePolicy,
+    ]
+    .into_iter()
+    .find(|kind| action_name(*kind) == name)
+}
+
+/// A hash as text.
+pub(super) fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A POST request, ready to be sent any number of times.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Request {
@@ -113,8 +137,7 @@ pub(super) fn webhook(base: &Url, alert: &Alert) -> Request {
 }
 
 /// A request to the agents' control API. The error says why this action can't be asked for.
-pub(super) fn control(base: &Url, alert: &Alert, action: &Action) -> Result<Request, String> {
-    let (agent, session) = (alert.agent_id.as_str(), alert.session_id.as_str());
+pub(super) fn control(base: &Url, agent: &str, session: &str, action: &Action) -> Result<Request, String> {
     let (path, body) = match action.kind {
         ActionKind::TerminateSession => (vec!["agents", agent, "sessions", session, "terminate"], None),
         ActionKind::SnapshotSession => (vec!["agents", agent, "sessions", session, "snapshot"], None),

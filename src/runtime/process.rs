@@ -308,7 +308,7 @@ async fn start_head(
     supervised: bool,
 ) -> Result<(Head, Sequencer), String> {
     let writer = Store::prepare(&config.store)?.map(StoreWriter::start);
-    let response = Arc::new(Orchestrator::start(&config.response)?);
+    let response = Arc::new(Orchestrator::start(&config.response, &config.cluster.state)?);
     let (changes, _) = broadcast::channel(WATCH_LAG);
     let (stats_in, stats) = watch::channel(Stats::default());
     let to = sinks::Sinks {
@@ -520,7 +520,7 @@ async fn stop_head(head: Head) {
         if oldest < u64::MAX {
             tracing::error!(
                 epoch = oldest,
-                "responses were not carried out before the stop; the records of this epoch and later ones are read again"
+                "responses are not in their ledger; the records of this epoch and later ones are read again"
             );
         }
     }
