@@ -5,7 +5,7 @@ use axum::routing::{MethodRouter, get, post};
 use axum::{Router, middleware};
 
 use super::guard::{self, Gate};
-use super::{App, agents, alerts, handling, health, no_method, no_route, openapi, rules, sessions, watch};
+use super::{App, actions, agents, alerts, handling, health, no_method, no_route, openapi, rules, sessions, watch};
 use crate::config::roles::Permission;
 
 /// What a route needs of whoever asks.
@@ -56,6 +56,11 @@ pub const ROUTES: &[Route] = &[
     route!("POST", "/v1/alerts/{id}/acknowledge", may(Permission::WriteAlertAck), post(handling::acknowledge)),
     route!("POST", "/v1/alerts/{id}/close", may(Permission::WriteAlertAck), post(handling::close)),
     route!("POST", "/v1/alerts/{id}/comment", may(Permission::WriteAlertAck), post(handling::comment)),
+    route!("GET", "/v1/actions", may(Permission::ReadAlerts), get(actions::list)),
+    route!("GET", "/v1/actions/{id}", may(Permission::ReadAlerts), get(actions::one)),
+    route!("POST", "/v1/actions/{id}/approve", may(Permission::WriteResponses), post(actions::approve)),
+    route!("POST", "/v1/actions/{id}/reject", may(Permission::WriteResponses), post(actions::reject)),
+    route!("POST", "/v1/actions/{id}/retry", may(Permission::WriteResponses), post(actions::retry)),
     route!("GET", "/v1/agents", may(Permission::ReadAgents), get(agents::list)),
     route!("GET", "/v1/rules", may(Permission::ReadRules), get(rules::list)),
     route!("POST", "/v1/rules", may(Permission::WriteRules), post(rules::load)),

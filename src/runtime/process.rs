@@ -331,7 +331,9 @@ async fn start_head(
     };
     let waker = Waker::default();
     let (active, _) = watch::channel(Arc::new(active));
-    let handle = Handle::new(requests_in, changes, Arc::new(active), stats).with_waker(waker.clone());
+    let handle = Handle::new(requests_in, changes, Arc::new(active), stats)
+        .with_waker(waker.clone())
+        .with_actions(response.actions());
     let acked = outlet.acked_by_all();
     let outlet = journal.before(Box::new(outlet), cuts.clone())?;
     let sequencer = Sequencer {
