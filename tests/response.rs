@@ -19,7 +19,9 @@ use clawdstrike_edr::config;
 use clawdstrike_edr::response::{Decision, Entry, Filter, Limits, Objection, Orchestrator, State};
 use clawdstrike_rules::plan::{Action, ActionKind, Severity};
 use clawdstrike_telemetry::EventType;
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
+use sha2::Sha256;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -255,6 +257,30 @@ async fn the_webhook_has_the_briefs_fields_and_the_status() {
     ] {
         assert_eq!(body[field], value, "{field}");
     }
+}
+
+#[tokio::test]
+async fn the_webhook_is_signed_and_the_control_api_is_not() {
+    let (soc, control) = (Receiver::ok(), Receiver::ok());
+    let key = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(key.path(), "0123456789abcdef").expect("a file");
+    let config = config::Response {
+        webhook_signing_keys: vec![format!("file:{}", key.path().display())],
+        ..config(Some(soc.serve().await), Some(control.serve().await))
+    };
+    let running = Running::new(&config, quick());
+    running
+        .submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc), action(ActionKind::QuarantineAgent)])))
+        .await;
+    all_done(&running).await;
+    let signed = soc.received().remove(0);
+    let header = |name: &str| signed.headers[name].to_str().expect("a text").to_owned();
+    let mut mac = Hmac::<Sha256>::new_from_slice(b"0123456789abcdef").expect("a key");
+    mac.update(format!("{}.", header("x-clawdstrike-timestamp")).as_bytes());
+    mac.update(&signed.raw);
+    let expected: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(header("x-clawdstrike-signature"), format!("v1={expected}"));
+    assert!(!control.received()[0].headers.contains_key("x-clawdstrike-signature"));
 }
 
 #[tokio::test]

@@ -13,6 +13,8 @@ pub struct Response {
     pub soc_webhook: Option<String>,
     /// Base URL of the agents' control API.
     pub agent_control_api: Option<String>,
+    /// Keys that sign what goes to the webhook, each `env:NAME` or `file:PATH`: the one in force, and while keys change the next.
+    pub webhook_signing_keys: Vec<String>,
     /// Say what would be sent, send nothing.
     pub dry_run: bool,
     /// Actions that wait for an approval, whatever the rule says.
@@ -32,6 +34,7 @@ impl Default for Response {
         Response {
             soc_webhook: None,
             agent_control_api: None,
+            webhook_signing_keys: Vec::new(),
             dry_run: false,
             requires_approval: Vec::new(),
             max_actions_per_hour: 100,

@@ -19,6 +19,7 @@ use super::breaker::Breaker;
 use super::ledger::{Go, Item, Ledger, Outcome, Work};
 use super::request::{self, Destination, Request, action_name};
 use super::retry::{Limits, Verdict, classify};
+use super::sign::{self, Keys};
 use crate::wall_clock;
 
 /// How much of an answer is read, so that its connection can be used again; a longer one costs the connection.
@@ -38,6 +39,7 @@ pub(super) struct Counters {
 /// What all receivers share.
 pub(super) struct Shared {
     pub(super) client: Client,
+    pub(super) keys: Keys,
     pub(super) limits: Limits,
     pub(super) ledger: Ledger,
     pub(super) counters: Counters,
@@ -338,6 +340,12 @@ impl Receiver {
     async fn send(&self, request: &Request, key: &str) -> (Verdict, String) {
         let mut post = self.shared.client.post(request.url.clone()).header("Idempotency-Key", key);
         if let Some(body) = &request.body {
+            // The agents' control API doesn't get signatures by a key that the SOC's receiver has.
+            if self.destination == Destination::SocWebhook
+                && let Some((now, signatures)) = self.shared.keys.sign(wall_clock::now() / 1_000_000, body)
+            {
+                post = post.header(sign::TIMESTAMP, now).header(sign::SIGNATURE, signatures);
+            }
             post = post.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
         let mut response = match post.send().await {

@@ -9,6 +9,7 @@ mod ledger;
 mod progress;
 mod request;
 mod retry;
+mod sign;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use progress::Progress;
 pub use request::Destination;
 use request::{action_name, base_url};
 pub use retry::Limits;
+use sign::Keys;
 
 /// The ledger's file in the state folder.
 const FILE: &str = "ledger.sqlite";
@@ -95,8 +97,10 @@ impl Orchestrator {
         let bases = receivers(config).map(|(to, base)| Ok((to, base?))).collect::<Result<Vec<_>, String>>()?;
         let policy = Policy::new(config, bases.iter().map(|(to, _)| *to), limits.give_up_after);
         let ledger = Ledger::open(&ledger_file(state), policy)?;
+        let keys = Keys::read(&config.webhook_signing_keys)?;
         let shared = Arc::new(Shared {
             client,
+            keys,
             ledger: ledger.clone(),
             counters: Default::default(),
             degraded: Mutex::default(),

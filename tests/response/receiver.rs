@@ -19,6 +19,8 @@ pub(crate) struct Received {
     pub(crate) path: String,
     pub(crate) key: String,
     pub(crate) body: Option<Value>,
+    pub(crate) raw: Bytes,
+    pub(crate) headers: HeaderMap,
     pub(crate) at: Instant,
 }
 
@@ -72,6 +74,8 @@ async fn handle(State(receiver): State<Receiver>, uri: Uri, headers: HeaderMap, 
         path: uri.to_string(),
         key: headers.get("idempotency-key").map(|v| v.to_str().expect("a text").to_owned()).unwrap_or_default(),
         body: (!body.is_empty()).then(|| serde_json::from_slice(&body).expect("JSON")),
+        raw: body,
+        headers,
         at: Instant::now(),
     };
     let index = {
