@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use api::Api;
-pub use response::Response;
+pub use response::{Response, SocFormat};
 
 use crate::session::RiskWeights;
 

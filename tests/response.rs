@@ -4,6 +4,8 @@
 mod ledger;
 #[path = "response/receiver.rs"]
 mod receiver;
+#[path = "response/trouble.rs"]
+mod trouble;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

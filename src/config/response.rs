@@ -13,6 +13,10 @@ pub struct Response {
     pub soc_webhook: Option<String>,
     /// Base URL of the agents' control API.
     pub agent_control_api: Option<String>,
+    /// What the webhook's receiver reads.
+    pub soc_format: SocFormat,
+    /// PagerDuty's routing key: `env:NAME` or `file:PATH`.
+    pub soc_routing_key: Option<String>,
     /// Keys that sign what goes to the webhook, each `env:NAME` or `file:PATH`: the one in force, and while keys change the next.
     pub webhook_signing_keys: Vec<String>,
     /// Say what would be sent, send nothing.
@@ -29,11 +33,28 @@ pub struct Response {
     pub keep_actions: Duration,
 }
 
+/// What the SOC's webhook reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SocFormat {
+    /// The whole alert.
+    #[default]
+    Json,
+    /// Slack's incoming webhooks.
+    Slack,
+    /// PagerDuty's Events API v2.
+    Pagerduty,
+    /// A card for a workflow's webhook in Teams.
+    Teams,
+}
+
 impl Default for Response {
     fn default() -> Self {
         Response {
             soc_webhook: None,
             agent_control_api: None,
+            soc_format: SocFormat::Json,
+            soc_routing_key: None,
             webhook_signing_keys: Vec::new(),
             dry_run: false,
             requires_approval: Vec::new(),

@@ -16,10 +16,12 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::breaker::Breaker;
+use super::format;
 use super::ledger::{Go, Item, Ledger, Outcome, Work};
 use super::request::{self, Destination, Request, action_name};
 use super::retry::{Limits, Verdict, classify};
 use super::sign::{self, Keys};
+use crate::config::SocFormat;
 use crate::wall_clock;
 
 /// How much of an answer is read, so that its connection can be used again; a longer one costs the connection.
@@ -40,6 +42,8 @@ pub(super) struct Counters {
 pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) keys: Keys,
+    /// What the webhook reads, and PagerDuty's key.
+    pub(super) soc: (SocFormat, Option<String>),
     pub(super) limits: Limits,
     pub(super) ledger: Ledger,
     pub(super) counters: Counters,
@@ -330,7 +334,11 @@ impl Receiver {
             (Some(action), _) if self.destination == Destination::AgentControl => {
                 request::control(&self.base, &work.agent_id, &work.session_id, action)
             }
-            (_, Some(alert)) => Ok(request::webhook(&self.base, alert)),
+            (_, Some(alert)) => {
+                let (format, key) = &self.shared.soc;
+                let body = format::body(*format, key.as_deref(), alert);
+                Ok(Request { url: self.base.clone(), body: Some(body.to_string().into_bytes()) })
+            }
             (_, None) => Err("the ledger has no alert for it".into()),
         }
     }

@@ -5,6 +5,7 @@
 
 mod breaker;
 mod destination;
+mod format;
 mod ledger;
 mod progress;
 mod request;
@@ -96,11 +97,24 @@ impl Orchestrator {
             .map_err(|e| format!("[response] the HTTP client doesn't start: {e}"))?;
         let bases = receivers(config).map(|(to, base)| Ok((to, base?))).collect::<Result<Vec<_>, String>>()?;
         let policy = Policy::new(config, bases.iter().map(|(to, _)| *to), limits.give_up_after);
-        let ledger = Ledger::open(&ledger_file(state), policy)?;
         let keys = Keys::read(&config.webhook_signing_keys)?;
+        let routing_key = match (config.soc_format, &config.soc_routing_key) {
+            (_, Some(setting)) => {
+                Some(sign::secret(setting).map_err(|why| format!("[response] soc_routing_key: {why}"))?)
+            }
+            (config::SocFormat::Pagerduty, None) => {
+                return Err(
+                    "[response] soc_format = \"pagerduty\" needs soc_routing_key: write \"env:NAME\" or \"file:PATH\""
+                        .into(),
+                );
+            }
+            (_, None) => None,
+        };
+        let ledger = Ledger::open(&ledger_file(state), policy)?;
         let shared = Arc::new(Shared {
             client,
             keys,
+            soc: (config.soc_format, routing_key),
             ledger: ledger.clone(),
             counters: Default::default(),
             degraded: Mutex::default(),

@@ -8,8 +8,6 @@ use reqwest::Url;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::alert::Alert;
-
 /// How long an agent is quarantined if the rule doesn't say.
 const QUARANTINE_SECONDS: u64 = 3_600;
 /// What an agent is limited to if the rule doesn't say.
@@ -125,15 +123,6 @@ pub(super) fn base_url(destination: Destination, text: &str) -> Result<Url, Stri
         ));
     }
     Ok(url)
-}
-
-/// The webhook's request: the brief's fields, `status`, and the rest of the alert's JSON form (SPEC §6).
-pub(super) fn webhook(base: &Url, alert: &Alert) -> Request {
-    let trigger = serde_json::from_str(&alert.trigger_event).unwrap_or_else(|_| json!(alert.trigger_event));
-    let mut body = alert.to_json();
-    body["timestamp"] = json!(time::format(alert.last_seen));
-    body["context"] = json!({"trigger_event": trigger, "session_risk_score": alert.risk_score});
-    Request { url: base.clone(), body: Some(body.to_string().into_bytes()) }
 }
 
 /// A request to the agents' control API. The error says why this action can't be asked for.
