@@ -153,8 +153,9 @@ impl World<'_> {
                 self.flying.clear();
                 self.cursors = [0; 2];
                 self.table = Some(Table::open(self.path).expect("the ledger"));
-                for version in self.versions[self.versions.len().saturating_sub(*replayed)..].to_vec() {
-                    self.record(&version);
+                let again = self.versions[self.versions.len().saturating_sub(*replayed)..].to_vec();
+                for version in &again {
+                    self.record(version);
                 }
             }
         }
