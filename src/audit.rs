@@ -57,6 +57,11 @@ impl Who {
     pub fn kind(kind: &str) -> Who {
         Who { kind: kind.to_owned(), ..Who::default() }
     }
+
+    /// In one word: the name, else the kind.
+    pub fn label(self) -> String {
+        if self.name.is_empty() { self.kind } else { self.name }
+    }
 }
 
 /// How it went.

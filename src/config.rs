@@ -2,6 +2,7 @@
 //! the environment or from files, never from here.
 
 mod api;
+mod response;
 pub mod roles;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use api::{Api, Oidc, Tls};
+pub use response::{Response, SocFormat};
 
 use crate::session::RiskWeights;
 
@@ -377,18 +379,6 @@ impl Default for Store {
     }
 }
 
-/// What alerts do.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Response {
-    /// Where `alert_soc` posts to.
-    pub soc_webhook: Option<String>,
-    /// Base URL of the agents' control API.
-    pub agent_control_api: Option<String>,
-    /// Say what would be sent, send nothing.
-    pub dry_run: bool,
-}
-
 /// The least memory for groups that a configuration may ask for.
 const LEAST_STATE: Bytes = Bytes(64 << 20);
 
@@ -489,6 +479,7 @@ impl Config {
                 ));
             }
         }
+        self.response.check()?;
         self.api.check()
     }
 }

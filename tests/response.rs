@@ -1,103 +1,44 @@
 //! The response orchestrator against real HTTP receivers that fail, hang, redirect, or are down.
 
+#[path = "response/ledger.rs"]
+mod ledger;
+#[path = "response/receiver.rs"]
+mod receiver;
+#[path = "response/trouble.rs"]
+mod trouble;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use clawdstrike_edr::alert::{Alert, Evidence, Status};
 use clawdstrike_edr::config;
-use clawdstrike_edr::response::{Limits, Orchestrator};
+use clawdstrike_edr::response::{Decision, Entry, Filter, Limits, Objection, Orchestrator, State};
 use clawdstrike_rules::plan::{Action, ActionKind, Severity};
 use clawdstrike_telemetry::EventType;
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
+use sha2::Sha256;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use receiver::Receiver;
+
 const DEADLINE: Duration = Duration::from_secs(20);
 const NOTHING_PENDING: u64 = u64::MAX;
-
-/// A request as it came over the wire.
-#[derive(Clone, Debug)]
-struct Received {
-    path: String,
-    key: String,
-    body: Option<Value>,
-    at: Instant,
-}
-
-/// What a receiver answers to its n-th request (from 0).
-type Behaviour = Arc<dyn Fn(usize, &Received) -> Response + Send + Sync>;
-
-#[derive(Clone)]
-struct Receiver {
-    requests: Arc<Mutex<Vec<Received>>>,
-    behaviour: Behaviour,
-    /// Requests are answered while there are permits.
-    gate: Arc<Semaphore>,
-}
-
-impl Receiver {
-    fn new(behaviour: impl Fn(usize, &Received) -> Response + Send + Sync + 'static) -> Self {
-        Receiver {
-            requests: Arc::default(),
-            behaviour: Arc::new(behaviour),
-            gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
-        }
-    }
-
-    fn ok() -> Self {
-        Receiver::new(|_, _| StatusCode::OK.into_response())
-    }
-
-    /// Takes requests, and answers none before `gate` gets permits.
-    fn hanging() -> Self {
-        Receiver { gate: Arc::new(Semaphore::new(0)), ..Receiver::ok() }
-    }
-
-    async fn serve(&self) -> SocketAddr {
-        self.serve_on(TcpListener::bind("127.0.0.1:0").await.expect("a free port")).await
-    }
-
-    async fn serve_on(&self, listener: TcpListener) -> SocketAddr {
-        let address = listener.local_addr().expect("an address");
-        let app = Router::new().fallback(handle).with_state(self.clone());
-        tokio::spawn(async move { axum::serve(listener, app).await });
-        address
-    }
-
-    fn received(&self) -> Vec<Received> {
-        self.requests.lock().expect("no panic while locked").clone()
-    }
-}
-
-async fn handle(State(receiver): State<Receiver>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    let received = Received {
-        path: uri.to_string(),
-        key: headers.get("idempotency-key").map(|v| v.to_str().expect("a text").to_owned()).unwrap_or_default(),
-        body: (!body.is_empty()).then(|| serde_json::from_slice(&body).expect("JSON")),
-        at: Instant::now(),
-    };
-    let index = {
-        let mut requests = receiver.requests.lock().expect("no panic while locked");
-        requests.push(received.clone());
-        requests.len() - 1
-    };
-    let permit = receiver.gate.acquire().await.expect("never closed");
-    permit.forget();
-    (receiver.behaviour)(index, &received)
-}
 
 fn config(webhook: Option<SocketAddr>, control: Option<SocketAddr>) -> config::Response {
     config::Response {
         soc_webhook: webhook.map(|a| format!("http://{a}/hook?token=s3cret")),
         agent_control_api: control.map(|a| format!("http://{a}/api/")),
-        dry_run: false,
+        max_actions_per_hour: 1_000_000,
+        max_actions_per_agent_per_hour: 1_000_000,
+        ..config::Response::default()
     }
 }
 
@@ -110,8 +51,75 @@ fn quick() -> Limits {
     }
 }
 
-fn start(webhook: Option<SocketAddr>, control: Option<SocketAddr>) -> Orchestrator {
-    Orchestrator::with_limits(&config(webhook, control), quick()).expect("a good configuration")
+/// An orchestrator with a ledger in a folder of its own.
+struct Running {
+    orchestrator: Orchestrator,
+    folder: tempfile::TempDir,
+}
+
+impl Running {
+    fn new(config: &config::Response, limits: Limits) -> Running {
+        let folder = tempfile::tempdir().expect("a folder");
+        Running { orchestrator: open(config, folder.path(), limits), folder }
+    }
+
+    /// As after SIGKILL: what is under way ends, and the next process opens the ledger.
+    async fn crash(self, config: &config::Response, limits: Limits) -> Running {
+        let Running { orchestrator, folder } = self;
+        drop(orchestrator);
+        Running::reopen(folder, config, limits).await
+    }
+
+    /// On another thread: what the former one had under way must come to its end here.
+    async fn reopen(folder: tempfile::TempDir, config: &config::Response, limits: Limits) -> Running {
+        let config = config.clone();
+        let opened = move || Running { orchestrator: open(&config, folder.path(), limits), folder };
+        tokio::task::spawn_blocking(opened).await.expect("no panic")
+    }
+
+    async fn submit(&self, epoch: u64, alert: Arc<Alert>) {
+        self.orchestrator.submit(epoch, [Alert::clone(&alert)].into()).await;
+    }
+
+    async fn rows(&self) -> Vec<Entry> {
+        self.actions().list(Filter::default(), 10_000, 0).await.expect("a ledger").1
+    }
+
+    /// Actions in this state.
+    async fn count(&self, state: State) -> u64 {
+        let totals = self.actions().totals().await.expect("a ledger");
+        totals.into_iter().find(|(s, _)| *s == state).map_or(0, |(_, n)| n)
+    }
+
+    async fn unfinished(&self) -> u64 {
+        self.count(State::Pending).await + self.count(State::Sent).await
+    }
+
+    /// The only row's.
+    async fn state(&self) -> State {
+        let rows = self.rows().await;
+        assert_eq!(rows.len(), 1, "{rows:?}");
+        rows[0].state
+    }
+
+    async fn drain(self, deadline: Duration) -> u64 {
+        self.orchestrator.drain(deadline).await
+    }
+}
+
+impl Deref for Running {
+    type Target = Orchestrator;
+    fn deref(&self) -> &Orchestrator {
+        &self.orchestrator
+    }
+}
+
+fn open(config: &config::Response, state: &Path, limits: Limits) -> Orchestrator {
+    Orchestrator::with_limits(config, state, limits).expect("a good configuration")
+}
+
+fn start(webhook: Option<SocketAddr>, control: Option<SocketAddr>) -> Running {
+    Running::new(&config(webhook, control), quick())
 }
 
 fn action(kind: ActionKind) -> Action {
@@ -170,9 +178,17 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-async fn all_done(orchestrator: &Orchestrator) {
-    until("everything is done", || orchestrator.acked_epoch() == NOTHING_PENDING).await;
-    assert_eq!(orchestrator.pending(), 0);
+async fn recorded(orchestrator: &Orchestrator) {
+    until("everything is in the ledger", || orchestrator.acked_epoch() == NOTHING_PENDING).await;
+}
+
+async fn all_done(running: &Running) {
+    recorded(running).await;
+    let deadline = Instant::now() + DEADLINE;
+    while running.unfinished().await > 0 {
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {:?}", running.rows().await);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 #[tokio::test]
@@ -246,6 +262,30 @@ async fn the_webhook_has_the_briefs_fields_and_the_status() {
 }
 
 #[tokio::test]
+async fn the_webhook_is_signed_and_the_control_api_is_not() {
+    let (soc, control) = (Receiver::ok(), Receiver::ok());
+    let key = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(key.path(), "0123456789abcdef").expect("a file");
+    let config = config::Response {
+        webhook_signing_keys: vec![format!("file:{}", key.path().display())],
+        ..config(Some(soc.serve().await), Some(control.serve().await))
+    };
+    let running = Running::new(&config, quick());
+    running
+        .submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc), action(ActionKind::QuarantineAgent)])))
+        .await;
+    all_done(&running).await;
+    let signed = soc.received().remove(0);
+    let header = |name: &str| signed.headers[name].to_str().expect("a text").to_owned();
+    let mut mac = Hmac::<Sha256>::new_from_slice(b"0123456789abcdef").expect("a key");
+    mac.update(format!("{}.", header("x-clawdstrike-timestamp")).as_bytes());
+    mac.update(&signed.raw);
+    let expected: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(header("x-clawdstrike-signature"), format!("v1={expected}"));
+    assert!(!control.received()[0].headers.contains_key("x-clawdstrike-signature"));
+}
+
+#[tokio::test]
 async fn a_retraction_is_told_once_and_after_the_opening() {
     // The opening is refused for a while, so the retraction comes while it is on its way.
     let soc = Receiver::new(|index, _| {
@@ -254,6 +294,7 @@ async fn a_retraction_is_told_once_and_after_the_opening() {
     let orchestrator = start(Some(soc.serve().await), None);
     let alert = alert("a1", &[action(ActionKind::AlertSoc)]);
     orchestrator.submit(1, version(&alert, 1, Status::Open)).await;
+    until("the opening is on its way", || !soc.received().is_empty()).await;
     for revision in 2..=3 {
         orchestrator.submit(revision, version(&alert, revision, Status::Retracted)).await;
     }
@@ -283,7 +324,6 @@ async fn what_may_pass_is_tried_again_with_the_same_key() {
     let soc = Receiver::new(move |index, _| StatusCode::from_u16(answers[index]).expect("a status").into_response());
     let orchestrator = start(Some(soc.serve().await), None);
     orchestrator.submit(9, Arc::new(alert("a1", &[action(ActionKind::AlertSoc)]))).await;
-    assert_eq!(orchestrator.acked_epoch(), 9);
     all_done(&orchestrator).await;
     assert_eq!(soc.received().len(), answers.len());
     assert_eq!(soc.received().iter().map(|r| &r.key).collect::<BTreeSet<_>>().len(), 1);
@@ -330,8 +370,8 @@ async fn a_slow_receiver_delays_only_itself() {
         orchestrator.submit(n, Arc::new(alert)).await;
     }
     until("the agents are quarantined", || control.received().len() == 100).await;
-    until("only the webhook is waited for", || orchestrator.pending() == 100).await;
-    assert_eq!(orchestrator.acked_epoch(), 0);
+    recorded(&orchestrator).await;
+    assert_eq!(orchestrator.unfinished().await, 100);
     soc.gate.add_permits(Semaphore::MAX_PERMITS / 2);
     all_done(&orchestrator).await;
     assert_eq!(soc.received().iter().map(|r| r.key.clone()).collect::<BTreeSet<_>>().len(), 100);
@@ -363,7 +403,7 @@ async fn what_is_never_taken_is_given_up() {
     let soc = Receiver::new(|_, _| StatusCode::BAD_GATEWAY.into_response());
     let limits = Limits { give_up_after: Duration::from_millis(100), ..quick() };
     let config = config(Some(soc.serve().await), None);
-    let orchestrator = Orchestrator::with_limits(&config, limits).expect("a good configuration");
+    let orchestrator = Running::new(&config, limits);
     orchestrator.submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc)]))).await;
     all_done(&orchestrator).await;
     assert_eq!((orchestrator.counts().failed, orchestrator.counts().sent), (1, 0));
@@ -371,31 +411,19 @@ async fn what_is_never_taken_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_full_queue_makes_the_submitter_wait_and_loses_nothing() {
+async fn what_has_no_room_in_memory_waits_in_the_ledger() {
     let soc = Receiver::hanging();
-    let limits = Limits { queue_kib: 2, in_flight: 1, timeout: Duration::from_secs(60), ..quick() };
-    let config = config(Some(soc.serve().await), None);
-    let orchestrator = Arc::new(Orchestrator::with_limits(&config, limits).expect("a good configuration"));
-    let submitter = tokio::spawn({
-        let orchestrator = Arc::clone(&orchestrator);
-        async move {
-            // The last one alone is larger than the queue.
-            for n in 0..4 {
-                let mut alert = alert(&format!("a{n}"), &[action(ActionKind::AlertSoc)]);
-                if n == 3 {
-                    alert.trigger_event = "x".repeat(100_000);
-                }
-                orchestrator.submit(n, Arc::new(alert)).await;
-            }
-        }
-    });
-    until("the third submission waits for room", || orchestrator.pending() == 3).await;
-    until("the first request is under way", || soc.received().len() == 1).await;
-    assert!(!submitter.is_finished());
-    soc.gate.add_permits(10);
-    submitter.await.expect("no panic");
-    all_done(&orchestrator).await;
-    assert_eq!(soc.received().len(), 4);
+    let limits = Limits { rows: 3, in_flight: 1, timeout: Duration::from_secs(60), ..quick() };
+    let running = Running::new(&config(Some(soc.serve().await), None), limits);
+    for n in 0..500 {
+        running.submit(n, Arc::new(alert(&format!("a{n}"), &[action(ActionKind::AlertSoc)]))).await;
+    }
+    recorded(&running).await;
+    assert_eq!(running.unfinished().await, 500);
+    soc.gate.add_permits(Semaphore::MAX_PERMITS / 2);
+    all_done(&running).await;
+    let ids: Vec<Value> = soc.received().iter().map(|r| r.body.clone().expect("a body")["alert_id"].clone()).collect();
+    assert_eq!(ids, (0..500).map(|n| json!(format!("a{n}"))).collect::<Vec<_>>(), "in order, each once");
 }
 
 #[tokio::test]
@@ -420,12 +448,13 @@ async fn ids_made_to_mislead_stay_in_their_place() {
 async fn a_dry_run_sends_nothing() {
     let soc = Receiver::ok();
     let config = config::Response { dry_run: true, ..config(Some(soc.serve().await), None) };
-    let orchestrator = Orchestrator::with_limits(&config, quick()).expect("a good configuration");
+    let orchestrator = Running::new(&config, quick());
     let alert = alert("a1", &[action(ActionKind::AlertSoc), action(ActionKind::QuarantineAgent)]);
     orchestrator.submit(1, version(&alert, 1, Status::Open)).await;
     orchestrator.submit(2, version(&alert, 2, Status::Retracted)).await;
-    assert_eq!(orchestrator.acked_epoch(), NOTHING_PENDING);
+    recorded(&orchestrator).await;
     assert_eq!(orchestrator.counts().dry_run, 2);
+    assert_eq!(orchestrator.count(State::Cancelled).await, 2);
     assert_eq!(orchestrator.drain(DEADLINE).await, NOTHING_PENDING);
     assert!(soc.received().is_empty());
 }
@@ -439,6 +468,7 @@ async fn actions_that_may_not_or_cannot_run_are_counted() {
     let shadow = Alert { run_actions: false, shadow: true, ..alert("a2", &[action(ActionKind::AlertSoc)]) };
     orchestrator.submit(1, Arc::new(shadow)).await;
     orchestrator.submit(1, version(&alert("a3", &[action(ActionKind::AlertSoc)]), 1, Status::Closed)).await;
+    recorded(&orchestrator).await;
     let counts = orchestrator.counts();
     assert_eq!((counts.held, counts.unconfigured), (1, 1));
     assert_eq!(orchestrator.drain(DEADLINE).await, NOTHING_PENDING);
@@ -446,18 +476,26 @@ async fn actions_that_may_not_or_cannot_run_are_counted() {
 }
 
 #[tokio::test]
-async fn draining_ends_at_its_deadline_and_tells_what_is_undone() {
+async fn draining_ends_at_its_deadline_and_leaves_the_rest_in_the_ledger() {
     let (soc, control) = (Receiver::hanging(), Receiver::ok());
-    let orchestrator = start(Some(soc.serve().await), Some(control.serve().await));
-    orchestrator.submit(4, Arc::new(alert("a1", &[action(ActionKind::QuarantineAgent)]))).await;
-    orchestrator.submit(5, Arc::new(alert("a2", &[action(ActionKind::AlertSoc)]))).await;
-    assert_eq!(orchestrator.drain(Duration::from_millis(300)).await, 5);
+    let config = config(Some(soc.serve().await), Some(control.serve().await));
+    let running = Running::new(&config, quick());
+    running.submit(4, Arc::new(alert("a1", &[action(ActionKind::QuarantineAgent)]))).await;
+    running.submit(5, Arc::new(alert("a2", &[action(ActionKind::AlertSoc)]))).await;
+    let Running { orchestrator, folder } = running;
+    assert_eq!(orchestrator.drain(Duration::from_millis(300)).await, NOTHING_PENDING);
+    assert_eq!(control.received().len(), 1);
+    soc.gate.add_permits(10);
+    let running = Running::reopen(folder, &config, quick()).await;
+    all_done(&running).await;
+    assert_eq!(running.count(State::Acknowledged).await, 2);
     assert_eq!(control.received().len(), 1);
 }
 
 #[tokio::test]
 async fn a_configuration_without_a_usable_url_is_refused() {
     let config = config::Response { soc_webhook: Some("siem.example/hook".into()), ..Default::default() };
-    let error = Orchestrator::start(&config).err().expect("an error");
+    let folder = tempfile::tempdir().expect("a folder");
+    let error = Orchestrator::start(&config, folder.path()).err().expect("an error");
     assert!(error.contains("soc_webhook"), "{error}");
 }

@@ -63,9 +63,7 @@ async fn handle(
             "say the rest in a further comment",
         ));
     }
-    let who = write.who();
-    let by = if who.name.is_empty() { who.kind } else { who.name };
-    let note = Note { at: wall_clock::now(), by, deed, comment: said.comment, matches: 0 };
+    let note = Note { at: wall_clock::now(), by: write.who().label(), deed, comment: said.comment, matches: 0 };
     let detail = [("alert_id", json!(id))];
     let handling = async move {
         let alert = app.handle.handle_alert(&id, note).await?.ok_or_else(|| alerts::no_alert(&id))?;

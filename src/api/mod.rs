@@ -3,6 +3,7 @@
 //! Knows nothing of the dataflow behind the handle, and keeps no view of its own: every read is a peek.
 
 mod access;
+mod actions;
 mod agents;
 mod alerts;
 mod audit;

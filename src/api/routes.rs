@@ -5,7 +5,9 @@ use axum::routing::{MethodRouter, get, post};
 use axum::{Router, middleware};
 
 use super::guard::{self, Gate};
-use super::{App, agents, alerts, audit, handling, health, no_method, no_route, openapi, rules, sessions, watch};
+use super::{
+    App, actions, agents, alerts, audit, handling, health, no_method, no_route, openapi, rules, sessions, watch,
+};
 use crate::config::roles::Permission;
 
 /// What a route needs of whoever asks.
@@ -73,6 +75,17 @@ pub const ROUTES: &[Route] = &[
         post(handling::comment),
         "alerts.comment"
     ),
+    route!("GET", "/v1/actions", may(Permission::ReadAlerts), get(actions::list)),
+    route!("GET", "/v1/actions/{id}", may(Permission::ReadAlerts), get(actions::one)),
+    route!(
+        "POST",
+        "/v1/actions/{id}/approve",
+        may(Permission::WriteResponses),
+        post(actions::approve),
+        "actions.approve"
+    ),
+    route!("POST", "/v1/actions/{id}/reject", may(Permission::WriteResponses), post(actions::reject), "actions.reject"),
+    route!("POST", "/v1/actions/{id}/retry", may(Permission::WriteResponses), post(actions::retry), "actions.retry"),
     route!("GET", "/v1/agents", may(Permission::ReadAgents), get(agents::list)),
     route!("GET", "/v1/rules", may(Permission::ReadRules), get(rules::list)),
     route!("POST", "/v1/rules", may(Permission::WriteRules), post(rules::load), "rules.load"),

@@ -3,6 +3,7 @@
 //!
 //! Exit codes: 0 done, 1 findings or failure, 2 wrong usage.
 
+mod actions;
 mod agents;
 mod alerts;
 mod audit;
@@ -62,6 +63,9 @@ enum Command {
     /// Look into alerts.
     #[command(subcommand, after_help = "Example:\n  clawdstrike-edr alerts watch --min-severity high")]
     Alerts(alerts::Command),
+    /// Look into what alerts have done, and decide about what waits or failed.
+    #[command(subcommand, after_help = "Example:\n  clawdstrike-edr actions list --state waiting")]
+    Actions(actions::Command),
     Agents(agents::AgentsArgs),
     Top(top::TopArgs),
     Simulate(simulate::SimulateCommand),
@@ -142,6 +146,7 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Rules(command) => rules::run(command),
         Command::Sessions(command) => block_on(sessions::run(command)),
         Command::Alerts(command) => block_on(alerts::run(command)),
+        Command::Actions(command) => block_on(actions::run(command)),
         Command::Agents(args) => block_on(agents::run(args)),
         Command::Top(args) => block_on(top::run(args)),
         Command::Simulate(command) => block_on(simulate::run(command)),

@@ -1,62 +1,33 @@
-//! One receiver's queue and the task that empties it: a bounded number of requests at a time, each retried on its own.
+//! One receiver: takes what the ledger has for it, in order, a bounded number of requests at a time, each retried on its own.
 //! A receiver knows nothing of the others, so a slow one delays only itself.
+//!
+//! Of one alert one attempt is under way at a time, so first attempts come in the order of the ledger. What waits to be tried
+//! again lets the next of its alert go first: an agent that can't be asked to log more is still quarantined.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use clawdstrike_rules::plan::Action;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Url};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::progress::Progress;
+use super::breaker::Breaker;
+use super::format;
+use super::ledger::{Go, Item, Ledger, Outcome, Work};
 use super::request::{self, Destination, Request, action_name};
 use super::retry::{Limits, Verdict, classify};
-use super::seen::Seen;
-use crate::alert::Alert;
+use super::sign::{self, Keys};
+use crate::config::SocFormat;
+use crate::wall_clock;
 
 /// How much of an answer is read, so that its connection can be used again; a longer one costs the connection.
 const ANSWER_BYTES: usize = 64 * 1024;
-
-/// What is to be told about an alert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
-    /// The action with this index in the alert.
-    Action(usize),
-    /// That an alert which the SOC was told of doesn't hold.
-    Retraction,
-}
-
-/// One request to be sent once.
-pub(super) struct Job {
-    pub(super) epoch: u64,
-    pub(super) alert: Arc<Alert>,
-    /// Hash of the alert's id: the same for all jobs of one alert.
-    pub(super) subject: u128,
-    pub(super) what: What,
-    /// The `Idempotency-Key`, in hex.
-    pub(super) key: String,
-    pub(super) submitted: Instant,
-    /// Room in the queue, given back when the job is done.
-    pub(super) _room: OwnedSemaphorePermit,
-}
-
-impl Job {
-    fn action(&self) -> Option<&Action> {
-        match self.what {
-            What::Action(index) => self.alert.actions.get(index),
-            What::Retraction => None,
-        }
-    }
-
-    fn name(&self) -> &'static str {
-        self.action().map_or("alert_soc (retraction)", |action| action_name(action.kind))
-    }
-}
+/// Rows that are asked of the ledger at a time.
+const PULL: u32 = 256;
 
 /// What came of the requests of all receivers.
 #[derive(Default)]
@@ -70,20 +41,17 @@ pub(super) struct Counters {
 /// What all receivers share.
 pub(super) struct Shared {
     pub(super) client: Client,
+    pub(super) keys: Keys,
+    /// What the webhook reads, and PagerDuty's key.
+    pub(super) soc: (SocFormat, Option<String>),
     pub(super) limits: Limits,
-    pub(super) progress: Progress,
+    pub(super) ledger: Ledger,
     pub(super) counters: Counters,
-    /// Alerts that the SOC was told of or is about to be: only these can be retracted there.
-    pub(super) notified: Mutex<Seen>,
     /// Receivers whose last attempt failed, with the reason.
     pub(super) degraded: Mutex<HashMap<Destination, String>>,
 }
 
 impl Shared {
-    pub(super) fn notified(&self) -> std::sync::MutexGuard<'_, Seen> {
-        self.notified.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn set_degraded(&self, destination: Destination, reason: Option<String>) {
         let mut degraded = self.degraded.lock().unwrap_or_else(PoisonError::into_inner);
         match reason {
@@ -93,19 +61,202 @@ impl Shared {
     }
 }
 
-/// The sending end of a receiver's queue. Bounded by `room`, one permit a KiB, and so not by the channel.
-pub(super) struct Queue {
-    pub(super) jobs: mpsc::UnboundedSender<Job>,
-    pub(super) room: Arc<Semaphore>,
-    pub(super) task: JoinHandle<()>,
+/// A receiver's task, from outside.
+pub(super) struct Running {
+    /// Grows whenever the ledger has got something for it.
+    news: Arc<watch::Sender<u64>>,
+    /// The news up to which everything was tried.
+    settled: watch::Receiver<u64>,
+    task: JoinHandle<()>,
 }
 
-/// Starts a receiver's task. It ends when the queue is closed and all that was in it is done.
-pub(super) fn start(destination: Destination, base: Url, shared: Arc<Shared>) -> Queue {
-    let (jobs, queue) = mpsc::unbounded_channel();
-    let room = Arc::new(Semaphore::new(shared.limits.queue_kib as usize));
-    let receiver = Receiver { destination, base, shared };
-    Queue { jobs, room, task: tokio::spawn(Arc::new(receiver).run(queue)) }
+impl Running {
+    /// How to say that the ledger has something for it.
+    pub(super) fn news(&self) -> Arc<watch::Sender<u64>> {
+        Arc::clone(&self.news)
+    }
+
+    /// Resolves when all that it knows of was tried.
+    pub(super) async fn settled(&self) {
+        let news = *self.news.borrow();
+        let mut settled = self.settled.clone();
+        // One that has ended is settled too.
+        drop(settled.wait_for(|settled| *settled >= news).await);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Starts a receiver's task: what the ledger has for it from earlier runs goes first.
+pub(super) fn start(destination: Destination, base: Url, shared: Arc<Shared>) -> Running {
+    let (news, heard) = watch::channel(1);
+    let (settled_in, settled) = watch::channel(0);
+    let receiver = Arc::new(Receiver { destination, base, shared });
+    let desk = Desk {
+        receiver,
+        heard,
+        settled: settled_in,
+        known: 0,
+        cursor: 0,
+        more: true,
+        ready: VecDeque::new(),
+        delayed: BTreeMap::new(),
+        lanes: HashMap::new(),
+        held: HashMap::new(),
+        breaker: Breaker::default(),
+        flights: JoinSet::new(),
+    };
+    Running { news: Arc::new(news), settled, task: tokio::spawn(desk.run()) }
+}
+
+/// An action of the ledger, and how often this run has tried it.
+struct Due {
+    item: Item,
+    attempt: u32,
+}
+
+/// How an attempt ended.
+struct Landed {
+    due: Due,
+    how: How,
+}
+
+enum How {
+    /// It needs no further attempt; whether a receiver has said something.
+    Done { answered: bool },
+    /// Once more after that time; for whom it was.
+    Again { at: Instant, whom: String },
+    /// It waits for its alert's opening.
+    Hold,
+}
+
+/// What is known of the receiver's queue, and what is under way.
+struct Desk {
+    receiver: Arc<Receiver>,
+    heard: watch::Receiver<u64>,
+    settled: watch::Sender<u64>,
+    /// Actions in memory.
+    known: usize,
+    /// The ledger's turn up to which they were taken.
+    cursor: i64,
+    /// The ledger may have more.
+    more: bool,
+    ready: VecDeque<Due>,
+    /// By the time at which they are tried again.
+    delayed: BTreeMap<(Instant, i64), Due>,
+    /// Alerts with an attempt under way, and what waits for its end.
+    lanes: HashMap<String, VecDeque<Due>>,
+    /// Retractions that wait for their alerts' openings.
+    held: HashMap<String, Due>,
+    breaker: Breaker,
+    flights: JoinSet<Option<Landed>>,
+}
+
+impl Desk {
+    async fn run(mut self) {
+        loop {
+            // What came while something else was awaited is news, too.
+            self.more |= self.heard.has_changed().unwrap_or_default();
+            let heard = *self.heard.borrow_and_update();
+            if !self.pull().await {
+                return;
+            }
+            let wake = self.launch();
+            if self.flights.is_empty() && self.ready.is_empty() && !self.more {
+                self.settled.send_replace(heard);
+            }
+            let next = wake.into_iter().chain(self.delayed.keys().next().map(|(at, _)| *at)).min();
+            let timer = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => match landed {
+                    Ok(Some(landed)) => self.landed(landed),
+                    // The ledger has ended, and with it the process.
+                    Ok(None) => return,
+                    Err(error) => {
+                        tracing::error!(destination = self.receiver.destination.name(), %error, "a request's task ended early");
+                        return;
+                    }
+                },
+                changed = self.heard.changed() => match changed {
+                    Ok(()) => self.more = true,
+                    Err(_) => return,
+                },
+                () = timer => {}
+            }
+        }
+    }
+
+    /// Takes from the ledger while there is room; false if that has ended.
+    async fn pull(&mut self) -> bool {
+        while self.more && self.known < self.receiver.shared.limits.rows.max(1) {
+            let ledger = &self.receiver.shared.ledger;
+            let Ok(items) = ledger.queue(self.receiver.destination, self.cursor, PULL).await else { return false };
+            self.more = items.len() == PULL as usize;
+            self.known += items.len();
+            self.cursor = items.last().map_or(self.cursor, |item| item.turn);
+            self.ready.extend(items.into_iter().map(|item| Due { item, attempt: 0 }));
+        }
+        true
+    }
+
+    /// Sends what may be sent now; says when to look again if the breaker keeps something back.
+    fn launch(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        while let Some(entry) = self.delayed.first_entry()
+            && entry.key().0 <= now
+        {
+            self.ready.push_back(entry.remove());
+        }
+        let (allowed, again) = self.breaker.allows(&self.receiver.shared.limits, now);
+        while self.flights.len() < allowed
+            && let Some(due) = self.ready.pop_front()
+        {
+            if let Some(lane) = self.lanes.get_mut(&due.item.alert_id) {
+                lane.push_back(due);
+                continue;
+            }
+            self.lanes.insert(due.item.alert_id.clone(), VecDeque::new());
+            let receiver = Arc::clone(&self.receiver);
+            self.flights.spawn(async move { receiver.attempt(due).await });
+        }
+        again.filter(|_| !self.ready.is_empty())
+    }
+
+    fn landed(&mut self, Landed { due, how }: Landed) {
+        let limits = &self.receiver.shared.limits;
+        let alert_id = due.item.alert_id.clone();
+        for waiting in self.lanes.remove(&alert_id).into_iter().flatten().rev() {
+            self.ready.push_front(waiting);
+        }
+        match how {
+            How::Again { at, whom } => {
+                self.breaker.failed(&whom, limits, Instant::now());
+                self.delayed.insert((at, due.item.turn), due);
+            }
+            How::Hold => {
+                if self.held.insert(alert_id, due).is_some() {
+                    self.known -= 1;
+                }
+            }
+            How::Done { answered } => {
+                self.known -= 1;
+                if answered {
+                    self.breaker.answered();
+                }
+                // It may have been the opening.
+                self.ready.extend(self.held.remove(&alert_id));
+            }
+        }
+    }
 }
 
 struct Receiver {
@@ -114,154 +265,95 @@ struct Receiver {
     shared: Arc<Shared>,
 }
 
-/// A finished request: whose alert, and whether it was taken.
-struct Landed {
-    subject: u128,
-    what: What,
-    taken: bool,
-}
-
 impl Receiver {
-    async fn run(self: Arc<Self>, mut queue: mpsc::UnboundedReceiver<Job>) {
-        let mut flights: JoinSet<Landed> = JoinSet::new();
-        // Openings on their way, each with its retraction if that has come already: the SOC must not see it first.
-        let mut openings: HashMap<u128, Option<Job>> = HashMap::new();
-        let mut open = true;
-        while open || !flights.is_empty() {
-            tokio::select! {
-                job = queue.recv(), if open && flights.len() < self.shared.limits.in_flight.max(1) => match job {
-                    Some(job) => self.dispatch(job, &mut flights, &mut openings),
-                    None => open = false,
-                },
-                Some(landed) = flights.join_next(), if !flights.is_empty() => match landed {
-                    Ok(landed) => self.landed(&landed, &mut flights, &mut openings),
-                    Err(error) => tracing::error!(destination = self.destination.name(), %error, "a request's task ended early"),
-                },
+    /// One attempt, from the ledger's word to the ledger's note. `None`: the ledger has ended.
+    async fn attempt(&self, mut due: Due) -> Option<Landed> {
+        let work = match self.shared.ledger.go(due.item.clone()).await.ok()? {
+            Go::Send(work) => work,
+            Go::Hold => return Some(Landed { due, how: How::Hold }),
+            Go::No => return Some(Landed { due, how: How::Done { answered: false } }),
+        };
+        due.attempt += 1;
+        let (outcome, how) = match self.request(&work) {
+            Ok(request) => {
+                let (verdict, reason) = self.send(&request, &due.item.key).await;
+                self.judge(&due, &work, verdict, reason)
             }
-        }
-    }
-
-    fn dispatch(self: &Arc<Self>, job: Job, flights: &mut JoinSet<Landed>, openings: &mut HashMap<u128, Option<Job>>) {
-        match job.what {
-            What::Retraction => {
-                if let Some(waiting) = openings.get_mut(&job.subject) {
-                    if let Some(earlier) = waiting.replace(job) {
-                        self.shared.progress.done(earlier.epoch);
-                    }
-                } else if self.shared.notified().contains(job.subject) {
-                    self.launch(job, flights);
-                } else {
-                    self.shared.progress.done(job.epoch);
-                }
-            }
-            What::Action(_) => {
-                if self.destination == Destination::SocWebhook {
-                    openings.entry(job.subject).or_insert(None);
-                }
-                self.launch(job, flights);
-            }
-        }
-    }
-
-    fn launch(self: &Arc<Self>, job: Job, flights: &mut JoinSet<Landed>) {
-        let receiver = Arc::clone(self);
-        flights.spawn(async move {
-            let taken = receiver.deliver(&job).await;
-            if !taken && job.what != What::Retraction && receiver.destination == Destination::SocWebhook {
-                receiver.shared.notified().remove(job.subject);
-            }
-            receiver.shared.progress.done(job.epoch);
-            Landed { subject: job.subject, what: job.what, taken }
-        });
-    }
-
-    fn landed(
-        self: &Arc<Self>,
-        landed: &Landed,
-        flights: &mut JoinSet<Landed>,
-        openings: &mut HashMap<u128, Option<Job>>,
-    ) {
-        if landed.what == What::Retraction {
-            return;
-        }
-        if let Some(Some(retraction)) = openings.remove(&landed.subject) {
-            if landed.taken {
-                self.launch(retraction, flights);
-            } else {
-                self.shared.progress.done(retraction.epoch);
-            }
-        }
-    }
-
-    /// Sends one request until it is taken, refused or given up; true if it was taken.
-    async fn deliver(&self, job: &Job) -> bool {
-        let counters = &self.shared.counters;
-        let request = match self.request(job) {
-            Ok(request) => request,
             Err(reason) => {
-                counters.refused.fetch_add(1, Ordering::Relaxed);
+                self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
-                    alert_id = job.alert.alert_id,
-                    action = job.name(),
+                    alert_id = work.alert_id,
+                    action = name(&work),
                     "action can't be carried out: {reason}"
                 );
-                return false;
+                (Outcome::Never(reason), How::Done { answered: false })
             }
         };
-        for attempt in 1.. {
-            let (verdict, reason) = self.attempt(&request, &job.key).await;
-            let gone = job.submitted.elapsed();
-            match verdict {
-                Verdict::Taken => {
-                    counters.sent.fetch_add(1, Ordering::Relaxed);
-                    self.shared.set_degraded(self.destination, None);
-                    tracing::info!(alert_id = job.alert.alert_id, action = job.name(), attempt, "action carried out");
-                    return true;
-                }
-                Verdict::Later(after) if gone < self.shared.limits.give_up_after => {
-                    counters.retries.fetch_add(1, Ordering::Relaxed);
-                    let delay = self.shared.limits.delay(attempt, after);
-                    tracing::warn!(
-                        alert_id = job.alert.alert_id,
-                        action = job.name(),
-                        attempt,
-                        ?delay,
-                        "{} will be tried again: {reason}",
-                        self.destination.name()
-                    );
-                    self.shared.set_degraded(self.destination, Some(reason));
-                    tokio::time::sleep(delay).await;
-                }
-                Verdict::Later(_) | Verdict::Never => {
-                    counters.failed.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(
-                        alert_id = job.alert.alert_id,
-                        action = job.name(),
-                        attempt,
-                        "action given up: {reason}; act on it by hand"
-                    );
-                    self.shared.set_degraded(self.destination, Some(reason));
-                    return false;
-                }
-            }
-        }
-        false
+        self.shared.ledger.attempted(due.item.key.clone(), outcome).await.ok()?;
+        Some(Landed { due, how })
     }
 
-    fn request(&self, job: &Job) -> Result<Request, String> {
-        match job.action() {
-            Some(action) if self.destination == Destination::AgentControl => {
-                request::control(&self.base, &job.alert, action)
+    fn judge(&self, due: &Due, work: &Work, verdict: Verdict, reason: String) -> (Outcome, How) {
+        let counters = &self.shared.counters;
+        let (alert_id, action, attempt) = (&work.alert_id, name(work), due.attempt);
+        match verdict {
+            Verdict::Taken => {
+                counters.sent.fetch_add(1, Ordering::Relaxed);
+                self.shared.set_degraded(self.destination, None);
+                tracing::info!(alert_id, action, attempt, "action carried out");
+                (Outcome::Taken, How::Done { answered: true })
             }
-            Some(_) | None => Ok(request::webhook(&self.base, &job.alert)),
+            Verdict::Later(after) if wall_clock::now() < work.give_up_at => {
+                counters.retries.fetch_add(1, Ordering::Relaxed);
+                let delay = self.shared.limits.delay(attempt, after);
+                let receiver = self.destination.name();
+                tracing::warn!(alert_id, action, attempt, ?delay, "{receiver} will be tried again: {reason}");
+                self.shared.set_degraded(self.destination, Some(reason.clone()));
+                let whom = match self.destination {
+                    Destination::SocWebhook => work.alert_id.clone(),
+                    Destination::AgentControl => work.agent_id.clone(),
+                };
+                (Outcome::Later(reason), How::Again { at: Instant::now() + delay, whom })
+            }
+            Verdict::Later(_) | Verdict::Never => {
+                counters.failed.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(
+                    alert_id,
+                    action,
+                    attempt,
+                    "action given up: {reason}; see `clawdstrike-edr actions list --state failed`"
+                );
+                self.shared.set_degraded(self.destination, Some(reason.clone()));
+                (Outcome::Never(reason), How::Done { answered: verdict == Verdict::Never })
+            }
         }
     }
 
-    /// One attempt: what it means, and why it failed if it did. The reason never holds the URL, which may be secret, nor
-    /// anything that the receiver wrote.
-    async fn attempt(&self, request: &Request, key: &str) -> (Verdict, String) {
+    fn request(&self, work: &Work) -> Result<Request, String> {
+        match (&work.action, &work.alert) {
+            (Some(action), _) if self.destination == Destination::AgentControl => {
+                request::control(&self.base, &work.agent_id, &work.session_id, action)
+            }
+            (_, Some(alert)) => {
+                let (format, key) = &self.shared.soc;
+                let body = format::body(*format, key.as_deref(), alert);
+                Ok(Request { url: self.base.clone(), body: Some(body.to_string().into_bytes()) })
+            }
+            (_, None) => Err("the ledger has no alert for it".into()),
+        }
+    }
+
+    /// Sends a request once: what the answer means, and why it failed if it did. The reason never holds the URL, which may be
+    /// secret, nor anything that the receiver wrote.
+    async fn send(&self, request: &Request, key: &str) -> (Verdict, String) {
         let mut post = self.shared.client.post(request.url.clone()).header("Idempotency-Key", key);
         if let Some(body) = &request.body {
+            // The agents' control API doesn't get signatures by a key that the SOC's receiver has.
+            if self.destination == Destination::SocWebhook
+                && let Some((now, signatures)) = self.shared.keys.sign(wall_clock::now() / 1_000_000, body)
+            {
+                post = post.header(sign::TIMESTAMP, now).header(sign::SIGNATURE, signatures);
+            }
             post = post.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
         let mut response = match post.send().await {
@@ -280,6 +372,10 @@ impl Receiver {
         }
         (verdict, format!("it answered {}", status.as_u16()))
     }
+}
+
+fn name(work: &Work) -> &'static str {
+    work.action.as_ref().map_or("alert_soc (retraction)", |action| action_name(action.kind))
 }
 
 /// An error and its causes in one line.

@@ -1,32 +1,47 @@
-//! The response orchestrator: carries out what alerts ask for (SPEC §7), each action of an alert once in a run.
+//! The response orchestrator: carries out what alerts ask for (SPEC §7), each action of an alert once, over restarts and
+//! replays too: every action is a row of the [`ledger`] before it is sent.
 //!
-//! It never blocks detection but by a full queue, and never looks at events or rules: an [`Alert`] says all. It keeps no
-//! ledger yet: what was done is forgotten at the end of the process, and a replay repeats requests with the same
-//! `Idempotency-Key`.
+//! It never blocks detection, and never looks at events or rules: an [`Alert`] says all.
 
+mod breaker;
 mod destination;
+mod format;
+mod ledger;
 mod progress;
 mod request;
 mod retry;
-mod seen;
+mod sign;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use clawdstrike_rules::plan::{Action, ActionKind};
-use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::Instant;
+use clawdstrike_rules::plan::ActionKind;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-use crate::alert::{Alert, Status};
+use crate::alert::Alert;
 use crate::config;
-use destination::{Job, Queue, Shared, What};
+use destination::{Running, Shared};
+use ledger::{Decided, Ended, Ledger, Policy, Verdict};
+pub use ledger::{Decision, Entry, Filter, Objection, State};
 use progress::Progress;
 pub use request::Destination;
-use request::{action_name, base_url, idempotency_key};
+use request::{action_name, base_url};
 pub use retry::Limits;
-use seen::Seen;
+use sign::Keys;
+
+/// The ledger's file in the state folder.
+const FILE: &str = "ledger.sqlite";
+/// How often old rows are looked for.
+const TIDY: Duration = Duration::from_secs(60);
+
+/// Where the ledger is.
+pub fn ledger_file(state: &Path) -> PathBuf {
+    state.join(FILE)
+}
 
 /// What came of the actions so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -43,23 +58,19 @@ pub struct Counts {
     pub logged: u64,
     /// Actions without a configured receiver.
     pub unconfigured: u64,
-    /// Actions that wait for an approval (`requires_approval: true`); they are not carried out.
+    /// Actions that were made to wait for an approval.
     pub held: u64,
     /// Actions that `dry_run` kept from being carried out.
     pub dry_run: u64,
 }
 
-/// Carries out actions. One for a process; start it inside a tokio runtime.
+/// Carries out actions. One for a process; start it inside a tokio runtime. What is dropped with it is in the ledger.
 pub struct Orchestrator {
     shared: Arc<Shared>,
-    queues: BTreeMap<Destination, Queue>,
-    done: Mutex<Seen>,
-    unconfigured_kinds: Mutex<BTreeSet<ActionKind>>,
-    logged: AtomicU64,
-    unconfigured: AtomicU64,
-    held: AtomicU64,
-    dry_runs: AtomicU64,
-    dry_run: bool,
+    receivers: BTreeMap<Destination, Running>,
+    progress: Arc<Progress>,
+    log: Arc<Log>,
+    tidying: JoinHandle<()>,
 }
 
 /// The receivers that are configured, each with its address, or what is wrong with it.
@@ -70,234 +81,266 @@ pub fn receivers(config: &config::Response) -> impl Iterator<Item = (Destination
 }
 
 impl Orchestrator {
-    /// Starts the receivers that are configured. Fails on a URL that isn't one, and if TLS can't be set up.
-    pub fn start(config: &config::Response) -> Result<Orchestrator, String> {
-        Orchestrator::with_limits(config, Limits::default())
+    /// Starts the receivers that are configured, with the ledger of this state folder. Fails on a URL that isn't one, if TLS
+    /// can't be set up, and on a ledger that can't be used.
+    pub fn start(config: &config::Response, state: &Path) -> Result<Orchestrator, String> {
+        Orchestrator::with_limits(config, state, Limits::default())
     }
 
     /// As [`Orchestrator::start`], with other bounds.
-    pub fn with_limits(config: &config::Response, limits: Limits) -> Result<Orchestrator, String> {
+    pub fn with_limits(config: &config::Response, state: &Path, limits: Limits) -> Result<Orchestrator, String> {
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(limits.timeout)
             .user_agent(concat!("clawdstrike-edr/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| format!("[response] the HTTP client doesn't start: {e}"))?;
+        let bases = receivers(config).map(|(to, base)| Ok((to, base?))).collect::<Result<Vec<_>, String>>()?;
+        let policy = Policy::new(config, bases.iter().map(|(to, _)| *to), limits.give_up_after);
+        let keys = Keys::read(&config.webhook_signing_keys)?;
+        let routing_key = match (config.soc_format, &config.soc_routing_key) {
+            (_, Some(setting)) => {
+                Some(sign::secret(setting).map_err(|why| format!("[response] soc_routing_key: {why}"))?)
+            }
+            (config::SocFormat::Pagerduty, None) => {
+                return Err(
+                    "[response] soc_format = \"pagerduty\" needs soc_routing_key: write \"env:NAME\" or \"file:PATH\""
+                        .into(),
+                );
+            }
+            (_, None) => None,
+        };
+        let ledger = Ledger::open(&ledger_file(state), policy)?;
         let shared = Arc::new(Shared {
             client,
-            progress: Progress::new(),
+            keys,
+            soc: (config.soc_format, routing_key),
+            ledger: ledger.clone(),
             counters: Default::default(),
-            notified: Mutex::new(Seen::new(limits.remembered)),
             degraded: Mutex::default(),
             limits,
         });
-        let mut queues = BTreeMap::new();
-        for (destination, base) in receivers(config) {
-            queues.insert(destination, destination::start(destination, base?, Arc::clone(&shared)));
-        }
+        // In a dry run what earlier runs left is kept for later.
+        let bases = bases.into_iter().filter(|_| !config.dry_run);
+        let start = |(to, base)| (to, destination::start(to, base, Arc::clone(&shared)));
+        let receivers: BTreeMap<_, _> = bases.map(start).collect();
+        let news = receivers.iter().map(|(to, running)| (*to, running.news())).collect();
+        let log = Arc::new(Log { news, ..Log::default() });
         Ok(Orchestrator {
-            done: Mutex::new(Seen::new(shared.limits.remembered)),
             shared,
-            queues,
-            unconfigured_kinds: Mutex::default(),
-            logged: AtomicU64::new(0),
-            unconfigured: AtomicU64::new(0),
-            held: AtomicU64::new(0),
-            dry_runs: AtomicU64::new(0),
-            dry_run: config.dry_run,
+            receivers,
+            progress: Arc::new(Progress::new()),
+            log,
+            tidying: tokio::spawn(tidy(ledger)),
         })
     }
 
-    /// Takes a version of an alert that `epoch` made. The first one that asks for actions puts them into their receivers'
-    /// queues; a retraction tells the SOC if it was told of the alert; all else changes nothing, so a version may
-    /// be submitted any number of times. Returns when everything is queued: at once, unless a queue is full. Await it to
-    /// its end: what a dropped future had not queued yet is lost.
-    pub async fn submit(&self, epoch: u64, alert: Arc<Alert>) {
-        let jobs = match alert.status {
-            Status::Retracted => self.retraction_due(&alert),
-            // An alert that is acknowledged before its actions were carried out still wants them; one that is closed doesn't.
-            Status::Open | Status::Updated | Status::Acknowledged if alert.run_actions => self.actions_due(&alert),
-            Status::Open | Status::Updated | Status::Acknowledged | Status::Closed => return,
-        };
-        self.shared.progress.begin(epoch, jobs.len());
-        let weight = weight_kib(&alert, self.shared.limits.queue_kib);
-        let mut waiting = Vec::new();
-        // The receivers that have room get theirs before one that has none is waited for.
-        for (destination, what, key) in jobs {
-            let Some(queue) = self.queues.get(&destination) else { continue };
-            match Arc::clone(&queue.room).try_acquire_many_owned(weight) {
-                Ok(room) => push(queue, job(epoch, &alert, what, key, room)),
-                Err(_) => waiting.push((queue, what, key)),
-            }
+    /// Takes the versions of alerts that `epoch` made, in their order. The first version that asks for actions has them
+    /// carried out; a retraction calls off what wasn't begun, and tells the SOC if it was told of the alert; all else changes
+    /// nothing, so a version may be submitted any number of times. Doesn't wait for anything but room before the ledger.
+    pub async fn submit(&self, epoch: u64, alerts: Arc<[Alert]>) {
+        if alerts.is_empty() {
+            return;
         }
-        for (queue, what, key) in waiting {
-            // The semaphore is never closed.
-            if let Ok(room) = Arc::clone(&queue.room).acquire_many_owned(weight).await {
-                push(queue, job(epoch, &alert, what, key, room));
-            }
+        self.progress.begin(epoch, 1);
+        let (progress, log, of) = (Arc::clone(&self.progress), Arc::clone(&self.log), Arc::clone(&alerts));
+        let done = move |decided: Vec<(usize, Decided)>| {
+            progress.done(epoch);
+            log.tell(&of, &decided);
+        };
+        // Without a ledger the epoch is never acknowledged, so that a restart repeats it.
+        if let Err(Ended) = self.shared.ledger.record(alerts, done).await {
+            tracing::error!(epoch, "the ledger has ended: actions stay undone until the next start");
         }
     }
 
-    /// The oldest epoch of which an action is neither carried out nor given up, `u64::MAX` if none: offsets of epochs
-    /// before it may be committed, once all their alerts were submitted.
+    /// The oldest epoch of which an action isn't durable in the ledger, `u64::MAX` if none: offsets of epochs before it may be
+    /// committed, once all their alerts were submitted.
     pub fn acked_epoch(&self) -> u64 {
         *self.acked().borrow()
     }
 
     /// [`Orchestrator::acked_epoch`] as it changes.
     pub fn acked(&self) -> watch::Receiver<u64> {
-        self.shared.progress.oldest()
+        self.progress.oldest()
     }
 
-    /// Requests queued or on their way.
-    pub fn pending(&self) -> usize {
-        self.shared.progress.pending()
+    /// What the ledger knows, and what may be decided of it.
+    pub fn actions(&self) -> Actions {
+        Actions { ledger: self.shared.ledger.clone(), log: Arc::clone(&self.log) }
     }
 
     /// What came of the actions so far.
     pub fn counts(&self) -> Counts {
-        let counters = &self.shared.counters;
+        let (counters, log) = (&self.shared.counters, &self.log);
         let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
         Counts {
             sent: read(&counters.sent),
             retries: read(&counters.retries),
             failed: read(&counters.failed),
             refused: read(&counters.refused),
-            logged: read(&self.logged),
-            unconfigured: read(&self.unconfigured),
-            held: read(&self.held),
-            dry_run: read(&self.dry_runs),
+            logged: read(&log.logged),
+            unconfigured: read(&log.unconfigured),
+            held: read(&log.held),
+            dry_run: read(&log.dry_runs),
         }
     }
 
-    /// Receivers whose last attempt failed, with the reason.
+    /// Receivers whose last attempt failed, with the reason, and the ledger if it can't be written.
     pub fn degraded(&self) -> BTreeMap<String, String> {
         let degraded = self.shared.degraded.lock().unwrap_or_else(PoisonError::into_inner);
-        degraded.iter().map(|(destination, reason)| (destination.name().to_owned(), reason.clone())).collect()
+        let receivers = degraded.iter().map(|(destination, reason)| (destination.name().to_owned(), reason.clone()));
+        receivers.chain(self.shared.ledger.trouble().map(|reason| ("ledger".to_owned(), reason))).collect()
     }
 
-    /// Stops: takes no more alerts, waits until everything queued is done or `deadline` has passed, then lets go of the
-    /// rest. Returns [`Orchestrator::acked_epoch`] at the end; `u64::MAX` means that nothing was left undone.
+    /// Stops: waits until every action was tried, or `deadline` has passed. What is left is in the ledger, for the next
+    /// start. Returns [`Orchestrator::acked_epoch`] at the end; `u64::MAX` means that everything is in the ledger.
     pub async fn drain(self, deadline: Duration) -> u64 {
-        let until = Instant::now() + deadline;
-        let mut tasks = Vec::new();
-        for (_, Queue { jobs, task, .. }) in self.queues {
-            drop(jobs);
-            tasks.push(task);
-        }
-        for mut task in tasks {
-            match tokio::time::timeout_at(until, &mut task).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(%error, "a response queue ended early"),
-                Err(_) => task.abort(),
+        let settle = async {
+            let mut acked = self.acked();
+            drop(acked.wait_for(|oldest| *oldest == progress::NOTHING_PENDING).await);
+            for receiver in self.receivers.values() {
+                receiver.settled().await;
             }
-        }
-        let left = self.shared.progress.pending();
-        if left > 0 {
-            tracing::warn!(left, "response actions were not carried out before the deadline");
-        }
-        *self.shared.progress.oldest().borrow()
-    }
-
-    /// The alert's actions that are to be sent and haven't been queued before; carries out those that need nobody.
-    fn actions_due(&self, alert: &Alert) -> Vec<(Destination, What, String)> {
-        let mut due = Vec::new();
-        for (index, action) in alert.actions.iter().enumerate() {
-            // A map of JSON values always serialises.
-            let params = serde_json::to_vec(&action.params).unwrap_or_default();
-            let key = idempotency_key(&alert.alert_id, action_name(action.kind), &params);
-            if !self.first_time(&key) {
-                continue;
-            }
-            if let Some(destination) = self.route(alert, action) {
-                if destination == Destination::SocWebhook {
-                    self.shared.notified().insert(subject(alert));
-                }
-                due.push((destination, What::Action(index), hex(&key)));
-            }
-        }
-        due
-    }
-
-    /// The SOC is told once that an alert it was told of doesn't hold.
-    fn retraction_due(&self, alert: &Alert) -> Vec<(Destination, What, String)> {
-        let key = idempotency_key(&alert.alert_id, "retraction", b"");
-        if !self.shared.notified().contains(subject(alert)) || !self.first_time(&key) {
-            return Vec::new();
-        }
-        vec![(Destination::SocWebhook, What::Retraction, hex(&key))]
-    }
-
-    fn first_time(&self, key: &[u8; 32]) -> bool {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).insert(short(key))
-    }
-
-    /// Who is to be asked for an action; `None` if nobody, because it is a log line, held, unconfigured or a dry run.
-    fn route(&self, alert: &Alert, action: &Action) -> Option<Destination> {
-        let name = action_name(action.kind);
-        if action.params.get("requires_approval") == Some(&serde_json::Value::Bool(true)) {
-            self.held.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(
-                alert_id = alert.alert_id,
-                action = name,
-                "action requires an approval and is not carried out: act on it by hand"
-            );
-            return None;
-        }
-        let Some(destination) = Destination::of(action.kind) else {
-            self.logged.fetch_add(1, Ordering::Relaxed);
-            // Ids come from agents: `?` escapes them.
-            tracing::warn!(alert_id = alert.alert_id, rule_id = ?alert.rule_id, severity = ?alert.severity, agent_id = ?alert.agent_id, session_id = ?alert.session_id, "alert");
-            return None;
+            self.shared.ledger.totals().await.unwrap_or_default()
         };
-        if self.dry_run {
-            self.dry_runs.fetch_add(1, Ordering::Relaxed);
-            tracing::info!(alert_id = alert.alert_id, action = name, destination = destination.name(), agent_id = ?alert.agent_id, session_id = ?alert.session_id, "dry run: action would be carried out");
-            return None;
-        }
-        if !self.queues.contains_key(&destination) {
-            self.unconfigured.fetch_add(1, Ordering::Relaxed);
-            if self.unconfigured_kinds.lock().unwrap_or_else(PoisonError::into_inner).insert(action.kind) {
-                tracing::warn!(
-                    action = name,
-                    "rules ask for \"{name}\", but [response] has no \"{}\": set it, or take the action out of the rules",
-                    destination.name()
-                );
+        let left = match tokio::time::timeout(deadline, settle).await {
+            Ok(totals) => {
+                totals.iter().filter(|(s, _)| matches!(s, State::Pending | State::Sent)).map(|(_, n)| n).sum()
             }
-            return None;
+            Err(_) => 1u64,
+        };
+        if left > 0 {
+            tracing::warn!("some response actions are still to be carried out: the next start goes on with them");
         }
-        Some(destination)
+        self.acked_epoch()
     }
 }
 
-fn job(epoch: u64, alert: &Arc<Alert>, what: What, key: String, room: OwnedSemaphorePermit) -> Job {
-    Job { epoch, subject: subject(alert), alert: Arc::clone(alert), what, key, submitted: Instant::now(), _room: room }
-}
-
-fn push(queue: &Queue, job: Job) {
-    // Its epoch is then never acknowledged, so that a restart repeats it.
-    if let Err(closed) = queue.jobs.send(job) {
-        tracing::error!(alert_id = closed.0.alert.alert_id, "a response queue ended early: the action stays undone");
+impl Drop for Orchestrator {
+    fn drop(&mut self) {
+        self.tidying.abort();
     }
 }
 
-/// What an alert takes of a queue, in KiB, at most all of it. Evidence and trigger are as long as agents make them.
-fn weight_kib(alert: &Alert, all: u32) -> u32 {
-    let evidence: usize = alert.evidence.iter().map(|e| e.id.len() + e.target.len()).sum();
-    let bytes = alert.trigger_event.len() + evidence;
-    u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX).min(all)
+async fn tidy(ledger: Ledger) {
+    let mut due = tokio::time::interval(TIDY);
+    loop {
+        due.tick().await;
+        match ledger.tidy().await {
+            Ok(0) => {}
+            Ok(expired) => tracing::warn!(expired, "actions were approved by nobody in time, and have expired"),
+            Err(Ended) => return,
+        }
+    }
 }
 
-/// What identifies an alert in memory.
-fn subject(alert: &Alert) -> u128 {
-    short(&idempotency_key(&alert.alert_id, "", b""))
+/// The ledger, as the API shows it.
+#[derive(Clone)]
+pub struct Actions {
+    ledger: Ledger,
+    log: Arc<Log>,
 }
 
-/// The first half of a hash.
-fn short(hash: &[u8; 32]) -> u128 {
-    hash[..16].iter().fold(0, |all, byte| all << 8 | u128::from(*byte))
+impl Actions {
+    /// The action whose id begins with this, if there is exactly one. `None`: there is none. Fails when the engine stops.
+    pub async fn find(&self, id: &str) -> Result<Option<Entry>, Stopping> {
+        self.ledger.find(id.to_owned()).await.map_err(|Ended| Stopping)
+    }
+
+    /// Those that pass the filter, the latest first, and how many there are in all. Fails when the engine stops.
+    pub async fn list(&self, filter: Filter, limit: usize, offset: usize) -> Result<(u64, Vec<Entry>), Stopping> {
+        self.ledger.list(filter, limit, offset).await.map_err(|Ended| Stopping)
+    }
+
+    /// How many are in each state. Fails when the engine stops.
+    pub async fn totals(&self) -> Result<Vec<(State, u64)>, Stopping> {
+        self.ledger.totals().await.map_err(|Ended| Stopping)
+    }
+
+    /// Decides of an action; the answer is durable. Fails when the engine stops.
+    pub async fn decide(&self, id: &str, decision: Decision, by: &str) -> Result<Result<Entry, Objection>, Stopping> {
+        let decided = self.ledger.decide(id.to_owned(), decision, by.to_owned()).await.map_err(|Ended| Stopping)?;
+        if let Ok(entry) = &decided {
+            // Names of tokens are plain, ids come from agents.
+            tracing::warn!(id = entry.key, by, alert_id = entry.alert_id, action = entry.action, agent_id = ?entry.agent_id, "action: {decision:?}");
+            self.log.wake_all();
+        }
+        Ok(decided)
+    }
 }
 
-fn hex(hash: &[u8; 32]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+/// The engine is stopping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopping;
+
+/// Says what was decided: to the log, to the counters, and to the receivers that have something to do.
+#[derive(Default)]
+struct Log {
+    news: BTreeMap<Destination, Arc<watch::Sender<u64>>>,
+    unconfigured_kinds: Mutex<BTreeSet<ActionKind>>,
+    logged: AtomicU64,
+    unconfigured: AtomicU64,
+    held: AtomicU64,
+    dry_runs: AtomicU64,
+}
+
+impl Log {
+    fn tell(&self, alerts: &[Alert], decided: &[(usize, Decided)]) {
+        let mut woken = BTreeSet::new();
+        for (n, decided) in decided {
+            match &decided.verdict {
+                Verdict::Send(to) => drop(woken.insert(*to)),
+                other => {
+                    if let (Some(alert), Some(action)) = (alerts.get(*n), &decided.action) {
+                        self.tell_of(alert, action.kind, other);
+                    }
+                }
+            }
+        }
+        for to in woken {
+            self.wake(to);
+        }
+    }
+
+    fn wake(&self, to: Destination) {
+        if let Some(news) = self.news.get(&to) {
+            news.send_modify(|news| *news += 1);
+        }
+    }
+
+    fn wake_all(&self) {
+        self.news.keys().for_each(|to| self.wake(*to));
+    }
+
+    fn tell_of(&self, alert: &Alert, kind: ActionKind, verdict: &Verdict) {
+        let (alert_id, action) = (&alert.alert_id, action_name(kind));
+        let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
+        // Ids come from agents: `?` escapes them.
+        match verdict {
+            Verdict::Send(_) => {}
+            Verdict::Log => {
+                count(&self.logged);
+                tracing::warn!(alert_id, rule_id = ?alert.rule_id, severity = ?alert.severity, agent_id = ?alert.agent_id, session_id = ?alert.session_id, "alert");
+            }
+            Verdict::Wait(_, reason) => {
+                count(&self.held);
+                tracing::warn!(alert_id, action, agent_id = ?alert.agent_id, "action waits for an approval: {reason}; see `clawdstrike-edr actions list --state waiting`");
+            }
+            Verdict::DryRun(to) => {
+                count(&self.dry_runs);
+                tracing::info!(alert_id, action, destination = to.name(), agent_id = ?alert.agent_id, session_id = ?alert.session_id, "dry run: action would be carried out");
+            }
+            Verdict::Unconfigured(to) => {
+                count(&self.unconfigured);
+                if self.unconfigured_kinds.lock().unwrap_or_else(PoisonError::into_inner).insert(kind) {
+                    let receiver = to.name();
+                    tracing::warn!(
+                        action,
+                        "rules ask for \"{action}\", but [response] has no \"{receiver}\": set it, or take the action out of the rules"
+                    );
+                }
+            }
+        }
+    }
 }

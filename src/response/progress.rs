@@ -1,4 +1,4 @@
-//! Which epochs have actions that are still to be carried out. Knows nothing of what an action is.
+//! Which epochs have something that isn't in the ledger yet. Knows nothing of what an action is.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 /// Said of the oldest epoch when nothing is pending.
 pub(super) const NOTHING_PENDING: u64 = u64::MAX;
 
-/// Counts pending actions by epoch. Its size is that of the queues: one entry for each epoch with something in them.
+/// Counts what is pending by epoch. Its size is that of the ledger's queue: one entry for each epoch with something in it.
 pub(super) struct Progress {
     pending: Mutex<BTreeMap<u64, usize>>,
     oldest: watch::Sender<u64>,
@@ -19,14 +19,14 @@ impl Progress {
         Progress { pending: Mutex::default(), oldest: watch::Sender::new(NOTHING_PENDING) }
     }
 
-    /// `count` more actions of this epoch are to be carried out.
+    /// `count` more things of this epoch are to be written down.
     pub(super) fn begin(&self, epoch: u64, count: usize) {
         if count > 0 {
             self.change(|pending| *pending.entry(epoch).or_default() += count);
         }
     }
 
-    /// One action of this epoch is done, for better or worse.
+    /// One of this epoch is written down.
     pub(super) fn done(&self, epoch: u64) {
         self.change(|pending| {
             if let Some(count) = pending.get_mut(&epoch) {
@@ -38,12 +38,7 @@ impl Progress {
         });
     }
 
-    /// Actions still to be carried out.
-    pub(super) fn pending(&self) -> usize {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
-    }
-
-    /// The oldest epoch with a pending action, or [`NOTHING_PENDING`].
+    /// The oldest epoch with something pending, or [`NOTHING_PENDING`].
     pub(super) fn oldest(&self) -> watch::Receiver<u64> {
         self.oldest.subscribe()
     }
@@ -62,18 +57,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_epoch_is_acknowledged_when_its_last_action_is_done() {
+    fn an_epoch_is_acknowledged_when_its_last_part_is_done() {
         let progress = Progress::new();
         let oldest = progress.oldest();
         assert_eq!(*oldest.borrow(), NOTHING_PENDING);
         progress.begin(7, 2);
         progress.begin(9, 1);
-        assert_eq!((*oldest.borrow(), progress.pending()), (7, 3));
+        assert_eq!(*oldest.borrow(), 7);
         progress.done(9);
         progress.done(7);
         assert_eq!(*oldest.borrow(), 7);
         progress.done(7);
-        assert_eq!((*oldest.borrow(), progress.pending()), (NOTHING_PENDING, 0));
+        assert_eq!(*oldest.borrow(), NOTHING_PENDING);
     }
 
     #[test]

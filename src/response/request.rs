@@ -8,8 +8,6 @@ use reqwest::Url;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::alert::Alert;
-
 /// How long an agent is quarantined if the rule doesn't say.
 const QUARANTINE_SECONDS: u64 = 3_600;
 /// What an agent is limited to if the rule doesn't say.
@@ -67,6 +65,30 @@ pub(super) fn action_name(kind: ActionKind) -> &'static str {
     }
 }
 
+/// What the ledger and the key call it that the SOC is told that an alert doesn't hold.
+pub(super) const RETRACTION: &str = "retraction";
+
+/// The action of this name; `None`: a retraction.
+pub(super) fn kind_of(name: &str) -> Option<ActionKind> {
+    [
+        ActionKind::TerminateSession,
+        ActionKind::QuarantineAgent,
+        ActionKind::RateLimit,
+        ActionKind::AlertSoc,
+        ActionKind::Alert,
+        ActionKind::IncreaseLogging,
+        ActionKind::SnapshotSession,
+        ActionKind::UpdatePolicy,
+    ]
+    .into_iter()
+    .find(|kind| action_name(*kind) == name)
+}
+
+/// A hash as text.
+pub(super) fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A POST request, ready to be sent any number of times.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Request {
@@ -103,18 +125,8 @@ pub(super) fn base_url(destination: Destination, text: &str) -> Result<Url, Stri
     Ok(url)
 }
 
-/// The webhook's request: the brief's fields, `status`, and the rest of the alert's JSON form (SPEC §6).
-pub(super) fn webhook(base: &Url, alert: &Alert) -> Request {
-    let trigger = serde_json::from_str(&alert.trigger_event).unwrap_or_else(|_| json!(alert.trigger_event));
-    let mut body = alert.to_json();
-    body["timestamp"] = json!(time::format(alert.last_seen));
-    body["context"] = json!({"trigger_event": trigger, "session_risk_score": alert.risk_score});
-    Request { url: base.clone(), body: Some(body.to_string().into_bytes()) }
-}
-
 /// A request to the agents' control API. The error says why this action can't be asked for.
-pub(super) fn control(base: &Url, alert: &Alert, action: &Action) -> Result<Request, String> {
-    let (agent, session) = (alert.agent_id.as_str(), alert.session_id.as_str());
+pub(super) fn control(base: &Url, agent: &str, session: &str, action: &Action) -> Result<Request, String> {
     let (path, body) = match action.kind {
         ActionKind::TerminateSession => (vec!["agents", agent, "sessions", session, "terminate"], None),
         ActionKind::SnapshotSession => (vec!["agents", agent, "sessions", session, "snapshot"], None),

@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::alert::{Alert, Handling, Note};
 use crate::inbox::Waker;
+use crate::response::Actions;
 use crate::rule_files;
 use crate::session::SessionView;
 use crate::view::{Answer, Query, Rows};
@@ -104,6 +105,7 @@ pub struct Handle {
     pub(crate) rules: Arc<watch::Sender<Arc<ActiveRules>>>,
     pub(crate) stats: watch::Receiver<Stats>,
     waker: Waker,
+    actions: Option<Actions>,
 }
 
 /// How long a request may take.
@@ -117,12 +119,22 @@ impl Handle {
         rules: Arc<watch::Sender<Arc<ActiveRules>>>,
         stats: watch::Receiver<Stats>,
     ) -> Handle {
-        Handle { requests, changes, rules, stats, waker: Waker::default() }
+        Handle { requests, changes, rules, stats, waker: Waker::default(), actions: None }
     }
 
     /// Wakes whoever answers after each request.
     pub fn with_waker(self, waker: Waker) -> Handle {
         Handle { waker, ..self }
+    }
+
+    /// With the ledger of actions.
+    pub fn with_actions(self, actions: Actions) -> Handle {
+        Handle { actions: Some(actions), ..self }
+    }
+
+    /// The ledger of actions, where there is one.
+    pub fn actions(&self) -> Option<&Actions> {
+        self.actions.as_ref()
     }
 
     /// The rules folder couldn't be read: the running set stays, and this is why.

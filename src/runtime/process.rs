@@ -310,7 +310,7 @@ async fn start_head(
     supervised: bool,
 ) -> Result<(Head, Sequencer), String> {
     let writer = Store::prepare(&config.store)?.map(StoreWriter::start);
-    let response = Arc::new(Orchestrator::start(&config.response)?);
+    let response = Arc::new(Orchestrator::start(&config.response, &config.cluster.state)?);
     let (changes, _) = broadcast::channel(WATCH_LAG);
     let (stats_in, stats) = watch::channel(Stats::default());
     let to = sinks::Sinks {
@@ -334,7 +334,9 @@ async fn start_head(
     };
     let waker = Waker::default();
     let (active, _) = watch::channel(Arc::new(active));
-    let handle = Handle::new(requests_in, changes, Arc::new(active), stats).with_waker(waker.clone());
+    let handle = Handle::new(requests_in, changes, Arc::new(active), stats)
+        .with_waker(waker.clone())
+        .with_actions(response.actions());
     let acked = outlet.acked_by_all();
     let outlet = journal.before(Box::new(outlet), cuts.clone())?;
     let sequencer = Sequencer {
@@ -531,7 +533,7 @@ async fn stop_head(head: Head) {
         if oldest < u64::MAX {
             tracing::error!(
                 epoch = oldest,
-                "responses were not carried out before the stop; the records of this epoch and later ones are read again"
+                "responses are not in their ledger; the records of this epoch and later ones are read again"
             );
         }
     }

@@ -1,5 +1,5 @@
 //! From the dataflow's exports to those who take them: the store, the responses, the watchers. One task, one order: the
-//! store and watchers are handed an epoch at once, responses are queued; what is acknowledged is the least of both.
+//! store and watchers are handed an epoch at once, responses are put into their ledger; what is acknowledged is the least of both.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -111,9 +111,7 @@ async fn take(sinks: &Sinks, batch: Exported) {
             let _unwatched = sinks.changes.send(Change::Session(Arc::new(view.clone())));
         }
     }
-    for alert in &alerts {
-        sinks.response.submit(epoch, Arc::new(alert.clone())).await;
-    }
+    sinks.response.submit(epoch, alerts.as_slice().into()).await;
     if let Some(store) = &sinks.store {
         store.send(epoch, alerts, views, gone);
     }

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use clawdstrike_edr::alert::{Alert, Evidence, Status};
 use clawdstrike_edr::api;
 use clawdstrike_edr::api::tokens::Tokens;
-use clawdstrike_edr::config::Api;
+use clawdstrike_edr::config::{self, Api};
+use clawdstrike_edr::response::Orchestrator;
 use clawdstrike_edr::runtime::handle::{ActiveRules, Change, Handle, REQUESTS, Request, Stats, WATCH_LAG};
 use clawdstrike_edr::session::{RecentEvent, SessionView};
 use clawdstrike_edr::view::{AgentView, Answer, Query, Rows, compare_alerts};
-use clawdstrike_rules::plan::Severity;
+use clawdstrike_rules::plan::{ActionKind, Severity};
 use clawdstrike_telemetry::EventType;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
@@ -36,6 +37,7 @@ pub(crate) struct Engine {
     pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) stats: watch::Sender<Stats>,
     pub(crate) state: tempfile::TempDir,
+    pub(crate) response: Orchestrator,
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
     backend: JoinHandle<()>,
@@ -56,7 +58,15 @@ impl Engine {
         let (changes, _) = broadcast::channel(WATCH_LAG);
         let rules = Arc::new(watch::Sender::new(Arc::new(no_rules())));
         let (stats, stats_seen) = watch::channel(Stats { epoch: 7, ..Stats::default() });
-        let handle = Handle::new(requests, changes.clone(), rules, stats_seen);
+        let state = tempfile::tempdir().expect("a folder");
+        // Nobody is asked: of what alerts ask for, quarantines wait for an approval.
+        let response = config::Response {
+            agent_control_api: Some("http://127.0.0.1:9".into()),
+            requires_approval: vec![ActionKind::QuarantineAgent],
+            ..config::Response::default()
+        };
+        let response = Orchestrator::start(&response, state.path()).expect("a ledger");
+        let handle = Handle::new(requests, changes.clone(), rules, stats_seen).with_actions(response.actions());
         let backend = tokio::spawn(answer(inbox, changes.clone()));
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async {
@@ -64,9 +74,8 @@ impl Engine {
             let _ = stopped.await;
         };
         let config = Api { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..config };
-        let state = tempfile::tempdir().expect("a folder");
         let (address, server) = api::serve(&config, state.path(), handle, shutdown).await.expect("a free port");
-        Engine { address, changes, stats, state, stop: Some(stop), server, backend }
+        Engine { address, changes, stats, state, response, stop: Some(stop), server, backend }
     }
 
     pub(crate) fn url(&self, route: &str) -> String {

@@ -2,6 +2,7 @@
 //! what is tested here is what lies in front of the handle.
 
 mod access;
+mod actions;
 mod audit;
 mod backend;
 mod client;

@@ -1,0 +1,122 @@
+//! `actions approve`, `actions reject`, `actions retry`.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::cli::client::{ApiArgs, Client};
+use crate::cli::output::{Format, Out, field, tell};
+use crate::cli::{Exit, OutputArgs};
+
+/// Failed actions that are asked for at a time.
+const PAGE: usize = 1_000;
+
+/// Carry out an action that waits for an approval.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  clawdstrike-edr actions approve 5106da8e85907fa6")]
+pub(in crate::cli) struct ApproveArgs {
+    #[command(flatten)]
+    which: WhichArgs,
+}
+
+/// Decide against an action that waits, or that wasn't sent yet.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  clawdstrike-edr actions reject 5106da8e85907fa6")]
+pub(in crate::cli) struct RejectArgs {
+    #[command(flatten)]
+    which: WhichArgs,
+}
+
+#[derive(Debug, Args)]
+struct WhichArgs {
+    /// The action's id or the beginning of it, as `actions list` prints it.
+    id: String,
+    #[command(flatten)]
+    api: ApiArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Try a failed action again, or all of them.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  clawdstrike-edr actions retry 5106da8e85907fa6\n  clawdstrike-edr actions retry --failed"
+)]
+pub(in crate::cli) struct RetryArgs {
+    /// The action's id or the beginning of it, as `actions list` prints it.
+    #[arg(required_unless_present = "failed")]
+    id: Option<String>,
+    /// All that have failed and whose alerts weren't retracted.
+    #[arg(long, conflicts_with = "id")]
+    failed: bool,
+    #[command(flatten)]
+    api: ApiArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(super) async fn approve(args: ApproveArgs) -> anyhow::Result<Exit> {
+    one("approve", args.which).await
+}
+
+pub(super) async fn reject(args: RejectArgs) -> anyhow::Result<Exit> {
+    one("reject", args.which).await
+}
+
+pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<Exit> {
+    if let Some(id) = args.id {
+        return one("retry", WhichArgs { id, api: args.api, output: args.output }).await;
+    }
+    let client = Client::new(args.api)?;
+    let failed = all_failed(&client).await?;
+    let mut out = Out::new();
+    let mut refused = 0;
+    for action in failed.iter().filter(|action| action["alert_retracted"] == Value::Bool(false)) {
+        match client.post(&["actions", &field(action, "id"), "retry"], &json!({})).await {
+            Ok(answer) => say(&mut out, &answer, args.output.output)?,
+            Err(error) => {
+                refused += 1;
+                tell(&format!("{}: {error:#}", field(action, "id")));
+            }
+        }
+    }
+    out.flush()?;
+    Ok(if refused == 0 { Exit::Ok } else { Exit::Findings })
+}
+
+/// Before the first of them is tried again: the list would shift while it is read.
+async fn all_failed(client: &Client) -> anyhow::Result<Vec<Value>> {
+    let mut all = Vec::new();
+    loop {
+        let page = |name, n: usize| (name, Some(n.to_string()));
+        let query = [("state", Some("failed".to_owned())), page("limit", PAGE), page("offset", all.len())];
+        let answer = client.get(&["actions"], &query).await?;
+        let rows = answer["actions"].as_array().cloned().unwrap_or_default();
+        let last = rows.len() < PAGE;
+        all.extend(rows);
+        if last {
+            return Ok(all);
+        }
+    }
+}
+
+async fn one(decision: &str, args: WhichArgs) -> anyhow::Result<Exit> {
+    let answer = Client::new(args.api)?.post(&["actions", &args.id, decision], &json!({})).await?;
+    let mut out = Out::new();
+    say(&mut out, &answer, args.output.output)?;
+    out.flush()?;
+    Ok(Exit::Ok)
+}
+
+fn say(out: &mut Out, answer: &Value, format: Format) -> anyhow::Result<()> {
+    if format == Format::Json {
+        return out.document(answer);
+    }
+    let action = &answer["action"];
+    out.text(&format!(
+        "{} ({} of {}) is {}",
+        field(action, "id"),
+        field(action, "action"),
+        field(action, "agent_id"),
+        field(action, "state")
+    ))
+}

@@ -1,0 +1,106 @@
+//! `[response]`: what alerts do, how often, and what waits for somebody's approval.
+
+use clawdstrike_rules::plan::ActionKind;
+use serde::{Deserialize, Serialize};
+
+use super::Duration;
+
+/// What alerts do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Response {
+    /// Where `alert_soc` posts to.
+    pub soc_webhook: Option<String>,
+    /// Base URL of the agents' control API.
+    pub agent_control_api: Option<String>,
+    /// What the webhook's receiver reads.
+    pub soc_format: SocFormat,
+    /// PagerDuty's routing key: `env:NAME` or `file:PATH`.
+    pub soc_routing_key: Option<String>,
+    /// Keys that sign what goes to the webhook, each `env:NAME` or `file:PATH`: the one in force, and while keys change the next.
+    pub webhook_signing_keys: Vec<String>,
+    /// Say what would be sent, send nothing.
+    pub dry_run: bool,
+    /// Actions that wait for an approval, whatever the rule says.
+    pub requires_approval: Vec<ActionKind>,
+    /// Actions that change what agents may do, within an hour; further ones wait for an approval. 0: all do.
+    pub max_actions_per_hour: u32,
+    /// The same of one agent.
+    pub max_actions_per_agent_per_hour: u32,
+    /// What nobody has approved for so long expires.
+    pub approval_expires: Duration,
+    /// Rows of the ledger are kept for so long after their alert last asked for them. An alert that goes on longer acts again.
+    pub keep_actions: Duration,
+}
+
+/// What the SOC's webhook reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SocFormat {
+    /// The whole alert.
+    #[default]
+    Json,
+    /// Slack's incoming webhooks.
+    Slack,
+    /// PagerDuty's Events API v2.
+    Pagerduty,
+    /// A card for a workflow's webhook in Teams.
+    Teams,
+}
+
+impl Default for Response {
+    fn default() -> Self {
+        Response {
+            soc_webhook: None,
+            agent_control_api: None,
+            soc_format: SocFormat::Json,
+            soc_routing_key: None,
+            webhook_signing_keys: Vec::new(),
+            dry_run: false,
+            requires_approval: Vec::new(),
+            max_actions_per_hour: 100,
+            max_actions_per_agent_per_hour: 10,
+            approval_expires: Duration::seconds(24 * 3600),
+            keep_actions: Duration::seconds(30 * 24 * 3600),
+        }
+    }
+}
+
+/// The least time that the ledger remembers: more than any replay goes back.
+const LEAST_KEPT: Duration = Duration::seconds(24 * 3600);
+
+impl Response {
+    /// What contradicts itself.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.keep_actions < LEAST_KEPT {
+            return Err(format!(
+                "[response] keep_actions ({}) is less than {LEAST_KEPT}: actions could be carried out twice",
+                self.keep_actions
+            ));
+        }
+        if self.approval_expires.0 <= 0 {
+            return Err("[response] approval_expires must be at least \"1s\": nobody could approve anything".into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    #[test]
+    fn a_ledger_that_forgets_too_soon_is_refused() {
+        let error = Config::parse("[response]\nkeep_actions = \"1h\"\n").unwrap_err();
+        assert!(error.contains("keep_actions (1h)"), "{error}");
+        let error = Config::parse("[response]\napproval_expires = \"0s\"\n").unwrap_err();
+        assert!(error.contains("approval_expires"), "{error}");
+    }
+
+    #[test]
+    fn actions_that_need_an_approval_are_named_as_in_rules() {
+        let config = Config::parse("[response]\nrequires_approval = [\"quarantine_agent\"]\n").unwrap();
+        assert_eq!(config.response.requires_approval.len(), 1);
+        assert!(Config::parse("[response]\nrequires_approval = [\"quarantine\"]\n").is_err());
+    }
+}
