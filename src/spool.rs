@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::inbox::PartitionId;
 
+/// Frames of events lie together by how long they matter, in microseconds, up to each of these, and longer; so segments
+/// end as wholes. The first is what a group needs for late events alone.
+const LASTING: [i64; 5] = [60_000_000, 600_000_000, 3_600_000_000, 86_400_000_000, 604_800_000_000];
+/// Of events, by [`LASTING`]; and 0: everything else.
+const CLASSES: usize = LASTING.len() + 2;
 /// A piece is handed on at this size.
 const PIECE: usize = 4 << 20;
 /// Pieces that may wait for the writer before the worker reads no more.
@@ -41,11 +46,22 @@ pub struct Cut {
     pub partitions: Vec<(PartitionId, Progress)>,
 }
 
+/// Frames that matter for about as long.
+#[derive(Clone, Debug, Default)]
+pub struct Piece {
+    /// How long: 0, nobody knows; the higher, the longer.
+    pub class: u8,
+    /// None of it matters beyond this event time; `None`: some may.
+    pub until: Option<i64>,
+    /// The frames.
+    pub frames: Vec<u8>,
+}
+
 /// What goes to the writer.
 #[derive(Debug)]
 pub enum Spooled {
     /// Frames.
-    Piece(usize, Vec<u8>),
+    Piece(usize, Piece),
     /// All pieces that came before from this worker, and since its cut before, belong to this one.
     Cut(usize, Cut),
 }
@@ -54,8 +70,9 @@ pub enum Spooled {
 pub struct Spool {
     worker: usize,
     to: Sender<Spooled>,
-    open: Vec<u8>,
-    sealed: VecDeque<(Cut, Vec<u8>)>,
+    /// By class.
+    open: [Piece; CLASSES],
+    sealed: VecDeque<(Cut, Vec<Piece>)>,
     read: VecDeque<(u64, Vec<(PartitionId, Progress)>)>,
     waiting: VecDeque<Spooled>,
 }
@@ -63,17 +80,33 @@ pub struct Spool {
 impl Spool {
     /// For a worker, by its place in its process.
     pub fn new(worker: usize, to: Sender<Spooled>) -> Spool {
-        Spool { worker, to, open: Vec::new(), sealed: VecDeque::new(), read: VecDeque::new(), waiting: VecDeque::new() }
+        let open = std::array::from_fn(|class| Piece { class: class as u8, ..Piece::default() });
+        Spool { worker, to, open, sealed: VecDeque::new(), read: VecDeque::new(), waiting: VecDeque::new() }
     }
 
     /// Where frames of the current epoch are appended.
     pub fn frames(&mut self) -> &mut Vec<u8> {
-        if self.open.len() >= PIECE {
+        self.of_class(0)
+    }
+
+    /// Where an event of the current epoch is appended that matters for so long, in microseconds, up to an event time.
+    pub fn events(&mut self, lasts: i64, until: i64) -> &mut Vec<u8> {
+        let class = 1 + LASTING.iter().take_while(|longest| lasts > **longest).count();
+        let known = &mut self.open[class].until;
+        *known = Some(known.map_or(until, |known| known.max(until)));
+        self.of_class(class)
+    }
+
+    fn of_class(&mut self, class: usize) -> &mut Vec<u8> {
+        let open = &mut self.open[class];
+        if open.frames.len() >= PIECE {
             // With room for the last frame and the checksum.
-            let piece = std::mem::replace(&mut self.open, Vec::with_capacity(PIECE + PIECE / 4));
+            let frames = std::mem::replace(&mut open.frames, Vec::with_capacity(PIECE + PIECE / 4));
+            // An upper bound for the new piece, too.
+            let piece = Piece { frames, ..*open };
             self.give(Spooled::Piece(self.worker, piece));
         }
-        &mut self.open
+        &mut self.open[class].frames
     }
 
     /// The writer can't keep up: the worker should read no more for now.
@@ -91,17 +124,28 @@ impl Spool {
     pub fn seal(&mut self, epoch: u64, watermark: Option<i64>) {
         let at = self.read.iter().position(|(e, _)| *e == epoch);
         let partitions = at.and_then(|at| self.read.remove(at)).map(|(_, p)| p).unwrap_or_default();
-        let frames = std::mem::take(&mut self.open);
-        self.sealed.push_back((Cut { epoch, watermark, partitions }, frames));
+        // What matters no more needn't be written.
+        let matters = |until: i64| watermark.is_none_or(|watermark| until >= watermark);
+        let mut pieces = Vec::new();
+        for open in &mut self.open {
+            let piece = Piece { frames: std::mem::take(&mut open.frames), ..*open };
+            open.until = None;
+            if piece.class == 0 || piece.until.is_some_and(matters) {
+                pieces.push(piece);
+            }
+        }
+        self.sealed.push_back((Cut { epoch, watermark, partitions }, pieces));
     }
 
     /// The last of the operators is at the cut, with these frames: it is complete.
     pub fn finish(&mut self, epoch: u64, last: &mut Vec<u8>) {
         let Some(at) = self.sealed.iter().position(|(cut, _)| cut.epoch == epoch) else { return };
-        if let Some((cut, mut frames)) = self.sealed.remove(at) {
-            frames.append(last);
-            if !frames.is_empty() {
-                self.give(Spooled::Piece(self.worker, frames));
+        if let Some((cut, mut pieces)) = self.sealed.remove(at) {
+            if let Some(first) = pieces.first_mut() {
+                first.frames.append(last);
+            }
+            for piece in pieces.into_iter().filter(|piece| !piece.frames.is_empty()) {
+                self.give(Spooled::Piece(self.worker, piece));
             }
             self.give(Spooled::Cut(self.worker, cut));
         }
@@ -125,5 +169,41 @@ impl Spool {
                 Err(TrySendError::Disconnected(_)) => return,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_lie_together_by_how_long_they_matter_and_those_that_are_over_are_not_written() {
+        let (to, from) = crossbeam_channel::bounded(16);
+        let mut spool = Spool::new(0, to);
+        let (minute, hour) = (60_000_000, 3_600_000_000);
+        spool.frames().extend_from_slice(b"group");
+        spool.events(minute, 99).extend_from_slice(b"over");
+        spool.events(hour, 150).extend_from_slice(b"one");
+        spool.events(hour - 1, 100).extend_from_slice(b"two");
+        spool.events(hour + 1, 120).extend_from_slice(b"three");
+        spool.seal(1, Some(100));
+        spool.finish(1, &mut b"alert".to_vec());
+        // What comes after a cut is of the next, and its bounds are its own.
+        spool.events(hour, 140).extend_from_slice(b"four");
+        spool.seal(2, Some(100));
+        spool.finish(2, &mut Vec::new());
+        let told = |spooled| match spooled {
+            Spooled::Piece(_, Piece { class, until, frames }) => (class, until, String::from_utf8(frames).unwrap()),
+            Spooled::Cut(_, cut) => (0, None, cut.epoch.to_string()),
+        };
+        let expected = [
+            (0, None, "groupalert"),
+            (3, Some(150), "onetwo"),
+            (4, Some(120), "three"),
+            (0, None, "1"),
+            (3, Some(140), "four"),
+            (0, None, "2"),
+        ];
+        assert_eq!(from.try_iter().map(told).collect::<Vec<_>>(), expected.map(|(c, u, t)| (c, u, t.to_owned())));
     }
 }

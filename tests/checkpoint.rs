@@ -18,7 +18,7 @@ use clawdstrike_edr::checkpoint::{self, Coordinator, Given, Manifest, Sealed, St
 use clawdstrike_edr::config::Config;
 use clawdstrike_edr::frame::{self, Frame, Kind};
 use clawdstrike_edr::inbox::PartitionId;
-use clawdstrike_edr::spool::{Cut, Progress, Spooled};
+use clawdstrike_edr::spool::{Cut, Piece, Progress, Spooled};
 use clawdstrike_test_services::{S3, s3};
 use crossbeam_channel::bounded;
 
@@ -67,9 +67,13 @@ impl Run {
     }
 
     fn piece(&self, frames: &[Frame<'_>]) {
+        self.piece_of(0, None, frames);
+    }
+
+    fn piece_of(&self, class: u8, until: Option<i64>, frames: &[Frame<'_>]) {
         let mut bytes = Vec::new();
         frames.iter().for_each(|frame| frame.write(&mut bytes));
-        self.writer.to.send(Spooled::Piece(0, bytes)).unwrap();
+        self.writer.to.send(Spooled::Piece(0, Piece { class, until, frames: bytes })).unwrap();
     }
 
     fn cut(&self, epoch: u64) {
@@ -288,6 +292,37 @@ fn merging_keeps_the_latest_what_still_matters_and_nothing_else() {
         let kept: Vec<u128> = frames(storage, &merged).unwrap().into_iter().map(|(key, _)| key).collect();
         assert_eq!(kept, [1, 4, 6]);
         assert_eq!(frames(storage, &merged).unwrap()[0].1, b"latest");
+    }
+}
+
+#[test]
+fn what_lasts_is_left_alone_by_merging_and_goes_as_a_whole_once_it_is_over() {
+    for Place { storage, .. } in &places() {
+        let run = Run::start(storage);
+        let hit = |key, until| Frame { kind: Kind::Hit, key, epoch: 1, until, body: b"hit" };
+        let large = vec![0; 9 << 20];
+        // The event-time bound is 100.
+        run.piece_of(2, Some(99), &[hit(1, 99)]);
+        run.piece_of(2, Some(101), &[hit(2, 99), hit(3, 101)]);
+        run.piece_of(3, Some(100), &[Frame { body: &large, ..hit(4, 100) }]);
+        run.cut(1);
+        let keys = |m: &Manifest| frames(storage, m).unwrap().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        let first = run.done.recv_timeout(DEADLINE).unwrap();
+        assert_eq!((first.segments.len(), keys(&first)), (2, vec![2, 3, 4]));
+        for n in 0..600 {
+            run.piece_of(2, Some(100), &[hit(10 + n, 100)]);
+            run.piece(&[group(1, n as u64, b"group")]);
+        }
+        run.cut(2);
+        run.done.recv_timeout(DEADLINE).unwrap();
+        let merged = run.done.recv_timeout(DEADLINE).unwrap();
+        run.end();
+        // Groups, small ones of one class, and the large one as it was.
+        assert_eq!(merged.segments.len(), 3);
+        assert!(merged.segments.contains(&first.segments[1]));
+        assert_eq!(merged.segments.iter().map(|s| s.until).max(), Some(Some(101)));
+        assert_eq!(keys(&merged).len(), 602 + 1);
+        assert!(!keys(&merged).contains(&2));
     }
 }
 

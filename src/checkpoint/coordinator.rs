@@ -129,10 +129,7 @@ impl Maker {
         }
         let names = (0..self.given.processes).map(|process| part_name(epoch, process));
         self.given.storage.delete(names);
-        match &self.latest {
-            Some(latest) if merge::is_due(latest, self.given.most_segments) => self.merge(),
-            _ => true,
-        }
+        self.merge()
     }
 
     /// The parts of all processes; `None`: the process ends.
@@ -203,6 +200,8 @@ impl Maker {
                 }
             }
         }
+        let bound = watermark.unwrap_or(i64::MIN);
+        segments.retain(|segment| segment.until.is_none_or(|until| until >= bound));
         Manifest {
             format: FORMAT,
             frames: self.given.frames,
@@ -239,18 +238,19 @@ impl Maker {
         true
     }
 
-    /// The latest manifest again, of fewer segments.
+    /// The latest manifest again, of fewer segments, if there are too many.
     fn merge(&mut self) -> bool {
         let Some(latest) = self.latest.clone() else { return true };
+        let Some(chosen) = merge::choose(&latest, self.given.most_segments) else { return true };
         let generation = self.given.begun.generation;
         let merged = &mut self.merged;
         let name = || {
             *merged += 1;
             format!("segments/merged-{generation:010}-{merged:010}")
         };
-        match merge::merge(&self.given.storage, &latest, name) {
+        match merge::merge(&self.given.storage, &latest, chosen, name) {
             Ok(segments) => {
-                let merged = segments.iter().map(|s| s.bytes).sum();
+                let merged = merge::bytes_of_class_0(&segments);
                 self.publish(Manifest { sequence: self.sequence + 1, segments, merged, ..latest })
             }
             Err(error) => {

@@ -36,7 +36,7 @@ pub struct Manifest {
     pub positions: Vec<Position>,
     /// Where its frames are.
     pub segments: Vec<Segment>,
-    /// Bytes that were left when segments were last merged.
+    /// Bytes of class 0 that were left when its segments were last merged.
     pub merged: u64,
 }
 
@@ -68,6 +68,12 @@ pub struct Segment {
     pub name: String,
     /// Bytes of frames.
     pub bytes: u64,
+    /// How long its frames matter, see [`Piece`](crate::spool::Piece); 0 in format 1.
+    #[serde(default)]
+    pub class: u8,
+    /// None of them matters beyond this event time; `None`: some may.
+    #[serde(default)]
+    pub until: Option<i64>,
 }
 
 fn name(sequence: u64) -> String {

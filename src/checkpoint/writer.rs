@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::manifest::Segment;
 use super::storage::{Sealed, Storage};
 use crate::inbox::PartitionId;
-use crate::spool::{Cut, Progress, Spooled, UNDER_WAY};
+use crate::spool::{Cut, Piece, Progress, Spooled, UNDER_WAY};
 
 /// One process's part of a cut.
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,12 +80,12 @@ impl Parts {
     /// process's workers read no more.
     pub fn take(&mut self, spooled: Spooled) -> Option<u64> {
         match spooled {
-            Spooled::Piece(worker, frames) => {
+            Spooled::Piece(worker, Piece { class, until, frames }) => {
                 let name = format!("segments/{:016x}-{}-{:010}", self.run, self.process, self.next);
                 self.next += 1;
                 let bytes = frames.len() as u64;
                 self.put(&name, frames);
-                self.workers[worker].push(Segment { name, bytes });
+                self.workers[worker].push(Segment { name, bytes, class, until });
                 None
             }
             Spooled::Cut(worker, cut) => self.take_cut(worker, cut),

@@ -55,9 +55,10 @@ impl Keeper {
         });
         let hit =
             KeptHit { tag: self.tags.get(usize::from(head.by)).copied().unwrap_or_default(), head: *head, record };
-        let until = head.time.saturating_add(copies.max(looked_at));
+        let lasts = copies.max(looked_at);
+        let until = head.time.saturating_add(lasts);
         let mut spool = self.spool.borrow_mut();
-        frame::write_with(spool.frames(), Kind::Hit, head.key, epoch, until, |out| hit.write(out));
+        frame::write_with(spool.events(lasts, until), Kind::Hit, head.key, epoch, until, |out| hit.write(out));
     }
 }
 

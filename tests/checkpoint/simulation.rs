@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use clawdstrike_edr::checkpoint::{self, Begun, Given, Maker, Manifest, Parts, Storage};
 use clawdstrike_edr::frame::{self, Frame, Kind};
 use clawdstrike_edr::inbox::PartitionId;
-use clawdstrike_edr::spool::{Cut, Progress, Spooled};
+use clawdstrike_edr::spool::{Cut, Piece, Progress, Spooled};
 use crossbeam_channel::bounded;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore as _, ObjectStoreExt as _, PutPayload};
@@ -123,18 +123,19 @@ fn content(storage: &Storage, manifest: &Manifest) -> Result<Content, String> {
 }
 
 /// What a process puts aside for a cut: an event and two groups, of which each cut has the one again.
-fn put_aside(world: &World, process: usize, epoch: u64, to: &mut Content) -> Vec<u8> {
-    let mut bytes = Vec::new();
+fn put_aside(world: &World, process: usize, epoch: u64, to: &mut Content) -> [Spooled; 2] {
+    let (mut events, mut groups) = (Vec::new(), Vec::new());
     let (hit, often, once) = (u128::from(epoch) << 8 | process as u128, process as u128, u128::from(epoch) << 16);
     let value = epoch.to_le_bytes();
-    Frame { kind: Kind::Hit, key: hit, epoch, until: i64::MAX, body: b"hit" }.write(&mut bytes);
+    Frame { kind: Kind::Hit, key: hit, epoch, until: i64::MAX, body: b"hit" }.write(&mut events);
     for key in [often, once | process as u128] {
-        Frame { kind: Kind::Group, key, epoch, until: i64::MAX, body: &value }.write(&mut bytes);
+        Frame { kind: Kind::Group, key, epoch, until: i64::MAX, body: &value }.write(&mut groups);
         to.groups.insert(key, epoch);
     }
     assert!(to.hits.insert(hit), "an epoch was given twice: {epoch} of {:?}", lock(&world.truth).begun);
     to.positions.insert(process as u32, epoch * 10);
-    bytes
+    let piece = |class, until, frames| Spooled::Piece(0, Piece { class, until, frames });
+    [piece(0, None, groups), piece(1 + (epoch % 2) as u8, Some(i64::MAX), events)]
 }
 
 fn cut(process: usize, epoch: u64) -> Spooled {
@@ -230,7 +231,9 @@ fn lead(place: &Place, world: &Arc<World>, storage: &Storage, processes: usize, 
         lock(&world.truth).cuts.insert((generation, epoch), (parent, state.clone()));
         parent = Some((generation, epoch));
         lock(run).cuts.push(epoch);
-        parts.take(Spooled::Piece(0, own));
+        for piece in own {
+            parts.take(piece);
+        }
         parts.take(cut(0, epoch));
         if !maker.make(epoch) {
             return;
@@ -255,7 +258,9 @@ fn follow(place: &Place, world: &World, storage: &Storage, process: usize, run: 
             place.pass();
         }
         let Some(epoch) = next() else { return };
-        parts.take(Spooled::Piece(0, put_aside(world, process, epoch, &mut Content::default())));
+        for piece in put_aside(world, process, epoch, &mut Content::default()) {
+            parts.take(piece);
+        }
         parts.take(cut(process, epoch));
     }
 }
