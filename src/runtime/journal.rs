@@ -62,13 +62,15 @@ pub struct Told {
 }
 
 impl Told {
-    /// This run has told of these itself.
+    /// This run has told of these itself. What it tells again from its checkpoint says nothing of a later version.
     pub fn clear(&mut self, batch: &Exported) {
         if self.is_empty() {
             return;
         }
         for alert in &batch.alerts {
-            self.alerts.remove(&alert.alert_id);
+            if self.knows_none_after(alert) {
+                self.alerts.remove(&alert.alert_id);
+            }
         }
         for change in &batch.sessions {
             if let Some(life) = change.life() {
@@ -182,9 +184,17 @@ impl Told {
         }
     }
 
+    /// No later version of the alert was told.
+    fn knows_none_after(&self, alert: &Alert) -> bool {
+        self.alerts.get(&alert.alert_id).is_none_or(|told| told.revision <= alert.revision)
+    }
+
     /// What was told up to `after` is in the checkpoint, as it was told last.
     fn add(&mut self, Object { entry, positions }: Object<Entry>, after: u64, sources: &[String]) {
         for (epoch, alert) in entry.alerts {
+            if !self.knows_none_after(&alert) {
+                continue;
+            }
             // Also where it was retracted: the killed run may not have come to tell it.
             if epoch > after {
                 self.alerts.insert(alert.alert_id.clone(), alert);
@@ -364,5 +374,52 @@ impl Task {
         {
             self.journal.storage.delete([name]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(revision: u64) -> Alert {
+        let json = serde_json::json!({"alert_id": "x", "revision": revision, "rule_id": "R", "rule_name": "n",
+            "rule_version": "v", "severity": "low", "status": "open", "superseded_by": null, "tenant_id": "",
+            "group": [], "agent_id": "a", "session_id": "s", "first_seen": 1, "last_seen": 1,
+            "match_count": 1, "risk_score": 0.0, "evidence": [], "attack": [], "actions": [],
+            "run_actions": true, "shadow": false, "trigger_event": "{}"});
+        serde_json::from_value(json).expect("an alert")
+    }
+
+    fn object(epoch: u64, revision: u64) -> Object<Entry> {
+        let entry = Entry { alerts: vec![(epoch, version(revision))], sessions: Vec::new() };
+        Object { entry, positions: Vec::new() }
+    }
+
+    fn suspects(told: Told) -> Vec<u64> {
+        told.into_suspects().alerts.iter().map(|alert| alert.revision).collect()
+    }
+
+    /// A run tells again what its checkpoint holds and the store may not have had. Stores keep the highest revision: what a
+    /// killed run told after the checkpoint is still to be set right.
+    #[test]
+    fn a_version_that_is_told_again_does_not_hide_a_later_one() {
+        let mut told = Told::default();
+        told.add(object(20, 20), 10, &[]);
+        let batch = |revision| Exported { epoch: 100, alerts: vec![version(revision)], sessions: Vec::new() };
+        told.clear(&batch(6));
+        assert_eq!(suspects(told.clone()), [20]);
+        told.clear(&batch(100));
+        assert!(suspects(told).is_empty());
+    }
+
+    /// The run that told it again was killed, too, before it had read as far; its own checkpoint is the next to begin with.
+    #[test]
+    fn nor_does_it_for_the_run_after_the_next() {
+        let mut told = Told::default();
+        told.add(object(NEVER_KEPT, 20), 150, &[]);
+        told.add(object(100, 6), 150, &[]);
+        assert_eq!(suspects(told.clone()), [20]);
+        told.add(object(120, 120), 150, &[]);
+        assert!(suspects(told).is_empty());
     }
 }

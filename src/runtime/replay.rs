@@ -1,6 +1,7 @@
 //! Replay: files through the very same dataflow, offline, as fast as they can be read (SPEC §13).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,10 +74,18 @@ pub struct Collected {
 }
 
 impl Collected {
-    /// Takes an epoch's changes: of each alert the latest version counts.
+    /// Takes an epoch's changes: of each alert the highest revision counts, as in stores.
     pub fn take(&mut self, batch: Exported) {
         for alert in batch.alerts {
-            self.alerts.insert(alert.alert_id.clone(), alert);
+            match self.alerts.entry(alert.alert_id.clone()) {
+                Entry::Occupied(kept) if kept.get().revision > alert.revision => {}
+                Entry::Occupied(mut kept) => {
+                    kept.insert(alert);
+                }
+                Entry::Vacant(free) => {
+                    free.insert(alert);
+                }
+            }
         }
         for change in batch.sessions {
             match change {
