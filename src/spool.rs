@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use serde::{Deserialize, Serialize};
 
 use crate::inbox::PartitionId;
@@ -66,10 +66,35 @@ pub enum Spooled {
     Cut(usize, Cut),
 }
 
+/// The way from the spools of a process to its writer. Pieces come back empty: memory that is used again costs no page faults,
+/// of which there would be one for each dozen of events.
+#[derive(Clone)]
+pub struct ToWriter {
+    /// There.
+    pub pieces: Sender<Spooled>,
+    /// And back.
+    emptied: Receiver<Vec<u8>>,
+}
+
+/// The writer's end of it.
+pub struct FromSpools {
+    /// What is to be written.
+    pub pieces: Receiver<Spooled>,
+    /// For pieces that are.
+    pub emptied: Sender<Vec<u8>>,
+}
+
+/// A way on which so many pieces may be.
+pub fn to_writer(most: usize) -> (ToWriter, FromSpools) {
+    let (to, from) = bounded(most);
+    let (back, again) = bounded(most);
+    (ToWriter { pieces: to, emptied: again }, FromSpools { pieces: from, emptied: back })
+}
+
 /// One worker's spool.
 pub struct Spool {
     worker: usize,
-    to: Sender<Spooled>,
+    to: ToWriter,
     /// By class.
     open: [Piece; CLASSES],
     sealed: VecDeque<(Cut, Vec<Piece>)>,
@@ -79,7 +104,7 @@ pub struct Spool {
 
 impl Spool {
     /// For a worker, by its place in its process.
-    pub fn new(worker: usize, to: Sender<Spooled>) -> Spool {
+    pub fn new(worker: usize, to: ToWriter) -> Spool {
         let open = std::array::from_fn(|class| Piece { class: class as u8, ..Piece::default() });
         Spool { worker, to, open, sealed: VecDeque::new(), read: VecDeque::new(), waiting: VecDeque::new() }
     }
@@ -100,13 +125,16 @@ impl Spool {
     fn of_class(&mut self, class: usize) -> &mut Vec<u8> {
         let open = &mut self.open[class];
         if open.frames.len() >= PIECE {
-            // With room for the last frame and the checksum.
-            let frames = std::mem::replace(&mut open.frames, Vec::with_capacity(PIECE + PIECE / 4));
-            // An upper bound for the new piece, too.
-            let piece = Piece { frames, ..*open };
+            // The bound holds for the next piece, too.
+            let piece = Piece { frames: std::mem::take(&mut open.frames), ..*open };
             self.give(Spooled::Piece(self.worker, piece));
         }
-        &mut self.open[class].frames
+        let open = &mut self.open[class].frames;
+        if open.capacity() == 0 {
+            // With room for the last frame and the checksum.
+            *open = self.to.emptied.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE + PIECE / 4));
+        }
+        open
     }
 
     /// The writer can't keep up: the worker should read no more for now.
@@ -159,7 +187,7 @@ impl Spool {
     /// Hands on what waits, as far as the writer has room.
     pub fn hand_on(&mut self) {
         while let Some(next) = self.waiting.pop_front() {
-            match self.to.try_send(next) {
+            match self.to.pieces.try_send(next) {
                 Ok(()) => {}
                 Err(TrySendError::Full(next)) => {
                     self.waiting.push_front(next);
@@ -178,7 +206,7 @@ mod tests {
 
     #[test]
     fn frames_lie_together_by_how_long_they_matter_and_those_that_are_over_are_not_written() {
-        let (to, from) = crossbeam_channel::bounded(16);
+        let (to, from) = to_writer(16);
         let mut spool = Spool::new(0, to);
         let (minute, hour) = (60_000_000, 3_600_000_000);
         spool.frames().extend_from_slice(b"group");
@@ -204,6 +232,9 @@ mod tests {
             (3, Some(140), "four"),
             (0, None, "2"),
         ];
-        assert_eq!(from.try_iter().map(told).collect::<Vec<_>>(), expected.map(|(c, u, t)| (c, u, t.to_owned())));
+        assert_eq!(
+            from.pieces.try_iter().map(told).collect::<Vec<_>>(),
+            expected.map(|(c, u, t)| (c, u, t.to_owned()))
+        );
     }
 }

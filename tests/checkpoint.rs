@@ -73,14 +73,14 @@ impl Run {
     fn piece_of(&self, class: u8, until: Option<i64>, frames: &[Frame<'_>]) {
         let mut bytes = Vec::new();
         frames.iter().for_each(|frame| frame.write(&mut bytes));
-        self.writer.to.send(Spooled::Piece(0, Piece { class, until, frames: bytes })).unwrap();
+        self.writer.to.pieces.send(Spooled::Piece(0, Piece { class, until, frames: bytes })).unwrap();
     }
 
     fn cut(&self, epoch: u64) {
         let progress =
             Progress { next: epoch * 10, largest: None, latest: None, append: true, largest_timestamp: None };
         let partitions = vec![(PartitionId { source: 0, partition: 3 }, progress)];
-        self.writer.to.send(Spooled::Cut(0, Cut { epoch, watermark: Some(100), partitions })).unwrap();
+        self.writer.to.pieces.send(Spooled::Cut(0, Cut { epoch, watermark: Some(100), partitions })).unwrap();
     }
 
     /// What it made and why it ended, as far as nobody has looked yet.

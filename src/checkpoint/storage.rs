@@ -80,6 +80,14 @@ impl Sealed {
         body.extend_from_slice(&checksum);
         Sealed(body.into())
     }
+
+    /// The memory that it was made in, if nobody shares it any more.
+    pub(super) fn into_buffer(self) -> Option<Vec<u8>> {
+        let mut chunks = self.0.into_iter();
+        let only = chunks.next()?;
+        drop(chunks);
+        only.is_unique().then(|| only.into())
+    }
 }
 
 /// A place for checkpoints.

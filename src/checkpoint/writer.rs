@@ -2,13 +2,13 @@
 
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::Sender;
 use serde::{Deserialize, Serialize};
 
 use super::manifest::Segment;
 use super::storage::{Sealed, Storage};
 use crate::inbox::PartitionId;
-use crate::spool::{Cut, Piece, Progress, Spooled, UNDER_WAY};
+use crate::spool::{self, Cut, Piece, Progress, Spooled, ToWriter, UNDER_WAY};
 
 /// One process's part of a cut.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub(super) fn part_epoch(name: &str) -> Option<u64> {
 /// The running writer. It ends when all that send to it are gone.
 pub struct Writer {
     /// Where workers' spools send to.
-    pub to: Sender<Spooled>,
+    pub to: ToWriter,
     /// The writer's thread.
     pub thread: JoinHandle<()>,
 }
@@ -41,10 +41,11 @@ pub struct Writer {
 /// # Errors
 /// No thread can be had.
 pub fn start(storage: Storage, process: usize, workers: usize, written: Option<Sender<u64>>) -> Result<Writer, String> {
-    let (to, from) = bounded(UNDER_WAY);
+    let (to, from) = spool::to_writer(UNDER_WAY);
     let mut parts = Parts::new(storage, process, workers, rand::random());
+    parts.emptied = Some(from.emptied);
     let write = move || {
-        for spooled in from {
+        for spooled in from.pieces {
             if let (Some(epoch), Some(written)) = (parts.take(spooled), &written) {
                 // Nobody makes manifests any more: the process ends.
                 let _ended = written.send(epoch);
@@ -68,12 +69,14 @@ pub struct Parts {
     workers: Vec<Vec<Segment>>,
     /// Cuts that not all workers have come to yet.
     cuts: Vec<(u64, usize, Part)>,
+    /// Where pieces go that are written.
+    emptied: Option<Sender<Vec<u8>>>,
 }
 
 impl Parts {
     /// `run`: makes names that no other run gives.
     pub fn new(storage: Storage, process: usize, workers: usize, run: u64) -> Parts {
-        Parts { storage, run, process, next: 0, workers: vec![Vec::new(); workers], cuts: Vec::new() }
+        Parts { storage, run, process, next: 0, workers: vec![Vec::new(); workers], cuts: Vec::new(), emptied: None }
     }
 
     /// Takes what a worker put aside; gives the epoch of the cut whose part is durable now. Meanwhile spools fill, and the
@@ -84,7 +87,12 @@ impl Parts {
                 let name = format!("segments/{:016x}-{}-{:010}", self.run, self.process, self.next);
                 self.next += 1;
                 let bytes = frames.len() as u64;
-                self.put(&name, frames);
+                let written = self.put(&name, frames);
+                if let (Some(mut piece), Some(emptied)) = (written.into_buffer(), &self.emptied) {
+                    piece.clear();
+                    // If there are enough of them, it goes.
+                    let _enough = emptied.try_send(piece);
+                }
                 self.workers[worker].push(Segment { name, bytes, class, until });
                 None
             }
@@ -113,7 +121,9 @@ impl Parts {
         Some(epoch)
     }
 
-    fn put(&self, name: &str, body: Vec<u8>) {
-        self.storage.put_until_there(name, &Sealed::new(body), "a checkpoint waits to be written");
+    fn put(&self, name: &str, body: Vec<u8>) -> Sealed {
+        let sealed = Sealed::new(body);
+        self.storage.put_until_there(name, &sealed, "a checkpoint waits to be written");
+        sealed
     }
 }

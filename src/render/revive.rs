@@ -194,7 +194,7 @@ mod tests {
     use super::super::settings::Settings;
     use super::*;
     use crate::session::SessionView;
-    use crate::spool::Spool;
+    use crate::spool::{Spool, to_writer};
 
     fn detect(spool: Option<Rc<RefCell<Spool>>>) -> Detect {
         let hasher = Hasher::new(&[7; 192]);
@@ -234,7 +234,7 @@ mod tests {
     /// at once, so the next is asked about it, too: on the worker that owns the session.
     #[test]
     fn a_life_that_is_told_of_again_is_not_taken_for_one_that_never_was() {
-        let spool = Rc::new(RefCell::new(Spool::new(0, crossbeam_channel::bounded(1).0)));
+        let spool = Rc::new(RefCell::new(Spool::new(0, to_writer(1).0)));
         let mut before = detect(Some(spool.clone()));
         before.sessions.push(SessionChange::Left(view()));
         before.keep_leaving(5);

@@ -26,7 +26,7 @@ use crate::render::export::Exported;
 use crate::render::ingest::IngestParts;
 use crate::render::settings::Settings;
 use crate::render::{self, Built};
-use crate::spool::{Progress, Spool, Spooled};
+use crate::spool::{Progress, Spool, ToWriter};
 use crate::view::Answer;
 
 /// Epochs that may be under way at once.
@@ -57,7 +57,7 @@ pub struct Shared {
 #[derive(Default)]
 pub struct Kept {
     /// Takes what they put aside; `None`: nothing is.
-    pub spooled: Option<Sender<Spooled>>,
+    pub spooled: Option<ToWriter>,
     /// How far partitions had been read when the checkpoint was made that the cluster begins with.
     pub before: HashMap<PartitionId, Progress>,
     /// That checkpoint's number; 0: there is none.
@@ -71,7 +71,7 @@ struct Seat {
     inbox: Receiver<Message>,
     /// Its place in its process.
     place: usize,
-    spooled: Option<Sender<Spooled>>,
+    spooled: Option<ToWriter>,
     before: HashMap<PartitionId, Progress>,
     checkpoint: u64,
     back: Receiver<Vec<u8>>,
