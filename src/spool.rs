@@ -237,4 +237,15 @@ mod tests {
             expected.map(|(c, u, t)| (c, u, t.to_owned()))
         );
     }
+
+    #[test]
+    fn pieces_are_filled_that_were_written_before() {
+        let (to, from) = to_writer(1);
+        let mut spool = Spool::new(0, to);
+        let written = Vec::with_capacity(77);
+        let place = written.as_ptr();
+        from.emptied.send(written).unwrap();
+        assert_eq!(spool.frames().as_ptr(), place);
+        assert!(spool.events(1, 1).capacity() > PIECE, "with no other to be had");
+    }
 }
