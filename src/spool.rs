@@ -7,6 +7,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use serde::{Deserialize, Serialize};
 
 use crate::inbox::PartitionId;
+use crate::loads::InForce;
 
 /// A piece is handed on at this size.
 const PIECE: usize = 4 << 20;
@@ -39,6 +40,8 @@ pub struct Cut {
     pub watermark: Option<i64>,
     /// How far this worker's partitions were read.
     pub partitions: Vec<(PartitionId, Progress)>,
+    /// The rules in force, as one of the workers tells.
+    pub in_force: Option<InForce>,
 }
 
 /// What goes to the writer.
@@ -88,11 +91,11 @@ impl Spool {
     }
 
     /// Detection is at the cut: what it appends from now on belongs to the next.
-    pub fn seal(&mut self, epoch: u64, watermark: Option<i64>) {
+    pub fn seal(&mut self, epoch: u64, watermark: Option<i64>, in_force: Option<InForce>) {
         let at = self.read.iter().position(|(e, _)| *e == epoch);
         let partitions = at.and_then(|at| self.read.remove(at)).map(|(_, p)| p).unwrap_or_default();
         let frames = std::mem::take(&mut self.open);
-        self.sealed.push_back((Cut { epoch, watermark, partitions }, frames));
+        self.sealed.push_back((Cut { epoch, watermark, partitions, in_force }, frames));
     }
 
     /// The last of the operators is at the cut, with these frames: it is complete.

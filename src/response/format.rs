@@ -163,6 +163,7 @@ mod tests {
             actions: Vec::new(),
             run_actions: true,
             shadow: false,
+            backfilled: false,
             trigger_event: "{}".into(),
             handling: Handling::default(),
         }
