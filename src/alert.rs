@@ -102,6 +102,9 @@ pub struct Alert {
     /// Its first match was found by back-fill: the rule was loaded after it.
     #[serde(default)]
     pub backfilled: bool,
+    /// Its rule is not in force any more: nothing changes it but analysts.
+    #[serde(default)]
+    pub rule_removed: bool,
     /// The first match's ending event as it was received.
     pub trigger_event: String,
     /// What analysts have done with it.
@@ -220,6 +223,9 @@ impl Alert {
         }
         if self.backfilled {
             out["backfilled"] = json!(true);
+        }
+        if self.rule_removed {
+            out["rule_removed"] = json!(true);
         }
         if !self.handling.notes().is_empty() {
             out["handling"] = json!(self.handling.to_json());

@@ -161,6 +161,7 @@ fn alert(id: &str, actions: &[Action]) -> Alert {
         run_actions: true,
         shadow: false,
         backfilled: false,
+        rule_removed: false,
         trigger_event: r#"{"event_id":"e2","action":{"target":"evil.io:443"}}"#.into(),
         handling: Default::default(),
     }

@@ -215,6 +215,7 @@ impl Chains2Alerts<'_> {
             run_actions: if backfilled { self.may_act(chain) } else { !rule.shadow },
             shadow: rule.shadow,
             backfilled,
+            rule_removed: false,
             trigger_event: String::from_utf8_lossy(end.raw()).into_owned(),
             handling: Handling::default(),
         })

@@ -164,6 +164,7 @@ mod tests {
             run_actions: true,
             shadow: false,
             backfilled: false,
+            rule_removed: false,
             trigger_event: "{}".into(),
             handling: Handling::default(),
         }

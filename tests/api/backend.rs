@@ -290,6 +290,7 @@ pub(crate) fn alert(id: &str, severity: Severity, status: Status) -> Alert {
         run_actions: true,
         shadow: false,
         backfilled: false,
+        rule_removed: false,
         trigger_event: "{}".into(),
         handling: Default::default(),
     }

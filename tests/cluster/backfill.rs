@@ -1,7 +1,9 @@
 //! Rules that are loaded into a running cluster, and what had happened before.
 
+use clawdstrike_test_services::Service as _;
 use serde_json::Value;
 
+use crate::kafka::{APPEND_TIME, produce};
 use crate::{BRIEF, Cluster, append, event, receiver, wait};
 
 /// A secret is read, then something leaves. `more`: further keys.
@@ -117,5 +119,49 @@ fn a_cluster_that_is_killed_while_events_are_read_again_reads_them_again() {
     let found = alert_of(&cluster, "LATE", "s");
     assert_eq!((&found["backfilled"], &found["match_count"]), (&Value::Null, &1.into()), "{found}");
     assert_eq!(found["evidence"][0]["id"], "e0");
+    assert_eq!(cluster.stop(), 0);
+}
+
+#[test]
+fn open_alerts_stay_when_their_rule_goes_and_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("data")).unwrap();
+    let (hook, _) = receiver();
+    let rule = theft("GOES", "");
+    let cluster = Cluster::start(&config(folder.path(), &hook), &[("brief.yaml", BRIEF), ("goes.yaml", &rule)], &[]);
+    let events = folder.path().join("data/a.jsonl");
+    append(&events, &event("e1", "s", 0, "file_access", "/secret", true));
+    append(&events, &event("e2", "s", 1, "network_egress", "evil.io:443", true));
+    let opened = alert_of(&cluster, "GOES", "s");
+    assert_eq!(opened["rule_removed"], Value::Null);
+    std::fs::remove_file(cluster.path("rules/goes.yaml")).unwrap();
+    let marked = wait("the mark", || cluster.alerts_of("GOES").pop().filter(|alert| alert["rule_removed"] == true));
+    assert_eq!((&marked["alert_id"], &marked["status"]), (&opened["alert_id"], &opened["status"]));
+    std::fs::write(cluster.path("rules/goes.yaml"), &rule).unwrap();
+    wait("no mark", || cluster.alerts_of("GOES").pop().filter(|alert| alert["rule_removed"].is_null()));
+    assert_eq!(cluster.stop(), 0);
+}
+
+#[test]
+fn a_topic_is_read_again_by_time() {
+    let kafka = clawdstrike_test_services::kafka().unwrap();
+    kafka.create_topic("agents", 3, &[APPEND_TIME]).unwrap();
+    let config = format!(
+        "[cluster]\nprocesses = 2\n[[source]]\ntype = \"kafka\"\nname = \"kafka\"\nbrokers = \"{}\"\ntopics = [\"agents\"]\n",
+        kafka.bootstrap()
+    );
+    let cluster = Cluster::start(&config, &[("brief.yaml", BRIEF)], &[]);
+    produce(&kafka, "agents", 2, "before", 0..4);
+    until_read(&cluster, 4);
+    // Where a session's events lie in several partitions, they are one group's all the same.
+    let rule = "rules:\n- {id: FIVE, name: five, severity: low, by: [agent_id], suppress_for: 0s, conditions: \
+                [{type: threshold, window: 1h, event_type: file_access, count: '>= 5'}]}\n";
+    std::fs::write(cluster.path("rules/five.yaml"), rule).unwrap();
+    wait("the rule", || cluster.get("/v1/rules/FIVE").filter(|answer| answer["rule"]["id"] == "FIVE"));
+    assert!(cluster.alerts_of("FIVE").is_empty());
+    produce(&kafka, "agents", 3, "after", 0..1);
+    let found = alert_of(&cluster, "FIVE", "after");
+    assert_eq!((&found["match_count"], &found["backfilled"]), (&1.into(), &Value::Null), "{found}");
+    assert_eq!(found["evidence"].as_array().unwrap().len(), 5);
     assert_eq!(cluster.stop(), 0);
 }

@@ -51,6 +51,7 @@ pub(crate) fn alert(id: &str, revision: u64) -> Alert {
         run_actions: true,
         shadow: false,
         backfilled: false,
+        rule_removed: false,
         trigger_event: "{}".into(),
         handling: Default::default(),
     }

@@ -51,6 +51,7 @@ fn alert(id: usize, status: Status) -> Alert {
         run_actions: true,
         shadow: false,
         backfilled: false,
+        rule_removed: false,
         trigger_event: "{}".into(),
         handling: Handling::default(),
     }
