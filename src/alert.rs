@@ -94,10 +94,17 @@ pub struct Alert {
     pub attack: Vec<String>,
     /// What the rule asks for.
     pub actions: Vec<Action>,
-    /// Whether the actions may run: false for shadow rules, and for an alert that took the place of another whose actions ran.
+    /// Whether the actions may run: false for shadow rules, for an alert that took the place of another whose actions ran, and
+    /// for one that so far has only matches that were found by back-fill, unless its rule says otherwise.
     pub run_actions: bool,
     /// The rule is a shadow.
     pub shadow: bool,
+    /// Its first match was found by back-fill: the rule was loaded after it.
+    #[serde(default)]
+    pub backfilled: bool,
+    /// Its rule is not in force any more: nothing changes it but analysts.
+    #[serde(default)]
+    pub rule_removed: bool,
     /// The first match's ending event as it was received.
     pub trigger_event: String,
     /// What analysts have done with it.
@@ -213,6 +220,12 @@ impl Alert {
         }
         if self.shadow {
             out["shadow"] = json!(true);
+        }
+        if self.backfilled {
+            out["backfilled"] = json!(true);
+        }
+        if self.rule_removed {
+            out["rule_removed"] = json!(true);
         }
         if !self.handling.notes().is_empty() {
             out["handling"] = json!(self.handling.to_json());

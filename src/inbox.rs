@@ -6,6 +6,8 @@
 //! Which worker owns a partition: `(partition + source) % workers`, over all workers of all processes, so that every
 //! process finds its own share without talking to the others.
 
+pub mod again;
+
 use std::sync::{Arc, OnceLock};
 
 /// A partition of a source. For files that are read once it is the place in the list of files, for followed ones a hash
@@ -110,8 +112,13 @@ pub struct Closed;
 impl Inbox {
     /// A bounded inbox and its receiving side.
     pub fn new() -> (Inbox, crossbeam_channel::Receiver<Message>) {
+        Inbox::waking(Waker::default())
+    }
+
+    /// As [`Inbox::new`], of a worker that another inbox wakes already.
+    pub fn waking(waker: Waker) -> (Inbox, crossbeam_channel::Receiver<Message>) {
         let (sender, receiver) = crossbeam_channel::bounded(INBOX_BATCHES);
-        (Inbox { sender, waker: Waker::default() }, receiver)
+        (Inbox { sender, waker }, receiver)
     }
 
     /// The waker of this inbox's worker.

@@ -10,6 +10,7 @@ pub mod config;
 pub mod dead_letter;
 pub mod frame;
 pub mod inbox;
+pub mod loads;
 pub mod metrics;
 pub mod render;
 pub mod response;

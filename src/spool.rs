@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use serde::{Deserialize, Serialize};
 
 use crate::inbox::PartitionId;
+use crate::loads::InForce;
 
 /// Frames of events lie together by how long they matter, in microseconds, up to each of these, and longer; so segments
 /// end as wholes. The first is what a group needs for late events alone.
@@ -44,6 +45,8 @@ pub struct Cut {
     pub watermark: Option<i64>,
     /// How far this worker's partitions were read.
     pub partitions: Vec<(PartitionId, Progress)>,
+    /// The rules in force, as one of the workers tells.
+    pub in_force: Option<InForce>,
 }
 
 /// Frames that matter for about as long.
@@ -149,7 +152,7 @@ impl Spool {
     }
 
     /// Detection is at the cut: what it appends from now on belongs to the next.
-    pub fn seal(&mut self, epoch: u64, watermark: Option<i64>) {
+    pub fn seal(&mut self, epoch: u64, watermark: Option<i64>, in_force: Option<InForce>) {
         let at = self.read.iter().position(|(e, _)| *e == epoch);
         let partitions = at.and_then(|at| self.read.remove(at)).map(|(_, p)| p).unwrap_or_default();
         // What matters no more needn't be written.
@@ -162,7 +165,7 @@ impl Spool {
                 pieces.push(piece);
             }
         }
-        self.sealed.push_back((Cut { epoch, watermark, partitions }, pieces));
+        self.sealed.push_back((Cut { epoch, watermark, partitions, in_force }, pieces));
     }
 
     /// The last of the operators is at the cut, with these frames: it is complete.
@@ -214,11 +217,11 @@ mod tests {
         spool.events(hour, 150).extend_from_slice(b"one");
         spool.events(hour - 1, 100).extend_from_slice(b"two");
         spool.events(hour + 1, 120).extend_from_slice(b"three");
-        spool.seal(1, Some(100));
+        spool.seal(1, Some(100), None);
         spool.finish(1, &mut b"alert".to_vec());
         // What comes after a cut is of the next, and its bounds are its own.
         spool.events(hour, 140).extend_from_slice(b"four");
-        spool.seal(2, Some(100));
+        spool.seal(2, Some(100), None);
         spool.finish(2, &mut Vec::new());
         let told = |spooled| match spooled {
             Spooled::Piece(_, Piece { class, until, frames }) => (class, until, String::from_utf8(frames).unwrap()),

@@ -80,7 +80,11 @@ impl Run {
         let progress =
             Progress { next: epoch * 10, largest: None, latest: None, append: true, largest_timestamp: None };
         let partitions = vec![(PartitionId { source: 0, partition: 3 }, progress)];
-        self.writer.to.pieces.send(Spooled::Cut(0, Cut { epoch, watermark: Some(100), partitions })).unwrap();
+        self.writer
+            .to
+            .pieces
+            .send(Spooled::Cut(0, Cut { epoch, watermark: Some(100), partitions, in_force: None }))
+            .unwrap();
     }
 
     /// What it made and why it ended, as far as nobody has looked yet.

@@ -160,6 +160,8 @@ fn alert(id: &str, actions: &[Action]) -> Alert {
         actions: actions.to_vec(),
         run_actions: true,
         shadow: false,
+        backfilled: false,
+        rule_removed: false,
         trigger_event: r#"{"event_id":"e2","action":{"target":"evil.io:443"}}"#.into(),
         handling: Default::default(),
     }

@@ -190,7 +190,9 @@ impl Maker {
             .collect();
         let mut segments = begun.map(|m| m.segments.clone()).unwrap_or_default();
         let mut watermark = begun.and_then(|m| m.watermark);
+        let mut in_force = None;
         for part in parts {
+            in_force = in_force.or(part.in_force);
             watermark = watermark.max(part.watermark);
             segments.extend(part.segments);
             for (source, partition, progress) in part.positions {
@@ -214,6 +216,7 @@ impl Maker {
             positions: positions.into_values().collect(),
             segments,
             merged: begun.map_or(0, |m| m.merged),
+            in_force,
         }
     }
 

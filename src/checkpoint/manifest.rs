@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::storage::{Sealed, Storage, StorageError};
 use super::{FORMAT, number};
+use crate::loads::InForce;
 use crate::spool::Progress;
 
 /// Other runs may make so many manifests while one begins.
@@ -38,6 +39,9 @@ pub struct Manifest {
     pub segments: Vec<Segment>,
     /// Bytes of class 0 that were left when its segments were last merged.
     pub merged: u64,
+    /// The rules in force; `None`: not told.
+    #[serde(default)]
+    pub in_force: Option<InForce>,
 }
 
 /// How far a partition has been read.

@@ -8,14 +8,16 @@ use serde::{Deserialize, Serialize};
 use super::manifest::Segment;
 use super::storage::{Sealed, Storage};
 use crate::inbox::PartitionId;
+use crate::loads::InForce;
 use crate::spool::{self, Cut, Piece, Progress, Spooled, ToWriter, UNDER_WAY};
 
 /// One process's part of a cut.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Part {
     pub watermark: Option<i64>,
     pub segments: Vec<Segment>,
     pub positions: Vec<(u16, u32, Progress)>,
+    pub in_force: Option<InForce>,
 }
 
 /// Epochs never go back, so a part's name is given once.
@@ -103,12 +105,13 @@ impl Parts {
     fn take_cut(&mut self, worker: usize, cut: Cut) -> Option<u64> {
         let segments = std::mem::take(&mut self.workers[worker]);
         let at = self.cuts.iter().position(|(epoch, ..)| *epoch == cut.epoch).unwrap_or_else(|| {
-            self.cuts.push((cut.epoch, 0, Part { watermark: None, segments: Vec::new(), positions: Vec::new() }));
+            self.cuts.push((cut.epoch, 0, Part::default()));
             self.cuts.len() - 1
         });
         let (epoch, workers, part) = &mut self.cuts[at];
         *workers += 1;
         part.watermark = part.watermark.max(cut.watermark);
+        part.in_force = part.in_force.take().or(cut.in_force);
         part.segments.extend(segments);
         let position = |(id, progress): (PartitionId, Progress)| (id.source, id.partition, progress);
         part.positions.extend(cut.partitions.into_iter().map(position));

@@ -66,6 +66,8 @@ pub struct Chains2Alerts<'a> {
     pub log: &'a Log,
     /// Matches of each condition, for a rule with several.
     pub parts: &'a [Vec<Match>],
+    /// Matches that can still change, for a rule that was loaded after others.
+    pub matches: &'a [Match],
 }
 
 impl Alerting {
@@ -157,12 +159,29 @@ impl Chains2Alerts<'_> {
         let mut changed = (alert.last_seen, alert.match_count) != (chain.last, chain.count);
         (alert.last_seen, alert.match_count) = (chain.last, chain.count);
         alert.status = status(chain);
+        if alert.backfilled && !alert.run_actions && self.may_act(chain) {
+            (alert.run_actions, changed) = (true, true);
+        }
         if late.is_some_and(|from| chain.first.time >= from) {
             let evidence = self.evidence(&chain.first);
             changed |= evidence != alert.evidence;
             alert.evidence = evidence;
         }
         changed
+    }
+
+    /// Whether a match was found by back-fill.
+    fn is_before(&self, found: &Match) -> bool {
+        let since = &self.info.since;
+        let end = || self.log.find(found.end_time, found.end).map(|at| self.log.entries()[at].payload().position());
+        since.has_before() && end().is_some_and(|end| since.is_before(found, end))
+    }
+
+    /// Whether the rule wants actions for a chain: once one of its matches was found live.
+    fn may_act(&self, chain: &Chain) -> bool {
+        let within = |m: &&Match| chain.first.time <= m.time && m.time <= chain.last;
+        let rule = &self.info.rule;
+        !rule.shadow && (rule.backfill_actions || self.matches.iter().filter(within).any(|m| !self.is_before(m)))
     }
 
     fn open(&self, chain: &Chain, revision: u64) -> Option<Alert> {
@@ -172,6 +191,7 @@ impl Chains2Alerts<'_> {
         // It was valid when it was read.
         let event = decode(end.raw()).ok()?;
         let group = group_values(&event, &rule.by);
+        let backfilled = self.is_before(&chain.first);
         Some(Alert {
             alert_id: self.alert_id(&group, &chain.first, end),
             revision,
@@ -192,8 +212,10 @@ impl Chains2Alerts<'_> {
             evidence: self.evidence(&chain.first),
             attack: rule.attack.clone(),
             actions: rule.actions.clone(),
-            run_actions: !rule.shadow,
+            run_actions: if backfilled { self.may_act(chain) } else { !rule.shadow },
             shadow: rule.shadow,
+            backfilled,
+            rule_removed: false,
             trigger_event: String::from_utf8_lossy(end.raw()).into_owned(),
             handling: Handling::default(),
         })

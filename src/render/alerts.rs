@@ -70,6 +70,8 @@ struct View {
     left: Option<HashSet<String>>,
     /// Until then too: what analysts had done with alerts that may come.
     handled: HashMap<String, Handling>,
+    /// Ids of the rules in force.
+    rules: HashSet<String>,
     spool: Option<Rc<RefCell<Spool>>>,
     /// Frames of what changed since the last cut.
     frames: Vec<u8>,
@@ -102,6 +104,7 @@ pub fn view<'scope>(
         open: HashMap::new(),
         left: spool.is_some().then(HashSet::new),
         handled: HashMap::new(),
+        rules: HashSet::new(),
         spool,
         frames: Vec::new(),
     };
@@ -134,6 +137,14 @@ pub fn view<'scope>(
                 out.session(&caps[1]).give_iterator(shares.into_iter());
                 for command in arrived.commands {
                     match command {
+                        Command::Rules(switch) => {
+                            view.rules = switch.set.rules.into_iter().map(|rule| rule.id).collect();
+                            alerts_out.session(&caps[0]).give_iterator(view.mark(epoch).into_iter());
+                        }
+                        // What a checkpoint kept has come by now.
+                        Command::Live => {
+                            alerts_out.session(&caps[0]).give_iterator(view.mark(epoch).into_iter());
+                        }
                         Command::Checkpoint => view.cut(epoch),
                         Command::Reconcile(suspects) => {
                             let told = view.reconcile(epoch, suspects.alerts);
@@ -161,7 +172,7 @@ impl View {
         if origin == Origin::Made {
             let groups = self.shared.groups.borrow();
             let view = groups.get(session).and_then(|g| g.session.as_ref());
-            alert.risk_score = view.map_or(0.0, |s| s.risk_at(alert.first_seen, &self.settings.risk));
+            alert.risk_score = view.map_or(alert.risk_score, |s| s.risk_at(alert.first_seen, &self.settings.risk));
             drop(groups);
             self.keep(epoch, session, &alert.alert_id, Some(&alert));
         }
@@ -220,6 +231,23 @@ impl View {
         }
         alert.revision = epoch;
         self.take(epoch, AlertVersion { session, alert, origin: Origin::Made })
+    }
+
+    /// Open alerts stay when their rule goes, and say so.
+    fn mark(&mut self, epoch: u64) -> Vec<AlertVersion> {
+        let wrong =
+            |kept: &&Kept| is_open(&kept.alert) && kept.alert.rule_removed == self.rules.contains(&kept.alert.rule_id);
+        let marked: Vec<AlertVersion> = self
+            .alerts
+            .values()
+            .filter(wrong)
+            .map(|Kept { session, alert }| AlertVersion {
+                session: *session,
+                alert: Alert { rule_removed: !alert.rule_removed, revision: epoch, ..alert.clone() },
+                origin: Origin::Made,
+            })
+            .collect();
+        marked.into_iter().filter_map(|version| self.take(epoch, version)).collect()
     }
 
     /// Puts aside a version, or that an alert has left the view. The key goes where the session's goes.
@@ -389,6 +417,7 @@ mod tests {
             open: HashMap::new(),
             left: Some(HashSet::new()),
             handled: HashMap::new(),
+            rules: HashSet::new(),
             spool: None,
             frames: Vec::new(),
         }

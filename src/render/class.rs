@@ -4,7 +4,7 @@
 use clawdstrike_operators::sequence;
 use serde::{Deserialize, Serialize};
 
-use super::rules::{AllowId, ById, Kind, MatcherId, RuleId, Rules, SESSION, Unit, UnitId};
+use super::rules::{AllowId, ById, Kind, MatcherId, RuleId, RuleInfo, Rules, SESSION, Unit, UnitId};
 
 /// A class as the worker that met it first tells all others. Its number is that worker's index and a running number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,6 +54,10 @@ pub struct Class {
     retain: Vec<Retain>,
     /// Bit `b`: it has a role in the groups of `by` list `b`.
     pub roles: u64,
+    /// The same for rules that wait for earlier events.
+    pub fill_roles: u64,
+    /// For each `by` list: the earliest time of its events that such rules see.
+    filling: Vec<i64>,
 }
 
 /// The most `by` lists that there can be in the life of a cluster (bits of [`Class::roles`]); rules with a further one are
@@ -78,17 +82,21 @@ impl Class {
             openers: vec![Vec::new(); rules.bys.len()],
             retain: vec![Retain::default(); rules.bys.len()],
             roles: 0,
+            fill_roles: 0,
+            filling: vec![i64::MAX; rules.bys.len()],
         };
         let mut units: Vec<_> = rules.units.iter().collect();
         units.sort_by_key(|(id, _)| **id);
         for (&id, unit) in units.into_iter().filter(|(_, u)| usize::from(u.by) < MAX_BYS) {
-            let reach = rules.rules.get(&unit.rule).map_or(0, |r| r.reach());
-            class.add(id, unit, reach);
+            if let Some(info) = rules.rules.get(&unit.rule) {
+                class.add(id, unit, info);
+            }
         }
         class
     }
 
-    fn add(&mut self, id: UnitId, unit: &Unit, reach: i64) {
+    fn add(&mut self, id: UnitId, unit: &Unit, info: &RuleInfo) {
+        let reach = info.reach();
         let positive = !self.is_suppressed(unit.rule);
         let has = |m: &MatcherId| self.def.satisfies(*m);
         let by = usize::from(unit.by);
@@ -130,11 +138,16 @@ impl Class {
             }
         };
         self.retain[by] = retain;
-        if opens {
-            self.openers[by].push(id);
-        }
         if takes_part {
             self.roles |= 1 << unit.by;
+        }
+        if info.since.filling {
+            if takes_part {
+                self.fill_roles |= 1 << unit.by;
+                self.filling[by] = self.filling[by].min(info.since.horizon);
+            }
+        } else if opens {
+            self.openers[by].push(id);
         }
     }
 
@@ -152,6 +165,12 @@ impl Class {
     /// How long its hits are needed in groups of a `by` list.
     pub fn retain(&self, by: ById) -> Retain {
         self.retain.get(usize::from(by)).copied().unwrap_or_default()
+    }
+
+    /// The earliest time from which on its hits are kept in groups of a `by` list for rules that wait for earlier events;
+    /// [`i64::MAX`]: for none.
+    pub fn filling(&self, by: ById) -> i64 {
+        self.filling.get(usize::from(by)).copied().unwrap_or(i64::MAX)
     }
 
     /// Whether it has a role in groups of a `by` list.

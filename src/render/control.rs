@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use super::class::ClassDef;
 use crate::alert::{Alert, Handling};
 use crate::inbox::PartitionId;
+use crate::loads::InForce;
 use crate::session::SessionKey;
 use crate::view::Query;
 
@@ -24,7 +25,7 @@ pub enum Command {
         restored: Option<Restored>,
     },
     /// Switch to this rule set.
-    Rules(#[serde(with = "super::json")] Box<RuleSet>),
+    Rules(#[serde(with = "super::json")] Box<Switch>),
     /// All that was kept is back with its owners: go on from there, and read.
     Live,
     /// Put aside what has changed since the last cut: this is the next.
@@ -43,6 +44,17 @@ pub enum Command {
         /// The question.
         query: Query,
     },
+}
+
+/// A rule set that takes another one's place.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Switch {
+    /// The set.
+    pub set: RuleSet,
+    /// Since when each of its rules is in force.
+    pub in_force: InForce,
+    /// Names the reading again for those that wait for it, in this run; 0: none does.
+    pub fill: u32,
 }
 
 /// What holds for a whole checkpoint.
@@ -101,6 +113,15 @@ pub enum Notice {
     Class(ClassDef),
     /// A worker has handed all its share of what was kept to its owners.
     PutBack,
+    /// A worker has read again more of what rules wait for.
+    Filling {
+        /// Which worker.
+        worker: u32,
+        /// Which reading again ([`Switch::fill`]).
+        fill: u32,
+        /// That was all of it.
+        done: bool,
+    },
     /// How far a worker has read, and what it has counted.
     Progress {
         /// Which worker.

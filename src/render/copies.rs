@@ -15,6 +15,17 @@ struct Seen {
     time: i64,
 }
 
+/// What a record that is read again turns out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// An event.
+    Event,
+    /// A copy of an earlier one.
+    Copy,
+    /// An event of which a copy was taken for the event, at this time, since the event itself was of no interest then.
+    CopiedBy(i64),
+}
+
 /// What has been read, for as long as copies are recognised.
 #[derive(Clone, Debug, Default)]
 pub struct Copies {
@@ -37,11 +48,42 @@ impl Copies {
         false
     }
 
+    /// What a record that is read again is to those that are known: its own former reading is among them, if that went to
+    /// this group.
+    pub fn meet_again(&mut self, head: &Head, window: i64) -> Again {
+        if head.id == 0 {
+            return Again::Event;
+        }
+        let at = self.place(head);
+        let same = self.seen[..at].iter_mut().rev().take_while(|s| s.timestamp == head.timestamp);
+        for known in same.filter(|s| s.id == head.id && s.raw == head.raw) {
+            if known.time == head.time {
+                return Again::Event;
+            }
+            if known.time < head.time && head.reference.saturating_sub(known.time) <= window {
+                return Again::Copy;
+            }
+            if known.time > head.time && known.time.saturating_sub(head.time) <= window {
+                return Again::CopiedBy(std::mem::replace(&mut known.time, head.time));
+            }
+        }
+        self.remember(head);
+        Again::Event
+    }
+
     /// Remembers a record that is no copy.
     pub fn remember(&mut self, head: &Head) {
         if head.id != 0 {
             let at = self.place(head);
             self.seen.insert(at, Seen { timestamp: head.timestamp, id: head.id, raw: head.raw, time: head.time });
+        }
+    }
+
+    /// Remembers a record that is no copy, unless it is remembered already.
+    pub fn remember_once(&mut self, head: &Head) {
+        let mut same = self.seen[..self.place(head)].iter().rev().take_while(|s| s.timestamp == head.timestamp);
+        if !same.any(|s| (s.id, s.raw, s.time) == (head.id, head.raw, head.time)) {
+            self.remember(head);
         }
     }
 

@@ -15,7 +15,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
 use super::class::Classes;
-use super::control::{Command, Counters, Notice, Watermark};
+use super::control::{Command, Counters, Notice, Switch, Watermark};
 use super::group::Context;
 use super::groups::{Groups, Touched};
 use super::hit::HitBatch;
@@ -120,6 +120,8 @@ pub struct Totals {
     pub finished: bool,
     /// Workers that have handed over their share of a checkpoint.
     pub put_back: usize,
+    /// The last reading again for rules that has been finished.
+    pub filled: u32,
     /// Something has arrived for an epoch that isn't closed yet.
     pub pending: bool,
 }
@@ -184,6 +186,8 @@ pub(super) struct Detect {
     offline: bool,
     last_beat: Instant,
     closed: bool,
+    /// The reading again that rules wait for, and the workers that are done with it.
+    fill: (u32, HashSet<u32>),
     pub(super) changed: Vec<u128>,
     pub(super) alerts: Vec<AlertVersion>,
     pub(super) sessions: Vec<SessionChange>,
@@ -290,6 +294,7 @@ impl Detect {
             offline: false,
             last_beat: Instant::now(),
             closed: false,
+            fill: (0, HashSet::new()),
             changed: Vec::new(),
             alerts: Vec::new(),
             sessions: Vec::new(),
@@ -310,11 +315,17 @@ impl Detect {
                     totals.positions.extend(positions);
                 }
                 Notice::PutBack => self.shared.totals.borrow_mut().put_back += 1,
+                Notice::Filling { worker, fill, done } => {
+                    if done && fill == self.fill.0 {
+                        self.fill.1.insert(worker);
+                    }
+                }
             }
         }
         self.staged.add(arrived.back);
         self.apply_hits(epoch, &arrived.hits);
         self.move_watermark(epoch);
+        self.begin_rules(epoch);
         self.make_room();
         self.keep_leaving(epoch);
         for command in arrived.commands {
@@ -343,6 +354,29 @@ impl Detect {
         self.shared.totals.borrow_mut().copies += copies;
     }
 
+    /// Once all workers have read again what rules wait for, those begin.
+    fn begin_rules(&mut self, epoch: u64) {
+        if self.fill.0 == 0 || self.fill.1.len() < self.shared.place.1 {
+            return;
+        }
+        self.shared.totals.borrow_mut().filled = std::mem::take(&mut self.fill.0);
+        let filled = self.rules.fill();
+        self.classes.reload(&self.rules);
+        let watermark = self.shared.totals.borrow().watermark.unwrap_or(i64::MIN);
+        let keeper = self.keeper.as_ref();
+        let ctx =
+            Context { rules: &self.rules, classes: &self.classes, settings: &self.settings, watermark, keeper, epoch };
+        let hasher = self.shared.hasher.borrow();
+        let (alerts, sessions, scratch) = (&mut self.alerts, &mut self.sessions, &mut self.scratch);
+        self.shared.groups.borrow_mut().begin_rules(&ctx, &filled, |touched| {
+            collect(touched, hasher.as_ref(), scratch, alerts, sessions);
+        });
+        drop(hasher);
+        if watermark > i64::MIN {
+            self.advance(epoch, watermark);
+        }
+    }
+
     fn move_watermark(&mut self, epoch: u64) {
         let (before, finished) = {
             let totals = self.shared.totals.borrow();
@@ -358,34 +392,33 @@ impl Detect {
         if let Some(watermark) = now
             && now > before
         {
-            let keeper = self.keeper.as_ref();
-            let ctx = Context {
-                rules: &self.rules,
-                classes: &self.classes,
-                settings: &self.settings,
-                watermark,
-                keeper,
-                epoch,
-            };
-            let hasher = self.shared.hasher.borrow();
-            let (alerts, sessions, scratch) = (&mut self.alerts, &mut self.sessions, &mut self.scratch);
-            let oldest = watermark.saturating_sub(self.settings.session_retention);
-            let idle = watermark.saturating_sub(self.settings.session_idle);
-            let weights = &self.settings.risk;
-            self.shared.groups.borrow_mut().advance(&ctx, |touched| {
-                if let Some(session) = &mut touched.group.session {
-                    sessions.extend(session.retire(oldest, idle, weights).into_iter().map(SessionChange::Now));
-                    if session.is_empty() {
-                        touched.group.had_lives = true;
-                        touched.group.session = None;
-                    }
-                }
-                collect(touched, hasher.as_ref(), scratch, alerts, sessions);
-            });
+            self.advance(epoch, watermark);
         }
         if self.offline && ended && !finished {
             self.tell_all_sessions(now);
         }
+    }
+
+    /// Looks at the groups that are due.
+    fn advance(&mut self, epoch: u64, watermark: i64) {
+        let keeper = self.keeper.as_ref();
+        let ctx =
+            Context { rules: &self.rules, classes: &self.classes, settings: &self.settings, watermark, keeper, epoch };
+        let hasher = self.shared.hasher.borrow();
+        let (alerts, sessions, scratch) = (&mut self.alerts, &mut self.sessions, &mut self.scratch);
+        let oldest = watermark.saturating_sub(self.settings.session_retention);
+        let idle = watermark.saturating_sub(self.settings.session_idle);
+        let weights = &self.settings.risk;
+        self.shared.groups.borrow_mut().advance(&ctx, |touched| {
+            if let Some(session) = &mut touched.group.session {
+                sessions.extend(session.retire(oldest, idle, weights).into_iter().map(SessionChange::Now));
+                if session.is_empty() {
+                    touched.group.had_lives = true;
+                    touched.group.session = None;
+                }
+            }
+            collect(touched, hasher.as_ref(), scratch, alerts, sessions);
+        });
     }
 
     fn make_room(&mut self) {
@@ -411,8 +444,12 @@ impl Detect {
                     self.staged.acked = restored.acked;
                 }
             }
-            Command::Rules(set) => {
-                self.rules = self.registry.load(&set);
+            Command::Rules(switch) => {
+                let Switch { set, mut in_force, fill } = *switch;
+                // Who gave the command may not have known yet.
+                in_force.fill_as(&self.rules.in_force);
+                self.rules = self.registry.load(&set, in_force, &self.settings);
+                self.fill = (fill, HashSet::new());
                 self.classes.reload(&self.rules);
                 if let (Some(keeper), Some(hasher)) = (&mut self.keeper, &*self.shared.hasher.borrow()) {
                     keeper.tags = self.rules.bys.iter().map(|by| hasher.tag(by)).collect();

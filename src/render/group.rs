@@ -110,9 +110,9 @@ pub struct Changes {
 
 /// A rule's matches changed from this time on; `late`: also what proves matches from this time on.
 pub(super) struct Dirty {
-    rule: RuleId,
-    from: i64,
-    late: bool,
+    pub rule: RuleId,
+    pub from: i64,
+    pub late: bool,
 }
 
 impl Group {
@@ -187,6 +187,19 @@ impl Group {
     /// Applies an epoch's hits, in the order of their arrival; leaves `hits` empty.
     pub fn apply<'a>(&mut self, ctx: &Context<'a>, hits: &mut Vec<Hit<'a>>, changes: &mut Changes) {
         self.follow_rules(ctx.rules);
+        if ctx.rules.filling.is_some() {
+            let read_again: Vec<Hit<'a>> = hits.extract_if(.., |hit| hit.head.again).collect();
+            self.apply_first(ctx, hits, changes);
+            read_again.into_iter().for_each(|hit| self.take_again(ctx, hit));
+        } else {
+            // Whoever waited for these is gone.
+            hits.retain(|hit| !hit.head.again);
+            self.apply_first(ctx, hits, changes);
+        }
+    }
+
+    /// Hits of events that are read for the first time.
+    fn apply_first<'a>(&mut self, ctx: &Context<'a>, hits: &mut Vec<Hit<'a>>, changes: &mut Changes) {
         let before = hits.len();
         hits.retain(|hit| !self.copies.is_copy(hit.head, ctx.settings.dedup_window));
         changes.copies += (before - hits.len()) as u64;
@@ -328,7 +341,14 @@ impl Group {
 
     /// Steps a new machine through the window before entry `first` and on to `end`; its matches from `first` on replace
     /// those that were known.
-    fn rebuild(&mut self, ctx: &Context<'_>, id: UnitId, unit: &Unit, first: usize, end: usize) -> UnitState {
+    pub(super) fn rebuild(
+        &mut self,
+        ctx: &Context<'_>,
+        id: UnitId,
+        unit: &Unit,
+        first: usize,
+        end: usize,
+    ) -> UnitState {
         let entries = &self.log.entries()[..end];
         let old = self.units.binary_search_by_key(&id, |u| u.id).ok().map(|place| &self.units[place].state);
         if let Kind::Absence { .. } = unit.kind {
@@ -387,6 +407,7 @@ impl Group {
         let old = watermark.saturating_sub(ctx.settings.max_lateness);
         self.log.compact(self.by, ctx.classes, watermark, old);
         let newest_copy = watermark.saturating_add(ctx.settings.max_lateness).saturating_sub(ctx.settings.dedup_window);
+        let newest_copy = ctx.rules.filling.map_or(newest_copy, |from| newest_copy.min(from));
         if self.copies.forget(newest_copy)
             && let Some(session) = &mut self.session
         {
@@ -438,7 +459,7 @@ impl Group {
     }
 
     /// Turns changed matches into chains, and changed chains into versions of alerts.
-    fn settle(&mut self, ctx: &Context<'_>, mut dirty: Vec<Dirty>, changes: &mut Changes) {
+    pub(super) fn settle(&mut self, ctx: &Context<'_>, mut dirty: Vec<Dirty>, changes: &mut Changes) {
         dirty.sort_by_key(|d| (d.rule, d.from));
         let mut n = 0;
         while n < dirty.len() {
@@ -451,7 +472,9 @@ impl Group {
             if !m.parts.is_empty() {
                 combine(m, &self.log, from);
             }
-            let group = Chains2Alerts { ctx, info: &m.info, log: &self.log, parts: &m.parts };
+            let since = &m.info.since;
+            let matches: Vec<Match> = m.chains.live().iter().copied().filter(|_| since.has_before()).collect();
+            let group = Chains2Alerts { ctx, info: &m.info, log: &self.log, parts: &m.parts, matches: &matches };
             let chains = m.chains.current(m.info.rule.suppress_for);
             m.alerting.update(&group, chains, late, &mut changes.alerts);
         }
@@ -481,7 +504,7 @@ fn after(ctx: &Context<'_>, unit: &Unit, entries: &[Entry]) -> UnitState {
 }
 
 /// Whether events of the class mean anything to the unit.
-fn concerns(unit: &Unit, class: &Class) -> bool {
+pub(super) fn concerns(unit: &Unit, class: &Class) -> bool {
     match &unit.kind {
         Kind::Sequence { steps, without, until, .. } => !class.sequence(unit.rule, steps, without, *until).is_none(),
         Kind::Threshold { matcher, .. } => class.satisfied(unit.rule, &[*matcher]) != 0,

@@ -1,13 +1,15 @@
 //! All groups of one worker, and the wheel that says when each wants to be looked at again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
+use super::fill::Concerned;
 use super::group::{Changes, Context, Group, Hit};
 use super::hit::HitBatch;
 use super::key::Hashed;
-use super::rules::{ById, SESSION};
+use super::rules::{ById, RuleInfo, SESSION};
 use super::session::Session;
 
 /// One map that grows would stall the worker while it moves; many small ones don't.
@@ -35,6 +37,8 @@ pub struct Groups {
     shed: u64,
     touched: Vec<u128>,
     changes: Noted,
+    /// Groups with events of rules that wait for earlier ones.
+    filling: HashSet<u128, Hashed>,
 }
 
 /// What an epoch did to one group.
@@ -185,6 +189,11 @@ impl Groups {
         let mut changes = Changes::default();
         let had_session = group.session.is_some();
         self.changes.note(key, group);
+        if ctx.rules.filling.is_some()
+            && hits.iter().any(|h| ctx.classes.get(h.head.class).is_some_and(|class| class.filling(by) < i64::MAX))
+        {
+            self.filling.insert(key);
+        }
         group.apply(ctx, hits, &mut changes);
         self.sessions += usize::from(!had_session && group.session.is_some());
         account(&mut self.held, group);
@@ -203,6 +212,22 @@ impl Groups {
             group.due = due;
         }
         seen(Touched { key, group, changes });
+    }
+
+    /// Rules that waited for earlier events begin, in all groups that they concern.
+    pub fn begin_rules(&mut self, ctx: &Context<'_>, rules: &[Arc<RuleInfo>], mut seen: impl FnMut(Touched<'_>)) {
+        let mut known = Concerned::new();
+        for key in std::mem::take(&mut self.filling) {
+            let Some(group) = self.shards[Self::shard(key)].get_mut(&key) else { continue };
+            let mut changes = Changes::default();
+            self.changes.note(key, group);
+            group.begin_rules(ctx, rules, &mut known, &mut changes);
+            // Absences may be due at once.
+            group.due = ctx.watermark;
+            self.wheel.entry(group.due / BUCKET).or_default().push(key);
+            account(&mut self.held, group);
+            seen(Touched { key, group, changes });
+        }
     }
 
     /// The watermark has moved: looks at the groups that are due.

@@ -39,6 +39,8 @@ pub struct Head {
     pub skewed: bool,
     /// The payload is in [`HitBatch::kept`], with the record.
     pub kept: bool,
+    /// It was read again, for rules that have been loaded since.
+    pub again: bool,
     /// First byte of the payload.
     pub start: u32,
 }
@@ -272,6 +274,11 @@ impl<'a> Payload<'a> {
     /// The record; empty if it was left out.
     pub fn raw(self) -> &'a [u8] {
         &self.0[self.origin()..][..self.u32(16) as usize]
+    }
+
+    /// Whether both are records of one id with the same bytes.
+    pub fn is_copy_of(self, other: Payload<'_>) -> bool {
+        self.event_id().is_some() && (0..4).all(|n| self.part(n) == other.part(n)) && self.raw() == other.raw()
     }
 
     /// The order of two events of one event time (SPEC §3, "Total order"): positions before ids; ids by tenant, agent,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
-use clawdstrike_telemetry::{ClockRule, DeadLetter, Event, Reference, decode};
+use clawdstrike_telemetry::{ClockRule, DeadLetter, Event, Reference, Stamp, decode};
 use crossbeam_channel::Receiver;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
@@ -16,11 +16,12 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
+use super::again::Again;
 use super::class::travels;
 use super::class::{Class, ClassDef, MAX_BYS};
 use super::classify::Classified;
 use super::classify::Classifier;
-use super::control::{Command, Counters, Mark, Notice};
+use super::control::{Command, Counters, Mark, Notice, Switch};
 use super::field::{Fields, Place};
 use super::hit::{Head, HitBatch, Payload, Position};
 use super::key::Hasher;
@@ -29,6 +30,7 @@ use super::restore::{Back, PutBack};
 use super::rules::{Registry, Rules, SESSION};
 use super::settings::Settings;
 use crate::dead_letter::DeadRecord;
+use crate::inbox::again::AskAgain;
 use crate::inbox::{Message, PartitionId, RecordBatch, RecordRef};
 use crate::spool::{Progress, Spool};
 use crate::wall_clock;
@@ -36,7 +38,7 @@ use crate::wall_clock;
 /// Records that a worker takes into one epoch, if not set otherwise.
 pub const EPOCH_RECORDS: usize = 64 * 1024;
 /// Bytes of records that a worker takes into one epoch.
-const EPOCH_BYTES: usize = 32 << 20;
+pub(super) const EPOCH_BYTES: usize = 32 << 20;
 /// A batch of hits is sent at this size.
 const HIT_BYTES: usize = 128 * 1024;
 
@@ -69,12 +71,12 @@ impl Filling {
 
 /// What the records of one batch have in common.
 #[derive(Clone, Copy)]
-struct Origin {
+pub(super) struct Origin {
     rank: u16,
     partition: u32,
-    by_reference: bool,
-    clock: ClockRule,
-    wall: i64,
+    pub by_reference: bool,
+    pub clock: ClockRule,
+    pub wall: i64,
 }
 
 /// One worker's reading.
@@ -88,7 +90,9 @@ pub(super) struct Ingest {
     current: Option<(RecordBatch, usize)>,
     sources_left: usize,
     unlisted: usize,
-    partitions: Partitions,
+    pub(super) partitions: Partitions,
+    /// What is read again for rules that wait for it.
+    pub(super) again: Again,
     spool: Option<Rc<RefCell<Spool>>>,
     pub(super) back: Back,
     checkpoint: u64,
@@ -97,14 +101,14 @@ pub(super) struct Ingest {
     hasher: Option<Hasher>,
     now: Option<i64>,
     registry: Registry,
-    rules: Rules,
+    pub(super) rules: Rules,
     /// Where the fields of each `by` list are.
     bys: Vec<Vec<Place>>,
     /// What stands for each `by` list in keys.
     pub(super) tags: Vec<u64>,
     pub(super) classifier: Option<Classifier>,
-    /// Where events of a class go: bit `b`, to groups of `by` list `b`. By the class's number within this worker.
-    roles: Vec<Option<u64>>,
+    /// Where events of a class go, by the class's number within this worker.
+    roles: Vec<Option<Roles>>,
     counters: Counters,
     /// Counts what sources have told beside records.
     news: u64,
@@ -152,6 +156,8 @@ pub struct IngestParts {
     pub spool: Option<Rc<RefCell<Spool>>>,
     /// Sources that will say when they have ended.
     pub sources: usize,
+    /// Where to ask for what has been read before; `None`: it can't be had.
+    pub again: Option<AskAgain>,
     /// Set when a source can't go on.
     pub failure: Arc<OnceLock<String>>,
 }
@@ -237,6 +243,7 @@ impl Ingest {
             sources_left: parts.sources,
             unlisted: parts.sources,
             partitions: Partitions::new(parts.before),
+            again: Again::new(parts.again),
             spool: parts.spool,
             back: Back::new(parts.back, peers),
             checkpoint: parts.checkpoint,
@@ -280,8 +287,9 @@ impl Ingest {
                 self.hasher = Some(hasher);
                 self.now = now;
             }
-            Command::Rules(set) => {
-                self.rules = self.registry.load(&set);
+            Command::Rules(switch) => {
+                let Switch { set, in_force, fill } = *switch;
+                self.rules = self.registry.load(&set, in_force, &self.settings);
                 self.bys = self.rules.bys.iter().map(|list| list.iter().map(Place::in_group).collect()).collect();
                 self.tags =
                     self.hasher.iter().flat_map(|hasher| self.rules.bys.iter().map(|by| hasher.tag(by))).collect();
@@ -294,6 +302,7 @@ impl Ingest {
                 if let Some(Err(reason)) = self.classifier.as_mut().map(|c| c.load(&self.rules)) {
                     self.failed = Some(reason);
                 }
+                self.read_again(fill);
             }
             Command::Live => self.live = true,
             Command::Checkpoint => {
@@ -317,6 +326,7 @@ impl Ingest {
         }
         if epoch > self.epoch {
             (self.epoch, self.taken, self.taken_bytes) = (epoch, 0, 0);
+            self.again.begin_epoch();
         }
         if self.spool.as_ref().is_some_and(|spool| spool.borrow_mut().is_behind()) {
             return true;
@@ -328,6 +338,13 @@ impl Ingest {
             return false;
         }
         let wall = self.wall();
+        let live = self.read_on(wall);
+        // Whatever there is to read on, a share of the epoch is for what is read again: neither starves the other.
+        let again = self.take_again(wall);
+        live || again
+    }
+
+    fn read_on(&mut self, wall: i64) -> bool {
         let before = self.taken;
         // A turn is short, so that the worker's other operators keep up.
         while !self.is_full() && self.taken - before <= self.settings.epoch_records / 4 {
@@ -384,21 +401,25 @@ impl Ingest {
     }
 
     /// A source's name.
-    fn source(&self, index: u16) -> String {
+    pub(super) fn source(&self, index: u16) -> String {
         self.settings.sources.get(usize::from(index)).map_or_else(|| "?".to_owned(), |s| s.name.clone())
     }
 
-    fn take_records(&mut self, records: RecordBatch, from: usize, wall: i64) {
-        let id = records.partition;
-        let mut state = self.partitions.get(id);
+    pub(super) fn origin(&self, id: PartitionId, wall: i64) -> Origin {
         let source = self.settings.sources.get(usize::from(id.source));
-        let origin = Origin {
+        Origin {
             rank: self.ranks.get(usize::from(id.source)).copied().unwrap_or_default(),
             partition: id.partition,
             by_reference: source.is_some_and(|s| s.by_reference),
             clock: ClockRule { max_lateness: self.settings.max_lateness, max_skew: self.settings.max_skew },
             wall,
-        };
+        }
+    }
+
+    fn take_records(&mut self, records: RecordBatch, from: usize, wall: i64) {
+        let id = records.partition;
+        let mut state = self.partitions.get(id);
+        let origin = self.origin(id, wall);
         let mut next = from;
         while let Some(record) = records.records.get(next)
             && self.waiting_dead.is_none()
@@ -436,7 +457,6 @@ impl Ingest {
     }
 
     fn take_event(&mut self, event: &Event<'_>, origin: &Origin, record: &RecordRef, state: &mut PartitionState) {
-        let (Some(hasher), Some(classifier)) = (self.hasher.as_ref(), self.classifier.as_mut()) else { return };
         if record.append.is_some() {
             state.reference = Reference::Append;
         }
@@ -448,9 +468,15 @@ impl Ingest {
         state.latest = state.latest.max(Some(stamp.time));
         self.counters.events += 1;
         self.counters.retimed += u64::from(stamp.skewed);
+        self.send_hits(event, &stamp, origin, record.offset, false);
+    }
+
+    /// Sends an event to the groups that it concerns; `again`: to those of rules that wait for it.
+    pub(super) fn send_hits(&mut self, event: &Event<'_>, stamp: &Stamp, origin: &Origin, offset: u64, again: bool) {
+        let (Some(hasher), Some(classifier)) = (self.hasher.as_ref(), self.classifier.as_mut()) else { return };
         let classified = classifier.classify(event, stamp.time, &mut self.values);
         let roles = roles_of(&mut self.roles, &classified, classifier, &self.rules);
-        let position = Position { source: origin.rank, partition: origin.partition, offset: record.offset };
+        let position = Position { source: origin.rank, partition: origin.partition, offset };
         let session = hasher.session(&event.tenant_id, &event.agent_id, &event.session_id, &mut self.scratch);
         let id = event.event_id.as_ref().map_or(0, |id| hasher.identity(session, id, &mut self.scratch));
         let mut head = Head {
@@ -467,9 +493,10 @@ impl Ingest {
             allowed: event.allowed,
             skewed: stamp.skewed,
             kept: false,
+            again,
             start: 0,
         };
-        let mut bys = travels(roles);
+        let mut bys = if again { roles.fill } else { travels(roles.all) };
         let mut fields = Fields::new(event);
         while bys != 0 {
             let by = bys.trailing_zeros() as u16;
@@ -489,7 +516,7 @@ impl Ingest {
                 (head.key, head.by) = (key, by);
                 let to = owner(key, self.batches.len());
                 let batch = &mut self.batches[to];
-                head.kept = roles >> by & 1 == 1;
+                head.kept = roles.all >> by & 1 == 1;
                 let bytes = if head.kept { &mut batch.kept } else { &mut batch.passing };
                 head.start = bytes.len() as u32;
                 Payload::encode(bytes, event, position, &self.values, origin.by_reference, head.kept);
@@ -503,7 +530,9 @@ impl Ingest {
 
     /// Which `by` lists an event of this class concerns.
     pub(super) fn roles_of(&mut self, classified: &Classified) -> u64 {
-        self.classifier.as_mut().map_or(0, |classifier| roles_of(&mut self.roles, classified, classifier, &self.rules))
+        self.classifier
+            .as_mut()
+            .map_or(0, |classifier| roles_of(&mut self.roles, classified, classifier, &self.rules).all)
     }
 
     fn take_batches(&mut self) -> Vec<HitBatch> {
@@ -527,6 +556,7 @@ impl Ingest {
         if !self.live {
             return out;
         }
+        out.extend(self.again.news(self.worker as u32));
         let mark = self.mark();
         let counted = self.counters.events + self.counters.dead_letters.values().sum::<u64>() + self.news;
         let told = Some((mark, counted));
@@ -550,7 +580,20 @@ impl Ingest {
     }
 }
 
-fn roles_of(known: &mut Vec<Option<u64>>, classified: &Classified, classifier: &mut Classifier, rules: &Rules) -> u64 {
+/// Where events of a class go: bit `b`, to groups of `by` list `b`.
+#[derive(Clone, Copy, Default)]
+struct Roles {
+    all: u64,
+    /// To those of rules that wait for earlier events.
+    fill: u64,
+}
+
+fn roles_of(
+    known: &mut Vec<Option<Roles>>,
+    classified: &Classified,
+    classifier: &mut Classifier,
+    rules: &Rules,
+) -> Roles {
     let number = classified.number();
     if let Some(roles) = known.get(number).copied().flatten() {
         return roles;
@@ -558,7 +601,10 @@ fn roles_of(known: &mut Vec<Option<u64>>, classified: &Classified, classifier: &
     let def = classifier.latest_news(classified.class);
     // Where it goes doesn't depend on the allowlist: entries hold at some times only, and a copy that is re-timed must meet
     // the event that it copies.
-    let roles = def.map_or(0, |def| Class::new(ClassDef { allowed: Vec::new(), ..def }, rules).roles);
+    let roles = def.map_or_else(Roles::default, |def| {
+        let class = Class::new(ClassDef { allowed: Vec::new(), ..def }, rules);
+        Roles { all: class.roles, fill: class.fill_roles }
+    });
     known.resize(known.len().max(number + 1), None);
     known[number] = Some(roles);
     roles

@@ -132,6 +132,7 @@ impl<'a> KeptHit<'a> {
             allowed: true,
             skewed: flags & SKEWED != 0,
             kept: false,
+            again: false,
             start: 0,
         };
         if flags & KEPT == 0 {

@@ -65,11 +65,8 @@ impl Log {
 
     /// Adds a hit, whose payload is in these bytes, at its place; gives the index.
     pub fn insert(&mut self, head: &Head, bytes: &Arc<Vec<u8>>) -> usize {
-        let uid = self.next_uid;
+        let entry = self.entry(head, bytes);
         self.next_uid = self.next_uid.wrapping_add(1);
-        let len = Payload::at(bytes, head.start).bytes().len() as u32;
-        let (bytes, start) = (bytes.clone(), head.start);
-        let entry = Entry { time: head.time, target: head.target, bytes, start, len, uid, class: head.class };
         self.payloads += entry.len as usize;
         let at = match self.entries.last() {
             Some(last) if last.order(&entry).is_gt() => self.entries.partition_point(|e| e.order(&entry).is_lt()),
@@ -79,10 +76,43 @@ impl Log {
         at
     }
 
-    /// Puts back a hit under the name that it had.
+    fn entry(&self, head: &Head, bytes: &Arc<Vec<u8>>) -> Entry {
+        let len = Payload::at(bytes, head.start).bytes().len() as u32;
+        let (uid, bytes, start) = (self.next_uid, bytes.clone(), head.start);
+        Entry { time: head.time, target: head.target, bytes, start, len, uid, class: head.class }
+    }
+
+    /// Adds a hit that was read again; gives the index. If its event is there already, it keeps its name, and is from now on
+    /// as the rules in force see it.
+    pub fn put_again(&mut self, head: &Head, bytes: &Arc<Vec<u8>>) -> usize {
+        let entry = self.entry(head, bytes);
+        match self.entries.binary_search_by(|known| known.order(&entry)) {
+            Ok(at) => {
+                let known = &mut self.entries[at];
+                self.payloads = self.payloads - known.len as usize + entry.len as usize;
+                *known = Entry { uid: known.uid, ..entry };
+                at
+            }
+            Err(_) => self.insert(head, bytes),
+        }
+    }
+
+    /// Takes out the event of this time that has this id and record.
+    pub fn take_out(&mut self, time: i64, like: Payload<'_>) {
+        let from = self.first_at_or_after(time);
+        let same = self.entries[from..].iter().take_while(|e| e.time == time);
+        let at = same.into_iter().position(|e| e.payload().is_copy_of(like));
+        if let Some(at) = at {
+            let out = self.entries.remove(from + at);
+            self.payloads -= out.len as usize;
+        }
+    }
+
+    /// Puts back a hit under the name that it had; of two with one event the later one has its name.
     pub fn put_back(&mut self, head: &Head, bytes: &Arc<Vec<u8>>, uid: u32) {
         let next = std::mem::replace(&mut self.next_uid, uid);
-        self.insert(head, bytes);
+        let at = self.put_again(head, bytes);
+        self.entries[at].uid = uid;
         self.next_uid = next.max(uid.wrapping_add(1));
     }
 
@@ -139,7 +169,7 @@ impl Log {
             if is_latest {
                 latest.push(entry.class);
             }
-            keep[i] = is_latest || age <= retain.all || age <= retain.opener;
+            keep[i] = is_latest || age <= retain.all || age <= retain.opener || entry.time >= class.filling(by);
         }
         let mut opened = false;
         for (i, entry) in self.entries[..n].iter().enumerate() {

@@ -11,6 +11,7 @@
 //! Time is the ingest epoch; event time is a value. Every operator applies an epoch when it is closed, whole.
 //! Knows nothing of sources, sinks, stores or the API.
 
+mod again;
 pub mod alerting;
 pub mod alerts;
 mod allow;
@@ -22,6 +23,7 @@ mod copies;
 pub mod detect;
 pub mod export;
 mod field;
+mod fill;
 mod group;
 mod groups;
 mod hit;

@@ -101,6 +101,12 @@ impl Partitions {
         !self.news.is_empty()
     }
 
+    /// What to read next of each partition, also of those that are still to be assigned.
+    pub fn read_so_far(&self) -> HashMap<PartitionId, u64> {
+        let before = self.before.iter().map(|(id, progress)| (*id, progress.next));
+        before.chain(self.states.iter().filter_map(|(id, state)| Some((*id, state.next?)))).collect()
+    }
+
     /// What a checkpoint keeps.
     pub fn progress(&self) -> Vec<(PartitionId, Progress)> {
         self.states.iter().filter_map(|(id, state)| Some((*id, state.progress()?))).collect()

@@ -21,8 +21,8 @@ pub struct PutBack {
     pub worker: u64,
     /// Events.
     pub hits: HitBatch,
-    /// For each: its name in the group's log.
-    pub names: Vec<u32>,
+    /// For each: its name in the group's log, and the epoch in which it was put aside.
+    pub names: Vec<(u32, u64)>,
     /// All that isn't an event, as frames.
     pub frames: Vec<u8>,
 }
@@ -91,11 +91,11 @@ impl Ingest {
         } else if let Some(hit) = KeptHit::read(frame.key, frame.body)
             && let Some(by) = self.tags.iter().position(|tag| *tag == hit.tag)
         {
-            self.put_back_hit(hit, by as ById);
+            self.put_back_hit(hit, by as ById, frame.epoch);
         }
     }
 
-    fn put_back_hit(&mut self, hit: KeptHit<'_>, by: ById) {
+    fn put_back_hit(&mut self, hit: KeptHit<'_>, by: ById, epoch: u64) {
         let KeptHit { mut head, record, .. } = hit;
         head.by = by;
         let to = owner(head.key, self.back.filling.len());
@@ -108,7 +108,7 @@ impl Ingest {
         }
         let filling = &mut self.back.filling[to];
         filling.hits.heads.push(head);
-        filling.names.push(name);
+        filling.names.push((name, epoch));
     }
 
     /// Classifies a kept event again and encodes it as if it had just been read.

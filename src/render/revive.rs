@@ -83,7 +83,8 @@ impl Detect {
             };
             frame::Frame { kind: Kind::Group, key, epoch, until, body }.write(spool.frames());
         }
-        spool.seal(epoch, watermark);
+        let one = self.shared.place.0 == 0;
+        spool.seal(epoch, watermark, one.then(|| self.rules.in_force.clone()));
     }
 
     /// Puts aside the changes of sessions that nothing tells again. They come back to the worker that owns the session: it is
@@ -160,13 +161,15 @@ impl Detect {
                 snapshots.insert(key, (at, snapshot));
             }
         }
-        for part in parts {
-            for (head, name) in part.hits.heads.iter().zip(&part.names) {
-                // Without a state, the group was no more.
-                if snapshots.contains_key(&head.key) {
-                    groups.put_back(head.key, head.by).put_back(head, &part.hits, *name);
-                }
-            }
+        let hits = parts.iter().flat_map(|part| {
+            let named = part.hits.heads.iter().zip(&part.names);
+            named.map(move |(head, &(name, at))| (at, name, head, &part.hits))
+        });
+        // Without a state, the group was no more.
+        let mut hits: Vec<_> = hits.filter(|(_, _, head, _)| snapshots.contains_key(&head.key)).collect();
+        hits.sort_by_key(|(at, ..)| *at);
+        for (_, name, head, batch) in hits {
+            groups.put_back(head.key, head.by).put_back(head, batch, name);
         }
         for (key, (at, snapshot)) in snapshots {
             let Some(&by) = bys.get(&snapshot.tag) else { continue };

@@ -6,8 +6,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use clawdstrike_operators::chain::Match;
 use clawdstrike_operators::{new_value, pattern, sequence, threshold};
 use clawdstrike_rules::plan::{AllowEntry, Condition, Field, Matcher, Rule, RuleSet, Test};
+
+use super::hit::Position;
+use super::settings::Settings;
+use crate::loads::{InForce, Load, horizon};
 
 /// Number of a matcher.
 pub type MatcherId = u32;
@@ -30,6 +35,8 @@ pub struct Unit {
     pub rule: RuleId,
     /// In which groups.
     pub by: ById,
+    /// It sees no event before this time.
+    pub horizon: i64,
     /// What.
     pub kind: Kind,
 }
@@ -95,8 +102,43 @@ pub enum ValueOf {
     Slot(u8),
 }
 
+/// What to read next, by rank of the source and partition.
+type Read = HashMap<(u16, u32), u64>;
+
+/// What a rule sees of what was read before it was loaded.
+#[derive(Clone, Debug)]
+pub struct Since {
+    /// No event before this time.
+    pub horizon: i64,
+    /// The events that it sees are still being read again: it isn't evaluated before all of them are there.
+    pub filling: bool,
+    /// The watermark when it was loaded.
+    loaded: i64,
+    /// How far partitions had been read.
+    read: Arc<Read>,
+}
+
+impl Since {
+    /// It was there from the beginning.
+    fn ever() -> Since {
+        Since { horizon: i64::MIN, filling: false, loaded: i64::MIN, read: Arc::default() }
+    }
+
+    /// Whether some match may be one that the rule would have found, had it been there.
+    pub fn has_before(&self) -> bool {
+        !self.read.is_empty()
+    }
+
+    /// Whether the rule would have found a match before it was loaded, had it been there: its ending event, read at this
+    /// position, had been read, and, for an absence, the watermark had passed its time.
+    pub fn is_before(&self, found: &Match, end: Position) -> bool {
+        let read = self.read.get(&(end.source, end.partition)).is_some_and(|next| end.offset < *next);
+        read && (found.time == found.end_time || found.time < self.loaded)
+    }
+}
+
 /// A rule by numbers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RuleInfo {
     /// Its number.
     pub id: RuleId,
@@ -106,6 +148,8 @@ pub struct RuleInfo {
     pub units: Vec<UnitId>,
     /// Its groups.
     pub by: ById,
+    /// Since when.
+    pub since: Since,
 }
 
 impl RuleInfo {
@@ -132,13 +176,42 @@ pub struct Rules {
     pub values: Vec<Field>,
     /// Allowlist entries in force.
     pub allowlist: Vec<(AllowId, AllowEntry)>,
+    /// Rules and their loads by name.
+    pub in_force: InForce,
+    /// Where there are rules that wait for earlier events: the earliest time that one of them sees.
+    pub filling: Option<i64>,
+}
+
+impl Rules {
+    /// The earliest time of events that must be read again: also those may have copies that come late.
+    pub fn sees_from(&self, dedup_window: i64) -> i64 {
+        let unfilled = self.in_force.rules.iter().filter(|rule| !rule.filled);
+        let loads = unfilled.filter_map(|rule| self.in_force.load(rule.load));
+        let copied = loads.map(|load| load.watermark.map_or(i64::MIN, |w| w.saturating_sub(dedup_window))).min();
+        self.filling.unwrap_or(i64::MAX).min(copied.unwrap_or(i64::MAX))
+    }
+
+    /// Rules that waited for earlier events have them now; gives those rules.
+    pub fn fill(&mut self) -> Vec<Arc<RuleInfo>> {
+        self.in_force.fill();
+        self.filling = None;
+        let mut filled = Vec::new();
+        for info in self.rules.values_mut().filter(|info| info.since.filling) {
+            let since = Since { filling: false, ..info.since.clone() };
+            *info = Arc::new(RuleInfo { since, ..RuleInfo::clone(info) });
+            filled.push(info.clone());
+        }
+        filled.sort_by_key(|info| info.id);
+        filled
+    }
 }
 
 /// Gives numbers.
 #[derive(Debug)]
 pub struct Registry {
     matchers: HashMap<Matcher, MatcherId>,
-    rules: HashMap<(String, String), RuleId>,
+    /// By id, version and load: one that comes back begins anew.
+    rules: HashMap<(String, String, u32), RuleId>,
     units: HashMap<(RuleId, usize), UnitId>,
     allow: HashMap<String, AllowId>,
     bys: Vec<Vec<Field>>,
@@ -168,21 +241,40 @@ fn number<K: std::hash::Hash + Eq>(map: &mut HashMap<K, u32>, key: K) -> u32 {
 
 impl Registry {
     /// Puts a rule set in force.
-    pub fn load(&mut self, set: &RuleSet) -> Rules {
+    pub fn load(&mut self, set: &RuleSet, in_force: InForce, settings: &Settings) -> Rules {
         self.version += 1;
         let mut out = Rules { version: self.version, ..Rules::default() };
+        let loads: HashMap<u32, Arc<Read>> =
+            in_force.loads.iter().map(|load| (load.number, Arc::new(read_by_rank(load, settings)))).collect();
+        let loaded = in_force.by_name();
         let mut used: HashMap<MatcherId, Matcher> = HashMap::new();
         for rule in &set.rules {
-            let id = number(&mut self.rules, (rule.id.clone(), rule.version.clone()));
+            let since = match loaded.get(&(rule.id.as_str(), rule.version.as_str())) {
+                Some(known) => (known.load, known.filled),
+                None => (0, true),
+            };
+            let id = number(&mut self.rules, (rule.id.clone(), rule.version.clone(), since.0));
+            let since = match in_force.load(since.0) {
+                Some(load) => Since {
+                    horizon: horizon(rule, load.watermark),
+                    filling: !since.1,
+                    loaded: load.watermark.unwrap_or(i64::MIN),
+                    read: loads.get(&load.number).cloned().unwrap_or_default(),
+                },
+                None => Since::ever(),
+            };
+            if since.filling {
+                out.filling = Some(out.filling.map_or(since.horizon, |f: i64| f.min(since.horizon)));
+            }
             let by = self.by(&rule.by);
             let mut units = Vec::new();
             for (n, condition) in rule.conditions.iter().enumerate() {
                 let unit = number(&mut self.units, (id, n));
                 let kind = self.kind(condition, &mut used);
-                out.units.insert(unit, Arc::new(Unit { rule: id, by, kind }));
+                out.units.insert(unit, Arc::new(Unit { rule: id, by, horizon: since.horizon, kind }));
                 units.push(unit);
             }
-            out.rules.insert(id, Arc::new(RuleInfo { id, rule: rule.clone(), units, by }));
+            out.rules.insert(id, Arc::new(RuleInfo { id, rule: rule.clone(), units, by, since }));
         }
         for entry in &set.allowlist {
             let key = serde_json::to_string(entry).unwrap_or_default();
@@ -192,6 +284,8 @@ impl Registry {
         out.matchers.sort_by_key(|(id, _)| *id);
         out.bys = self.bys.clone();
         out.values = self.values.clone();
+        drop(loaded);
+        out.in_force = in_force;
         out
     }
 
@@ -249,6 +343,13 @@ impl Registry {
     }
 }
 
+/// How far partitions had been read at a load.
+fn read_by_rank(load: &Load, settings: &Settings) -> Read {
+    let ranks = settings.ranks();
+    let rank = |name: &str| settings.sources.iter().position(|s| s.name == name).map(|at| ranks[at]);
+    load.read.iter().filter_map(|(source, partition, next)| Some(((rank(source)?, *partition), *next))).collect()
+}
+
 fn position_or_push<T: PartialEq>(items: &mut Vec<T>, item: T) -> usize {
     items.iter().position(|i| *i == item).unwrap_or_else(|| {
         items.push(item);
@@ -287,7 +388,9 @@ mod tests {
         for text in [text, shipped] {
             let files = [SourceFile { name: "r.yaml".into(), text: text.into() }];
             let set = compile(&files).unwrap_or_else(|e| panic!("{e}")).set;
-            let (rules, told) = (Registry::default().load(&set), explain(&set));
+            let settings = Settings::new(&crate::config::Limits::default(), Vec::new());
+            let in_force = InForce::first(&set);
+            let (rules, told) = (Registry::default().load(&set, in_force, &settings), explain(&set));
             assert_eq!(rules.matchers.len(), told.predicates.len());
             assert_eq!(rules.bys.len(), told.groups.len());
             let session: Vec<_> = told.groups.iter().map(|g| g.session).collect();

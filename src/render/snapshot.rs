@@ -95,7 +95,8 @@ impl Group {
 
     /// Puts back an event that was kept.
     pub fn put_back(&mut self, head: &Head, batch: &HitBatch, name: u32) {
-        self.copies.remember(head);
+        // What was read again was put aside again.
+        self.copies.remember_once(head);
         if head.kept {
             self.log.put_back(head, &batch.kept, name);
         }

@@ -55,6 +55,9 @@ impl UnitState {
 
     /// Takes the next hit of the group in order; says whether a match ends at it.
     pub fn step(&mut self, unit: &Unit, class: &Class, entry: &Entry) -> bool {
+        if entry.time < unit.horizon {
+            return false;
+        }
         match (self, &unit.kind) {
             (UnitState::Sequence(state), Kind::Sequence { spec, steps, without, until }) => {
                 let roles = class.sequence(unit.rule, steps, without, *until);
@@ -114,7 +117,7 @@ impl UnitState {
             _ => absence::State::default(),
         };
         if let Kind::Absence { window, trigger, absent } = &unit.kind {
-            for entry in entries {
+            for entry in entries.iter().filter(|entry| entry.time >= unit.horizon) {
                 if let Some(class) = class_of(entry) {
                     let triggers = class.satisfied(unit.rule, &[*trigger]) != 0;
                     state.step(*window, entry.time, entry.uid, triggers, class.def.satisfies(*absent));
@@ -156,7 +159,7 @@ pub fn evidence<'a>(
     class_of: impl Fn(&Entry) -> Option<&'a Class>,
 ) -> Vec<(usize, u32)> {
     let Some(last) = entries.last() else { return Vec::new() };
-    let from = entries.partition_point(|e| last.time.saturating_sub(e.time) > window(unit));
+    let from = entries.partition_point(|e| last.time.saturating_sub(e.time) > window(unit) || e.time < unit.horizon);
     let inside = &entries[from..];
     let classes: Vec<_> = inside.iter().map(class_of).collect();
     let roles = |i: usize| classes[i];

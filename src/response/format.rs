@@ -163,6 +163,8 @@ mod tests {
             actions: Vec::new(),
             run_actions: true,
             shadow: false,
+            backfilled: false,
+            rule_removed: false,
             trigger_event: "{}".into(),
             handling: Handling::default(),
         }

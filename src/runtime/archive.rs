@@ -26,6 +26,9 @@ const WAIT: Duration = Duration::from_millis(250);
 /// Written batches that may be unacknowledged: the next is made while the last is written.
 const UNDER_WAY: usize = 2;
 
+/// What the group of the readers is called behind the engine's own.
+const GROUP: &str = "-archive";
+
 /// Sources whose names and clocks the stage needs.
 struct Sources {
     names: Vec<String>,
@@ -92,7 +95,7 @@ impl Archive {
         for (index, source) in (0u16..).zip(&config.sources) {
             let start = known.iter().filter(|(name, ..)| name == source.name());
             let start = start.map(|&(_, partition, next)| (PartitionId { source: index, partition }, next)).collect();
-            readers.push(source::start(index, &own_group(source), inboxes.clone(), StartAt::Positions(start))?);
+            readers.push(source::start(index, &own_group(source, GROUP), inboxes.clone(), StartAt::Positions(start))?);
         }
         let sources = Sources {
             names: config.sources.iter().map(|s| s.name().to_owned()).collect(),
@@ -125,12 +128,12 @@ impl Archive {
     }
 }
 
-/// The archive's readers never commit, so their group must have no commits of the engine's. And they go on where records
+/// For readers that never commit, so that their group must have no commits of the engine's. And they go on where records
 /// are lost: a store that was away for longer than the topic's retention must not stop detection.
-fn own_group(source: &Source) -> Source {
+pub(super) fn own_group(source: &Source, behind: &str) -> Source {
     let mut own = source.clone();
     if let Source::Kafka { group, on_lost_records, .. } = &mut own {
-        group.push_str("-archive");
+        group.push_str(behind);
         *on_lost_records = OnLost::Skip;
     }
     own

@@ -5,7 +5,7 @@
 //! under way or exports wait for their takers: then workers stop reading, inboxes fill, and readers pause.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -16,11 +16,14 @@ use crossbeam_channel::{Receiver, Sender};
 use timely::worker::Worker;
 use tokio::sync::{mpsc, oneshot};
 
-use super::handle::Request;
+use super::handle::{Loaded, Request};
 use super::journal::Told;
+use super::recovery::KeepLoads;
 use crate::dead_letter::DeadRecord;
+use crate::inbox::again::AskAgain;
 use crate::inbox::{Inbox, Inboxes, Message, PartitionId, Waker};
-use crate::render::control::{Command, Restored};
+use crate::loads::{InForce, Next};
+use crate::render::control::{Command, Restored, Switch};
 use crate::render::detect::Totals;
 use crate::render::export::Exported;
 use crate::render::ingest::IngestParts;
@@ -37,6 +40,8 @@ const EXPORTS_WAITING: usize = 64;
 const IDLE: Duration = Duration::from_millis(500);
 /// How long a stop waits for stores and receivers, and then for the checkpoint.
 const DRAIN: Duration = Duration::from_secs(10);
+/// Rule sets that may wait to come in force.
+const LOADS_WAITING: usize = 16;
 /// How long a worker sleeps if nothing wakes it.
 const PARK: Duration = Duration::from_millis(100);
 
@@ -64,6 +69,8 @@ pub struct Kept {
     pub checkpoint: u64,
     /// For each worker, its share of that checkpoint's frames; none: there are no frames.
     pub back: Vec<Receiver<Vec<u8>>>,
+    /// For each worker, where it asks for what has been read before; none: it can't be had.
+    pub again: Vec<AskAgain>,
 }
 
 /// What a worker is given.
@@ -75,6 +82,7 @@ struct Seat {
     before: HashMap<PartitionId, Progress>,
     checkpoint: u64,
     back: Receiver<Vec<u8>>,
+    again: Option<AskAgain>,
     /// How its sources wake it.
     waker: Waker,
     shared: Shared,
@@ -97,6 +105,7 @@ impl Crew {
         sequencer: Option<Sequencer>,
     ) -> Crew {
         let mut shares = kept.back.into_iter();
+        let mut again = kept.again.into_iter();
         let seat = |(place, (inbox, sender)): (usize, (Receiver<Message>, &Inbox))| {
             Mutex::new(Some(Seat {
                 inbox,
@@ -105,6 +114,7 @@ impl Crew {
                 before: kept.before.clone(),
                 checkpoint: kept.checkpoint,
                 back: shares.next().unwrap_or_else(|| crossbeam_channel::bounded(0).1),
+                again: again.next(),
                 waker: sender.waker().clone(),
                 shared: shared.clone(),
             }))
@@ -136,6 +146,10 @@ pub struct Sequencer {
     pub secret: Vec<u8>,
     /// What the checkpoint says of the world that the cluster begins with, if there is one.
     pub restored: Option<Restored>,
+    /// The rules that were in force then, if it tells.
+    pub before: Option<Before>,
+    /// Makes loads of rules durable before they come in force; `None`: they needn't be.
+    pub keep_loads: Option<KeepLoads>,
     /// What was told after that checkpoint, by a run that was killed.
     pub told: Told,
     /// When checkpoints are made, if they are.
@@ -158,6 +172,16 @@ pub struct Sequencer {
     pub stop: Arc<AtomicBool>,
 }
 
+/// What new rules of a run begin after that goes on from a checkpoint.
+pub struct Before {
+    /// The rules that were in force.
+    pub in_force: InForce,
+    /// The event-time bound.
+    pub watermark: Option<i64>,
+    /// How far had been read.
+    pub read: Vec<Next>,
+}
+
 impl Sequencer {
     /// Of a run over what ends, by this wall clock: as fast as it can, without checkpoints, asked nothing.
     pub fn offline(rules: RuleSet, secret: Vec<u8>, now: i64, outlet: Box<dyn Outlet>) -> Sequencer {
@@ -165,6 +189,8 @@ impl Sequencer {
             rules: Arc::new(rules),
             secret,
             restored: None,
+            before: None,
+            keep_loads: None,
             told: Told::default(),
             cuts: None,
             now: Some(now),
@@ -213,8 +239,9 @@ pub trait Outlet: Send {
 }
 
 fn run(worker: &mut Worker, seat: Seat, sequencer: Option<Sequencer>, with_first: bool) -> Result<(), String> {
-    let Seat { inbox, place, spooled, before, checkpoint, back, waker, shared } = seat;
+    let Seat { inbox, place, spooled, before, checkpoint, back, again, waker, shared } = seat;
     let Shared { dead, sources, settings, failure } = shared;
+    let names = settings.sources.iter().map(|source| source.name.clone()).collect();
     let parts = IngestParts {
         settings,
         inbox,
@@ -228,13 +255,14 @@ fn run(worker: &mut Worker, seat: Seat, sequencer: Option<Sequencer>, with_first
         before,
         checkpoint,
         back,
+        again,
         spool: spooled.map(|to| Rc::new(RefCell::new(Spool::new(place, to)))),
         sources,
         failure: failure.clone(),
     };
     let built = render::build(worker, parts);
     match sequencer {
-        Some(sequencer) => Sequence::new(built, sequencer, failure.clone()).run(worker),
+        Some(sequencer) => Sequence::new(built, sequencer, names, failure.clone()).run(worker),
         None => {
             let Built { commands, probe, .. } = built;
             drop(commands);
@@ -260,7 +288,17 @@ struct Sequence {
     epoch: u64,
     last_tick: Instant,
     questions: HashMap<u64, oneshot::Sender<Answer>>,
-    loads: Vec<(u64, oneshot::Sender<u64>)>,
+    /// Names of the sources, by their places.
+    sources: Vec<String>,
+    in_force: InForce,
+    /// What rules are read again for; 0: none waits.
+    fill: u32,
+    fills: u32,
+    /// Rule sets that wait for the one before.
+    to_load: VecDeque<(Arc<RuleSet>, oneshot::Sender<Loaded>)>,
+    /// The next one, until it is durable.
+    loading: Option<Loading>,
+    loads: Vec<(u64, Option<i64>, oneshot::Sender<Loaded>)>,
     next_question: u64,
     told_closed: u64,
     command_waits: bool,
@@ -271,6 +309,14 @@ struct Sequence {
     cutting: Option<u64>,
     reconciled: bool,
     stopping: Stopping,
+}
+
+/// A rule set that comes in force once that is durable.
+struct Loading {
+    set: Arc<RuleSet>,
+    in_force: InForce,
+    watermark: Option<i64>,
+    loaded: oneshot::Sender<Loaded>,
 }
 
 /// How far a stop in good order has come.
@@ -285,7 +331,7 @@ enum Stopping {
 }
 
 impl Sequence {
-    fn new(built: Built, given: Sequencer, failure: Arc<OnceLock<String>>) -> Sequence {
+    fn new(built: Built, given: Sequencer, sources: Vec<String>, failure: Arc<OnceLock<String>>) -> Sequence {
         Sequence {
             epoch: given.first_epoch,
             built,
@@ -293,6 +339,12 @@ impl Sequence {
             failure,
             last_tick: Instant::now(),
             questions: HashMap::new(),
+            sources,
+            in_force: InForce::default(),
+            fill: 0,
+            fills: 0,
+            to_load: VecDeque::new(),
+            loading: None,
             loads: Vec::new(),
             next_question: 0,
             told_closed: 0,
@@ -311,13 +363,19 @@ impl Sequence {
         self.built.commands.advance_to(self.epoch);
         let secret = std::mem::take(&mut self.given.secret);
         self.built.commands.send(Command::Start { secret, now: self.given.now, restored: self.given.restored });
-        let rules = (*self.given.rules).clone();
-        self.built.commands.send(Command::Rules(Box::new(rules)));
+        let rules = self.given.rules.clone();
+        let in_force = match self.given.before.take() {
+            Some(Before { in_force, watermark, read }) => in_force.then(&rules, watermark, read),
+            None => InForce::first(&rules),
+        };
+        self.switch(&rules, in_force);
         self.built.commands.send(Command::Handle(self.given.told.handled()));
         while self.failure.get().is_none() && !self.is_done() {
             self.go_live(worker.peers());
+            self.note_filled();
             if self.live.is_some() {
                 self.take_requests();
+                self.load();
                 self.reconcile();
                 self.cut_in_time();
             }
@@ -325,7 +383,7 @@ impl Sequence {
             worker.step_or_park(Some(wait));
             self.hand_out();
         }
-        let Sequence { built, mut given, .. } = self;
+        let Sequence { built, mut given, loads, .. } = self;
         let Built { commands, probe, exports, totals } = built;
         drop(commands);
         while !probe.done() {
@@ -342,12 +400,17 @@ impl Sequence {
             }
         }
         given.outlet.closed(u64::MAX, &totals.borrow());
+        for (epoch, watermark, loaded) in loads {
+            let _given_up = loaded.send(Loaded { epoch: epoch + 1, watermark });
+        }
     }
 
     /// Whether there is nothing left to give epochs for.
     fn is_done(&mut self) -> bool {
         if self.given.now.is_some() {
-            return self.built.totals.borrow().finished && (self.reconciled || self.given.cuts.is_none());
+            return self.fill == 0
+                && self.built.totals.borrow().finished
+                && (self.reconciled || self.given.cuts.is_none());
         }
         let acked = self.given.outlet.acked();
         self.stopping = match self.stopping {
@@ -372,6 +435,61 @@ impl Sequence {
     fn send(&mut self, command: Command) {
         self.built.commands.send(command);
         self.command_waits = true;
+    }
+
+    /// Puts the next rule set in force, once that is durable.
+    fn load(&mut self) {
+        if self.loading.is_none()
+            && let Some((set, loaded)) = self.to_load.pop_front()
+        {
+            let watermark = self.built.totals.borrow().watermark;
+            let in_force = self.in_force.then(&set, watermark, self.read_so_far());
+            if let Some(keep) = &self.given.keep_loads {
+                keep.keep(in_force.clone());
+            }
+            self.loading = Some(Loading { set, in_force, watermark, loaded });
+        }
+        let kept = self.given.keep_loads.as_ref().map_or(u64::MAX, KeepLoads::kept);
+        if let Some(Loading { set, mut in_force, watermark, loaded }) =
+            self.loading.take_if(|loading| loading.in_force.number <= kept)
+        {
+            in_force.fill_as(&self.in_force);
+            self.switch(&set, in_force);
+            self.loads.push((self.epoch, watermark, loaded));
+        }
+    }
+
+    /// Puts a rule set in force.
+    fn switch(&mut self, set: &RuleSet, in_force: InForce) {
+        self.fill = 0;
+        if in_force.is_filling() {
+            self.fills += 1;
+            self.fill = self.fills;
+            let waiting = in_force.rules.iter().filter(|rule| !rule.filled).count();
+            tracing::info!(
+                epoch = self.epoch,
+                rules = waiting,
+                "earlier events are read again for new and changed rules"
+            );
+        }
+        self.in_force = in_force.clone();
+        self.send(Command::Rules(Box::new(Switch { set: set.clone(), in_force, fill: self.fill })));
+    }
+
+    /// Rules that waited for earlier events have them.
+    fn note_filled(&mut self) {
+        if self.fill > 0 && self.built.totals.borrow().filled == self.fill {
+            self.fill = 0;
+            self.in_force.fill();
+            tracing::info!(epoch = self.epoch, "earlier events have been read again: new and changed rules have begun");
+        }
+    }
+
+    /// What to read next of the partitions.
+    fn read_so_far(&self) -> Vec<Next> {
+        let totals = self.built.totals.borrow();
+        let name = |source: u16| self.sources.get(usize::from(source)).cloned();
+        totals.positions.iter().filter_map(|(id, next)| Some((name(id.source)?, id.partition, *next))).collect()
     }
 
     /// Once all workers have their groups back, records are read.
@@ -441,8 +559,10 @@ impl Sequence {
                 }
                 Request::Handle(id, handling) => self.send(Command::Handle(vec![(id, handling)])),
                 Request::Rules(set, loaded) => {
-                    self.send(Command::Rules(Box::new((*set).clone())));
-                    self.loads.push((self.epoch, loaded));
+                    // Of more, those are dropped that ask: nobody waits for so many.
+                    if self.to_load.len() < LOADS_WAITING {
+                        self.to_load.push_back((set, loaded));
+                    }
                 }
             }
         }
@@ -492,11 +612,11 @@ impl Sequence {
             self.told_closed = closed;
             (self.given.alive)();
             self.given.outlet.closed(closed, &self.built.totals.borrow());
-            for (epoch, loaded) in std::mem::take(&mut self.loads) {
+            for (epoch, watermark, loaded) in std::mem::take(&mut self.loads) {
                 if epoch < closed {
-                    let _given_up = loaded.send(epoch + 1);
+                    let _given_up = loaded.send(Loaded { epoch: epoch + 1, watermark });
                 } else {
-                    self.loads.push((epoch, loaded));
+                    self.loads.push((epoch, watermark, loaded));
                 }
             }
         }

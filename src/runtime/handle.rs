@@ -25,7 +25,16 @@ pub enum Request {
     /// An analyst has done this with an alert of this id. There is no answer but a version of it that says so.
     Handle(String, Handling),
     /// Switch all workers to this rule set at one epoch.
-    Rules(Arc<RuleSet>, oneshot::Sender<u64>),
+    Rules(Arc<RuleSet>, oneshot::Sender<Loaded>),
+}
+
+/// When a rule set came in force.
+#[derive(Clone, Copy, Debug)]
+pub struct Loaded {
+    /// The epoch from which it holds.
+    pub epoch: u64,
+    /// The event-time bound before which new and changed rules look back by their windows, microseconds since 1970.
+    pub watermark: Option<i64>,
 }
 
 /// What watchers see.
@@ -160,7 +169,7 @@ impl Handle {
         };
         let set = Arc::new(compiled.set);
         let (tx, rx) = oneshot::channel();
-        let epoch = self.request(Request::Rules(set.clone(), tx), rx).await?;
+        let Loaded { epoch, .. } = self.request(Request::Rules(set.clone(), tx), rx).await?;
         let digest = rule_files::digest(&files);
         let active = Arc::new(ActiveRules {
             set,

@@ -8,6 +8,7 @@ pub mod handle;
 pub mod journal;
 pub mod process;
 pub mod recovery;
+mod refill;
 pub mod replay;
 pub mod rule_tests;
 pub mod rules;

@@ -16,11 +16,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::archive::{Archive, Archived};
-use super::driver::{Crew, Cuts, Sequencer, Shared};
+use super::driver::{Crew, Cuts, Kept, Sequencer, Shared};
 use super::handle::{ActiveRules, Handle, REQUESTS, Stats, WATCH_LAG};
 use super::journal::{Journal, Told};
 use super::recovery::{self, Beginning, Coordinate};
-use super::{dead_letters, rules, sinks, up};
+use super::{dead_letters, refill, rules, sinks, up};
 use crate::audit::{Audit, Entry, Outcome, Who};
 use crate::checkpoint::{self, Troubles};
 use crate::config::{Config, Store as StoreConfig};
@@ -130,6 +130,7 @@ pub fn run(process: Process) -> Result<(), String> {
     };
     let places = (inboxes.first, cluster.threads, inboxes.peers);
     let kept = beginning.keep(&names, places, &writer, fail(&failure))?;
+    let kept = Kept { again: refill::start(&config, &inboxes)?, ..kept };
     let (commits, to_commit) = bounded(COMMITS);
     let committer = commit_in_background(readers, to_commit)?;
     let (head, sequencer, coordinator) = match first {
@@ -343,6 +344,8 @@ async fn start_head(
         rules: set,
         secret: beginning.secret()?,
         restored: beginning.restored(),
+        before: beginning.before(),
+        keep_loads: Some(beginning.keep_loads(waker.clone())?),
         told,
         cuts: Some(cuts),
         now: None,

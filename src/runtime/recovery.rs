@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Sender, bounded};
 
-use super::driver::{Cuts, Kept};
+use super::driver::{Before, Cuts, Kept};
 use super::journal::{Journal, Told, partition_id};
-use crate::checkpoint::{self, Begun, Coordinator, Given, Manifest, Position, Storage, Troubles, Writer};
+use crate::checkpoint::{
+    self, Begun, Coordinator, Given, Manifest, Position, Sealed, Storage, StorageError, Troubles, Writer,
+};
 use crate::config::Config;
-use crate::inbox::PartitionId;
+use crate::inbox::{PartitionId, Waker};
+use crate::loads::InForce;
 use crate::render::control::Restored;
 use crate::render::{draw_secret, snapshot};
 use crate::source::StartAt;
@@ -22,12 +25,52 @@ const PIECES: usize = 2;
 /// Checkpoints whose positions wait for stores and receivers.
 const UNCOMMITTED: usize = 16;
 
+/// The object with the rules that came in force last.
+const LOADS: &str = "loads/in-force";
+
+/// Writes down which rules come in force.
+pub struct KeepLoads {
+    to: Sender<InForce>,
+    kept: Arc<AtomicU64>,
+}
+
+impl KeepLoads {
+    /// Takes what comes in force next, once the one before is kept.
+    pub fn keep(&self, in_force: InForce) {
+        // Its thread takes one at a time, and none is given before the one before is kept.
+        let _process_ends = self.to.send(in_force);
+    }
+
+    /// The number of the last one that is durable.
+    pub fn kept(&self) -> u64 {
+        self.kept.load(Ordering::Acquire)
+    }
+}
+
+/// The rules that came in force last, if that was written down.
+fn written_loads(storage: &Storage) -> Result<Option<InForce>, String> {
+    if storage.size(LOADS).map_err(|e| e.to_string())?.is_none() {
+        return Ok(None);
+    }
+    match storage.get(LOADS) {
+        Ok(json) => Ok(serde_json::from_slice(&json).ok()),
+        Err(damaged @ StorageError::Damaged { .. }) => {
+            // It was being written: it didn't come in force.
+            tracing::warn!("{damaged}; it is left out");
+            Ok(None)
+        }
+        Err(failed) => Err(failed.to_string()),
+    }
+}
+
 /// What the cluster begins with.
 pub struct Beginning {
     storage: Storage,
     manifest: Option<Manifest>,
     /// Of process 0.
     begun: Option<Begun>,
+    /// The rules that were in force last, as they were written down before they came in force.
+    written: Option<InForce>,
 }
 
 impl Beginning {
@@ -53,7 +96,11 @@ impl Beginning {
                 "going on from a checkpoint"
             );
         }
-        Ok(Beginning { storage, manifest, begun })
+        let written = match process {
+            0 => written_loads(&storage)?,
+            _ => None,
+        };
+        Ok(Beginning { storage, manifest, begun, written })
     }
 
     /// Who waits for the checkpoint's storage.
@@ -80,6 +127,40 @@ impl Beginning {
     /// What holds for the whole checkpoint.
     pub fn restored(&self) -> Option<Restored> {
         self.manifest.as_ref().map(|m| Restored { checkpoint: m.sequence, watermark: m.watermark, acked: m.acked })
+    }
+
+    /// What new rules begin after; `None`: nothing was read before, or the checkpoint doesn't tell.
+    pub fn before(&self) -> Option<Before> {
+        let manifest = self.manifest.as_ref();
+        let in_force = InForce::latest(manifest.and_then(|m| m.in_force.clone()), self.written.clone())?;
+        let positions = manifest.iter().flat_map(|m| &m.positions);
+        let read = positions.map(|p| (p.source.clone(), p.partition, p.progress.next)).collect();
+        Some(Before { in_force, watermark: manifest.and_then(|m| m.watermark), read })
+    }
+
+    /// From now on writes down which rules come in force, and then wakes whoever waits for it. So a run that goes on from a
+    /// checkpoint before a load knows since when the loaded rules were in force.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn keep_loads(&self, waker: Waker) -> Result<KeepLoads, String> {
+        let (to, from) = bounded::<InForce>(1);
+        let kept = Arc::new(AtomicU64::new(0));
+        let (storage, done) = (self.storage.clone(), kept.clone());
+        let keep = move || {
+            for in_force in from {
+                // Texts and numbers: there is nothing in it that JSON can't say.
+                let body = Sealed::new(serde_json::to_vec(&in_force).unwrap_or_default());
+                storage.put_until_there(LOADS, &body, "rules wait to be loaded");
+                done.store(in_force.number, Ordering::Release);
+                waker.wake();
+            }
+        };
+        std::thread::Builder::new()
+            .name("loads".into())
+            .spawn(keep)
+            .map_err(|e| format!("no thread to write down loads of rules: {e}; raise the limit of processes"))?;
+        Ok(KeepLoads { to, kept })
     }
 
     /// What was told after the checkpoint, and where to write down what will be.
@@ -144,7 +225,7 @@ impl Beginning {
             .spawn(feed)
             .map_err(|e| format!("no thread to read the checkpoint: {e}; raise the limit of processes"))?;
         let checkpoint = self.manifest.as_ref().map_or(0, |m| m.sequence);
-        Ok(Kept { spooled: Some(writer.to.clone()), before, checkpoint, back })
+        Ok(Kept { spooled: Some(writer.to.clone()), before, checkpoint, back, again: Vec::new() })
     }
 
     /// Starts what makes manifests; for process 0. `acked` counts what stores and receivers have had; `committed` takes the

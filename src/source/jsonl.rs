@@ -112,7 +112,7 @@ fn is_stdin(path: &Path) -> bool {
 }
 
 /// Whether it can be read only once, from its beginning to its end.
-fn is_stream(path: &Path) -> bool {
+pub(super) fn is_stream(path: &Path) -> bool {
     let known = |p: &Path| p.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir());
     is_stdin(path) || known(path)
 }

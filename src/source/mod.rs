@@ -35,13 +35,16 @@ pub enum StartAt {
     /// These next offsets, as in [`RecordBatch::next_offset`]; a partition that isn't named as in
     /// [`StartAt::Committed`]. (What can be read once only is read from where it is, and counted on from there.)
     Positions(HashMap<PartitionId, u64>),
+    /// Kafka: the first record that the broker has taken at this time or later, microseconds since 1970; files: the
+    /// beginning.
+    Time(i64),
 }
 
 impl StartAt {
     /// The next offset of a partition, if one is given.
     fn of(&self, partition: PartitionId) -> Option<u64> {
         match self {
-            StartAt::Committed => None,
+            StartAt::Committed | StartAt::Time(_) => None,
             StartAt::Positions(positions) => positions.get(&partition).copied(),
         }
     }
@@ -108,6 +111,14 @@ pub fn start(index: u16, config: &Source, inboxes: Inboxes, start: StartAt) -> R
             let offsets = client.offsets();
             Reader::spawn(name, stop, Some(offsets), feed, move |feed| client.run(feed))
         }
+    }
+}
+
+/// Whether what was read of a source can be read again.
+pub fn can_be_read_again(config: &Source) -> bool {
+    match config {
+        Source::Jsonl { path, .. } => !jsonl::is_stream(path),
+        Source::Kafka { .. } => true,
     }
 }
 

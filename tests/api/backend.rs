@@ -9,7 +9,7 @@ use clawdstrike_edr::api;
 use clawdstrike_edr::api::tokens::Tokens;
 use clawdstrike_edr::config::{self, Api};
 use clawdstrike_edr::response::Orchestrator;
-use clawdstrike_edr::runtime::handle::{ActiveRules, Change, Handle, REQUESTS, Request, Stats, WATCH_LAG};
+use clawdstrike_edr::runtime::handle::{ActiveRules, Change, Handle, Loaded, REQUESTS, Request, Stats, WATCH_LAG};
 use clawdstrike_edr::session::{RecentEvent, SessionView};
 use clawdstrike_edr::view::{AgentView, Answer, Query, Rows, compare_alerts};
 use clawdstrike_rules::plan::{ActionKind, Severity};
@@ -174,7 +174,7 @@ async fn answer(mut inbox: mpsc::Receiver<Request>, changes: broadcast::Sender<C
             }
             Request::Rules(_, to) => {
                 epoch += 1;
-                to.send(epoch).map_err(drop)
+                to.send(Loaded { epoch, watermark: None }).map_err(drop)
             }
         };
     }
@@ -289,6 +289,8 @@ pub(crate) fn alert(id: &str, severity: Severity, status: Status) -> Alert {
         actions: Vec::new(),
         run_actions: true,
         shadow: false,
+        backfilled: false,
+        rule_removed: false,
         trigger_event: "{}".into(),
         handling: Default::default(),
     }

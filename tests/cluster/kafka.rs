@@ -10,10 +10,16 @@ use serde_json::Value;
 
 use crate::{BINARY, BRIEF, Cluster, event, wait};
 
-const APPEND_TIME: (&str, &str) = ("message.timestamp.type", "LogAppendTime");
+pub(crate) const APPEND_TIME: (&str, &str) = ("message.timestamp.type", "LogAppendTime");
 
 /// Writes events of the session to the topic's partitions in turn; each at its second.
-fn produce(kafka: &Kafka, topic: &str, partitions: i32, session: &str, seconds: impl IntoIterator<Item = u32>) {
+pub(crate) fn produce(
+    kafka: &Kafka,
+    topic: &str,
+    partitions: i32,
+    session: &str,
+    seconds: impl IntoIterator<Item = u32>,
+) {
     let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", kafka.bootstrap()).create().unwrap();
     for (n, second) in (0..).zip(seconds) {
         let text = event(&format!("{session}-{n}"), session, second, "file_access", &format!("/tmp/{n}"), true);

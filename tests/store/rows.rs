@@ -50,6 +50,8 @@ pub(crate) fn alert(id: &str, revision: u64) -> Alert {
         actions: vec![Action { kind: ActionKind::AlertSoc, params: Default::default() }],
         run_actions: true,
         shadow: false,
+        backfilled: false,
+        rule_removed: false,
         trigger_event: "{}".into(),
         handling: Default::default(),
     }

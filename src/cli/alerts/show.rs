@@ -31,7 +31,7 @@ pub(super) async fn run(args: ShowArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-const FACTS: [&str; 14] = [
+const FACTS: [&str; 17] = [
     "alert_id",
     "rule_id",
     "rule_name",
@@ -46,6 +46,9 @@ const FACTS: [&str; 14] = [
     "last_seen",
     "match_count",
     "risk_score",
+    "shadow",
+    "backfilled",
+    "rule_removed",
 ];
 
 fn show(out: &mut Out, alert: &Value) -> anyhow::Result<()> {

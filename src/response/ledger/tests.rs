@@ -50,6 +50,8 @@ fn alert(id: usize, status: Status) -> Alert {
         actions: ACTIONS.map(|kind| Action { kind, params: Default::default() }).to_vec(),
         run_actions: true,
         shadow: false,
+        backfilled: false,
+        rule_removed: false,
         trigger_event: "{}".into(),
         handling: Handling::default(),
     }

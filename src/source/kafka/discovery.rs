@@ -238,9 +238,12 @@ impl Search {
         };
         let mut partitions: Vec<_> = new.into_iter().map(|number| (number, given(number))).collect();
         let unknown = partitions.iter().filter(|(_, next)| next.is_none()).map(|(number, _)| *number);
-        let committed = committed(&self.consumer, &topic.name, unknown)?;
+        let begin = match self.start {
+            StartAt::Time(time) => taken_from(&self.consumer, &topic.name, unknown, time)?,
+            _ => committed(&self.consumer, &topic.name, unknown)?,
+        };
         for (number, next) in &mut partitions {
-            *next = next.or_else(|| committed.get(number).copied());
+            *next = next.or_else(|| begin.get(number).copied());
         }
         Ok((partitions, led))
     }
@@ -297,6 +300,36 @@ fn leads(consumer: &Consumer, topic: &str, number: i32) -> Result<(), KafkaError
 fn is_passing(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
     matches!(code, NotCoordinator | CoordinatorNotAvailable | CoordinatorLoadInProgress)
+}
+
+/// For each of these partitions the first offset whose record was taken at this time (microseconds since 1970) or later, else
+/// the one after its last.
+fn taken_from(
+    consumer: &Consumer,
+    topic: &str,
+    partitions: impl Iterator<Item = i32>,
+    time: i64,
+) -> Result<HashMap<i32, u64>, Reason> {
+    let unknown = |e| Reason::NoAnswer(format!("the broker does not tell where records of a time begin ({e})"));
+    let mut list = TopicPartitionList::new();
+    for number in partitions {
+        list.add_partition_offset(topic, number, Offset::Offset((time / 1_000).max(0))).map_err(unknown)?;
+    }
+    let mut offsets = HashMap::new();
+    if list.count() == 0 {
+        return Ok(offsets);
+    }
+    for element in consumer.offsets_for_times(list, ANSWER_WITHIN).map_err(unknown)?.elements() {
+        element.error().map_err(unknown)?;
+        let number = element.partition();
+        let first = match element.offset() {
+            Offset::Offset(next) => next,
+            // There is none that late.
+            _ => consumer.fetch_watermarks(topic, number, ANSWER_WITHIN).map_err(unknown)?.1,
+        };
+        offsets.insert(number, u64::try_from(first).unwrap_or(0));
+    }
+    Ok(offsets)
 }
 
 /// The group's committed offsets of these partitions; those that have none are left out.

@@ -22,7 +22,7 @@ mod threshold;
 
 use std::collections::BTreeMap;
 
-use clawdstrike_rules::plan::RuleSet;
+use clawdstrike_rules::plan::{Rule, RuleSet};
 use serde_json::Value;
 
 /// What the outcome depends on besides rules and records. Durations and times are microseconds.
@@ -132,10 +132,21 @@ pub struct Session {
 /// # Panics
 /// If a regex or a time zone of the plan can't be read: such a plan was not made by the compiler.
 pub fn evaluate(set: &RuleSet, files: &[Vec<u8>], options: &Options) -> Outcome {
+    evaluate_from(set, files, options, |_| i64::MIN)
+}
+
+/// As [`evaluate`], where each rule sees only events from a time on.
+///
+/// # Panics
+/// As [`evaluate`].
+pub fn evaluate_from(set: &RuleSet, files: &[Vec<u8>], options: &Options, from: impl Fn(&Rule) -> i64) -> Outcome {
     let read = ingest::read(files, options);
     let patterns = matcher::Patterns::default();
-    let mut alerts: Vec<_> =
-        set.rules.iter().flat_map(|rule| rule::alerts(rule, &set.allowlist, &read, &patterns, options)).collect();
+    let mut alerts: Vec<_> = set
+        .rules
+        .iter()
+        .flat_map(|rule| rule::alerts(rule, &set.allowlist, &read, from(rule), &patterns, options))
+        .collect();
     alerts.sort_by(|a, b| a.order().cmp(&b.order()));
     Outcome {
         alerts: alerts.into_iter().map(|keyed| keyed.alert).collect(),

@@ -26,16 +26,17 @@ impl Keyed {
     }
 }
 
-/// All alerts of one rule.
+/// All alerts of one rule, which sees no event before the time `from`.
 pub(crate) fn alerts(
     rule: &Rule,
     list: &[AllowEntry],
     read: &Read,
+    from: i64,
     patterns: &Patterns,
     options: &Options,
 ) -> Vec<Keyed> {
     let mut groups: BTreeMap<Group, Vec<&Event>> = BTreeMap::new();
-    for event in &read.events {
+    for event in read.events.iter().filter(|event| event.time >= from) {
         if let Some(values) = event.group(&rule.by) {
             let group = (event.tenant.clone(), values);
             groups.entry(group).or_default().push(event);
