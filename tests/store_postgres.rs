@@ -3,6 +3,9 @@
 #[path = "store/rows.rs"]
 mod rows;
 
+#[path = "store/retention_postgres.rs"]
+mod retention;
+
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -203,7 +206,7 @@ async fn processes_that_start_together_migrate_once() {
     for task in tasks {
         task.await.unwrap().write(&full_batch()).await.unwrap();
     }
-    assert_eq!(one::<i64>(&client(&url).await, "SELECT count(*) FROM schema_migrations").await, 7);
+    assert_eq!(one::<i64>(&client(&url).await, "SELECT count(*) FROM schema_migrations").await, 8);
 }
 
 #[tokio::test]

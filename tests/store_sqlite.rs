@@ -3,6 +3,9 @@
 #[path = "store/rows.rs"]
 mod rows;
 
+#[path = "store/retention_sqlite.rs"]
+mod retention;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +20,7 @@ use rows::{
 };
 
 async fn open(path: &Path) -> Store {
-    let config = config::Store::Sqlite { path: path.into(), events: true };
+    let config = config::Store::Sqlite { path: path.into(), events: true, retention: Default::default() };
     Store::open(&config).await.unwrap().unwrap()
 }
 
@@ -138,7 +141,7 @@ async fn two_that_open_a_new_file_together_both_succeed() {
     for task in tasks {
         task.await.unwrap().write(&full_batch()).await.unwrap();
     }
-    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM schema_migrations"), 5);
+    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM schema_migrations"), 6);
     assert_eq!(one::<i64>(&path, "SELECT count(*) FROM agent_events"), 3);
 }
 
@@ -165,7 +168,7 @@ async fn refuses_a_database_of_another_version() {
         .unwrap()
         .execute("UPDATE schema_migrations SET checksum = 'x' WHERE version = 2", [])
         .unwrap();
-    let config = config::Store::Sqlite { path: path.clone(), events: true };
+    let config = config::Store::Sqlite { path: path.clone(), events: true, retention: Default::default() };
     let error = Store::open(&config).await.err().unwrap();
     assert!(error.contains("002_alerts") && error.contains("edr.db"), "{error}");
 }
@@ -191,7 +194,8 @@ async fn a_position_that_no_store_can_hold_is_refused() {
 
 #[tokio::test]
 async fn a_missing_or_wrong_url_is_told_without_showing_it() {
-    let config = |name: &str| config::Store::Postgres { url_env: name.into(), events: true };
+    let config =
+        |name: &str| config::Store::Postgres { url_env: name.into(), events: true, retention: Default::default() };
     let error = Store::open(&config("CLAWDSTRIKE_TEST_UNSET")).await.err().unwrap();
     assert!(error.contains("\"CLAWDSTRIKE_TEST_UNSET\" is not set"), "{error}");
     let error = Store::open(&config("PATH")).await.err().unwrap();
@@ -216,7 +220,7 @@ impl Blocked {
     }
 
     fn store(&self) -> Store {
-        let config = config::Store::Sqlite { path: self.path(), events: true };
+        let config = config::Store::Sqlite { path: self.path(), events: true, retention: Default::default() };
         Store::prepare(&config).unwrap().unwrap()
     }
 

@@ -409,12 +409,14 @@ fn degraded_parts(
     response: &Arc<Orchestrator>,
     checkpoints: Troubles,
 ) -> sinks::Degraded {
-    let store = writer.map(StoreWriter::status);
+    let store = writer.map(|writer| (writer.status(), writer.retention_trouble()));
     let response = Arc::downgrade(response);
     Box::new(move || {
         let mut parts = response.upgrade().map(|r| r.degraded()).unwrap_or_default();
-        if let Some(reason) = store.as_ref().and_then(|s| s.borrow().degraded.clone()) {
-            parts.insert("store".into(), reason);
+        if let Some((status, retention)) = &store {
+            let parts_of_it =
+                [("store", status.borrow().degraded.clone()), ("store retention", retention.borrow().clone())];
+            parts.extend(parts_of_it.into_iter().filter_map(|(part, reason)| Some((part.to_owned(), reason?))));
         }
         if let Some(reason) = checkpoints.first() {
             parts.insert(CHECKPOINT.into(), reason);

@@ -11,6 +11,7 @@ mod migrate;
 mod past;
 mod pending;
 mod postgres;
+mod retention;
 mod row;
 mod sqlite;
 mod writer;
@@ -26,6 +27,7 @@ pub use inspect::{Condition, Schema};
 pub use past::PastEvent;
 pub use pending::VersionSender;
 pub use postgres::Postgres;
+pub use retention::Removed;
 pub use sqlite::Sqlite;
 pub use writer::{ArchiveSender, Closed, Receipt, Status, StoreWriter, Written};
 
@@ -160,15 +162,20 @@ impl Store {
     pub fn prepare(config: &config::Store) -> Result<Option<Store>, String> {
         Ok(match config {
             config::Store::None => None,
-            config::Store::Sqlite { path, .. } => Some(Store::Sqlite(Sqlite::new(path.clone()))),
-            config::Store::Postgres { url_env, .. } => {
+            config::Store::Sqlite { path, retention, .. } => {
+                let mut store = Sqlite::new(path.clone());
+                store.set_retention(*retention);
+                Some(Store::Sqlite(store))
+            }
+            config::Store::Postgres { url_env, retention, .. } => {
                 let url = std::env::var(url_env).map_err(|_| {
                     format!(
                         "store: environment variable \"{url_env}\" is not set: it must hold the connection URL, such as \
                          postgres://user:password@127.0.0.1:5432/clawdstrike"
                     )
                 })?;
-                let store = Postgres::new(&url).map_err(|e| format!("store: \"{url_env}\": {e}"))?;
+                let mut store = Postgres::new(&url).map_err(|e| format!("store: \"{url_env}\": {e}"))?;
+                store.set_retention(*retention);
                 Some(Store::Postgres(store))
             }
         })

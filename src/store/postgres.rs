@@ -17,10 +17,15 @@ use super::inspect::Condition;
 use super::migrate::{self, Applied, Migration};
 use super::row::Rows;
 use super::{PastEvent, StoreError};
+use crate::config::Retention;
+use crate::store::retention::Due;
 use crate::wall_clock;
 
+mod days;
+mod retention;
 mod statements;
 
+use days::Days;
 use statements::Statements;
 
 /// How long connecting may take, if the URL doesn't say `connect_timeout`.
@@ -44,8 +49,10 @@ const MESSAGE_CHARS: usize = 500;
 /// A server and the connection to it.
 pub struct Postgres {
     config: Box<tokio_postgres::Config>,
+    retention: Retention,
     live: Option<Live>,
-    migrated: bool,
+    /// Known once this process has brought the schema up to date.
+    flavour: Option<Flavour>,
     deadline: Duration,
 }
 
@@ -54,6 +61,7 @@ struct Live {
     client: Client,
     driver: JoinHandle<()>,
     statements: Statements,
+    days: Days,
 }
 
 /// Whether the schema uses TimescaleDB. Decided when a database is set up, and kept.
@@ -86,7 +94,28 @@ impl Postgres {
         if config.get_application_name().is_none() {
             config.application_name("clawdstrike-edr");
         }
-        Ok(Postgres { config: Box::new(config), live: None, migrated: false, deadline: TRANSACTION_DEADLINE })
+        Ok(Postgres {
+            config: Box::new(config),
+            retention: Retention::default(),
+            live: None,
+            flavour: None,
+            deadline: TRANSACTION_DEADLINE,
+        })
+    }
+
+    /// What [`super::Store::sweep`] removes; before the first connection.
+    pub fn set_retention(&mut self, retention: Retention) {
+        self.retention = retention;
+    }
+
+    pub(super) fn apart(&self) -> Postgres {
+        Postgres {
+            config: self.config.clone(),
+            retention: self.retention,
+            live: None,
+            flavour: self.flavour,
+            deadline: self.deadline,
+        }
     }
 
     /// How long one transaction may take before the server counts as gone (90 s unless told).
@@ -102,15 +131,15 @@ impl Postgres {
         // First drop, then connect: some servers take one connection at a time.
         self.discard();
         let (client, driver) = self.open().await?;
-        let limit = if self.migrated { self.deadline } else { MIGRATION_DEADLINE };
+        let limit = if self.flavour.is_some() { self.deadline } else { MIGRATION_DEADLINE };
         let made = match timeout(limit, Box::pin(self.set_up(client))).await {
             Ok(made) => made,
             Err(_) => Err(self.unavailable(format!("the schema wasn't found up to date within {limit:?}"))),
         };
         match made {
-            Ok(client) => {
-                self.migrated = true;
-                self.live = Some(Live { client, driver, statements: Statements::default() });
+            Ok((client, flavour)) => {
+                self.flavour = Some(flavour);
+                self.live = Some(Live { client, driver, statements: Statements::default(), days: Days::default() });
                 Ok(())
             }
             Err(error) => {
@@ -123,10 +152,18 @@ impl Postgres {
     pub(super) async fn write(&mut self, rows: &Rows) -> Result<(), StoreError> {
         self.connect().await?;
         let deadline = self.deadline;
-        let Some(Live { client, statements, .. }) = &mut self.live else {
+        let (plain, now) = (self.flavour == Some(Flavour::Plain), wall_clock::now());
+        let due = Due::at(now, &self.retention).events;
+        let Some(Live { client, statements, days, .. }) = &mut self.live else {
             return Err(self.unavailable("not connected".into()));
         };
-        let written = timeout(deadline, Box::pin(statements.write(client, rows))).await;
+        let write = async {
+            if plain {
+                days.make_for(client, &rows.events, now, due).await?;
+            }
+            statements.write(client, rows).await
+        };
+        let written = timeout(deadline, Box::pin(write)).await;
         self.settle(written.map(|r| r.map_err(Some)).unwrap_or(Err(None)))
     }
 
@@ -245,22 +282,25 @@ impl Postgres {
         Ok((client, driver))
     }
 
-    async fn set_up(&self, mut client: Client) -> Result<Client, StoreError> {
+    async fn set_up(&self, mut client: Client) -> Result<(Client, Flavour), StoreError> {
         let failed = |e: tokio_postgres::Error| self.unavailable(describe(&e));
         // Migrations may take longer than a statement of a write.
         client.batch_execute("SET TIME ZONE 'UTC'; SET statement_timeout = 0").await.map_err(failed)?;
-        if !self.migrated {
-            if !self.on_loopback() {
-                tracing::warn!(store = self.place(), "the connection isn't encrypted: expected a private network");
+        let flavour = match self.flavour {
+            Some(flavour) => flavour,
+            None => {
+                if !self.on_loopback() {
+                    tracing::warn!(store = self.place(), "the connection isn't encrypted: expected a private network");
+                }
+                self.migrate(&mut client).await?
             }
-            self.migrate(&mut client).await?;
-        }
+        };
         let limits = format!("SET statement_timeout = {}", STATEMENT_TIMEOUT.as_millis());
         client.batch_execute(&limits).await.map_err(failed)?;
-        Ok(client)
+        Ok((client, flavour))
     }
 
-    async fn migrate(&self, client: &mut Client) -> Result<(), StoreError> {
+    async fn migrate(&self, client: &mut Client) -> Result<Flavour, StoreError> {
         let failed = |e: tokio_postgres::Error| self.unavailable(describe(&e));
         let encoding: String = client.query_one("SHOW server_encoding", &[]).await.map_err(failed)?.get(0);
         if encoding != "UTF8" {
@@ -279,9 +319,13 @@ impl Postgres {
                 .await
                 .map_err(|e| self.unavailable(format!("migration {:?}: {}", migration.name, describe(&e))))?;
         }
+        if (flavour, available) == (Flavour::Timescaledb, Flavour::Timescaledb) {
+            let unkept = |e| self.unavailable(format!("TimescaleDB's policies: {}", describe(&e)));
+            retention::keep_policies(&transaction, &self.retention).await.map_err(unkept)?;
+        }
         transaction.commit().await.map_err(failed)?;
         self.tell(flavour, available, outstanding.len());
-        Ok(())
+        Ok(flavour)
     }
 
     fn tell(&self, flavour: Flavour, available: Flavour, migrations: usize) {
@@ -300,14 +344,14 @@ impl Postgres {
             (Flavour::Plain, Flavour::Plain) => tracing::warn!(
                 store,
                 migrations,
-                "store ready, without TimescaleDB: agent_events_hourly is a plain view computed at each read, and nothing \
-                 compresses (7 d) or removes (90 d) old events; install the extension and use a new database for these"
+                "store ready, without TimescaleDB: nothing compresses old events, and agent_events_hourly adds up those that \
+                 are kept at each read; install the extension and use a new database for these"
             ),
             (Flavour::Plain, Flavour::Timescaledb) => tracing::warn!(
                 store,
                 migrations,
                 "store ready; the database was set up without TimescaleDB, which is installed now: use a new database for \
-                 continuous aggregates, compression and retention"
+                 continuous aggregates and compression"
             ),
         }
     }

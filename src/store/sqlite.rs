@@ -13,6 +13,9 @@ use super::inspect::Condition;
 use super::migrate::{self, Applied};
 use super::row::{AlertColumns, RemovedColumns, Rows, SessionColumns};
 use super::{EventRow, PastEvent, StoreError};
+use crate::config::Retention;
+
+mod retention;
 
 /// How long a write waits for another process's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,13 +25,23 @@ const STATEMENTS: usize = 16;
 /// A database file and its connection.
 pub struct Sqlite {
     path: PathBuf,
+    retention: Retention,
     connection: Option<Connection>,
 }
 
 impl Sqlite {
     /// A store in this file, which the first use makes if it isn't there.
     pub fn new(path: PathBuf) -> Sqlite {
-        Sqlite { path, connection: None }
+        Sqlite { path, retention: Retention::default(), connection: None }
+    }
+
+    /// What [`super::Store::sweep`] removes.
+    pub fn set_retention(&mut self, retention: Retention) {
+        self.retention = retention;
+    }
+
+    pub(super) fn apart(&self) -> Sqlite {
+        Sqlite { path: self.path.clone(), retention: self.retention, connection: None }
     }
 
     /// Opens the file if it isn't open, and brings its schema up to date.
@@ -160,6 +173,8 @@ fn create_private(path: &Path) -> std::io::Result<()> {
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Before anything is written: retention gives pages back to the file system.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     // Readers don't block the writer, nor it them.
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     // What was acknowledged survives a power cut.

@@ -6,6 +6,7 @@
 //!   nobody else.
 //! - An unavailable store is tried again with growing, jittered pauses, for ever; [`Status`] says so. Events that can't
 //!   be written hold no alert.
+//! - Beside it, [`super::retention`] removes what is due.
 //! - Rows that the store refuses are found by halving, logged, counted and left out; the rest is written.
 //!
 //! Knows no tables and no SQL.
@@ -19,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::pending::{Pending, VersionSender};
+use super::retention::Sweeper;
 use super::{Batch, EventRow, Store, StoreError};
 
 mod lane;
@@ -54,6 +56,7 @@ pub struct StoreWriter {
     status: watch::Receiver<Status>,
     hurry: Arc<Hurry>,
     task: JoinHandle<()>,
+    sweeper: Sweeper,
 }
 
 /// The archive's way in. Clones share its queue.
@@ -99,6 +102,7 @@ impl StoreWriter {
         let hurry = Arc::new(Hurry::default());
         let (jobs, queue) = mpsc::channel(ARCHIVE_QUEUE);
         let (status_sender, status) = watch::channel(Status::default());
+        let sweeper = Sweeper::start(&store);
         let writer = Writer {
             store,
             pending: pending.clone(),
@@ -109,7 +113,7 @@ impl StoreWriter {
             versions: Lane::new("alerts and sessions"),
             archive: Lane::new("events"),
         };
-        StoreWriter { pending, jobs, status, hurry, task: tokio::spawn(writer.run()) }
+        StoreWriter { pending, jobs, status, hurry, task: tokio::spawn(writer.run()), sweeper }
     }
 
     /// A producer of alert and session versions; each dataflow worker has its own.
@@ -125,6 +129,11 @@ impl StoreWriter {
     /// How the store is doing, now and later.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// Why what is due isn't removed at present, now and later.
+    pub fn retention_trouble(&self) -> watch::Receiver<Option<String>> {
+        self.sweeper.trouble()
     }
 
     /// Alerts and lives of sessions whose latest version isn't in the store.
