@@ -9,7 +9,9 @@ mod retention;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use clawdstrike_edr::store::{Batch, EventRow, Postgres, RemovedSession, SessionKey, Store, StoreError, StoreWriter};
+use clawdstrike_edr::store::{
+    Batch, EventRow, Kept, Postgres, RemovedSession, SessionKey, Store, StoreError, StoreWriter,
+};
 use clawdstrike_test_services::{self as services, Service as _};
 use tokio_postgres::types::FromSqlOwned;
 use tokio_postgres::{Client, NoTls};
@@ -421,4 +423,45 @@ async fn events_are_read_back_in_the_order_of_their_times() {
     assert_eq!(read.iter().map(|e| (e.time, e.key.as_str())).collect::<Vec<_>>(), expected);
     let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
     assert_eq!(json(&read[0].record), json(&written[10].metadata));
+}
+
+#[tokio::test]
+async fn rows_of_a_span_are_exported_in_order_with_all_their_columns() {
+    let url = database("export").await;
+    let mut store = open(&url).await;
+    let mut rows = events("e", 1_000, T0);
+    rows.reverse();
+    let batch = Batch {
+        events: rows.into_iter().chain(hostile_events()).collect(),
+        alerts: vec![alert("a-2", 1), alert("a-1", 2), hostile_alert("h")],
+        sessions: vec![session_row("s-1", T0, 3, 7), session_row("s-2", T0 + 1, 3, 7)],
+        ..Batch::default()
+    };
+    store.write(&batch).await.unwrap();
+    let mut read = async |kept: Kept, from: i64, to: i64| {
+        let mut rows: Vec<Vec<Option<String>>> = Vec::new();
+        let all = store.export(kept, from, to, |row| {
+            rows.push(row);
+            true
+        });
+        all.await.unwrap();
+        rows
+    };
+    let place = |kept: Kept, name: &str| kept.columns().iter().position(|c| c.name == name).unwrap();
+    let got = read(Kept::Events, T0 + 10, T0 + 900).await;
+    let key = place(Kept::Events, "event_key");
+    let keys: Vec<_> = got.iter().map(|row| row[key].clone().unwrap()).collect();
+    assert_eq!(keys, (10..900).map(|i| format!("e/{i}")).collect::<Vec<_>>());
+    let row = |name: &str| got[0][place(Kept::Events, name)].as_deref();
+    assert_eq!(
+        (row("time"), row("allowed"), row("risk_score"), row("metadata")),
+        (Some("2026-01-05T10:00:00.000010Z"), Some("true"), Some("10"), Some("{\"agent_id\": \"agent-1\"}"))
+    );
+    // Every hostile row comes too, and all values of alerts and sessions.
+    assert_eq!(read(Kept::Events, i64::MIN / 2, i64::MAX).await.len(), 1_000 + hostile_events().len() - 1);
+    let alerts = read(Kept::Alerts, T0, T0 + 1).await;
+    let ids: Vec<_> = alerts.iter().map(|row| row[place(Kept::Alerts, "alert_id")].as_deref().unwrap()).collect();
+    assert_eq!(ids, ["a-1", "a-2", "h"]);
+    assert_eq!(alerts[0][place(Kept::Alerts, "superseded_by")], None);
+    assert_eq!(read(Kept::Sessions, T0, T0 + 1).await.len(), 1);
 }

@@ -9,6 +9,7 @@ mod alerts;
 mod audit;
 mod client;
 mod doctor;
+mod export;
 mod init;
 pub mod output;
 mod replay;
@@ -79,6 +80,7 @@ enum Command {
     /// See who changed what, and that nobody has changed the trail.
     #[command(subcommand, after_help = "Example:\n  clawdstrike-edr audit list --limit 20")]
     Audit(audit::Command),
+    Export(export::ExportArgs),
 }
 
 /// `--output`.
@@ -153,6 +155,7 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Replay(args) => replay::run(args),
         Command::Token(command) => token::run(command),
         Command::Audit(command) => audit::run(command),
+        Command::Export(args) => export::run(args),
     }
 }
 

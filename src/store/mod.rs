@@ -6,6 +6,7 @@
 //!
 //! A store knows rows. It knows nothing of sources, rules, dataflow, HTTP or the command line.
 
+mod export;
 mod inspect;
 mod migrate;
 mod past;
@@ -23,6 +24,7 @@ use crate::config;
 pub use crate::session::SessionKey;
 use crate::session::SessionView;
 
+pub use export::{Column, ExportedRow, Kept, Kind};
 pub use inspect::{Condition, Schema};
 pub use past::PastEvent;
 pub use pending::VersionSender;

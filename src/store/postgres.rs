@@ -13,6 +13,7 @@ use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, GenericClient, NoTls, Row};
 
+use super::export::{Column, ExportedRow, Kept, Kind};
 use super::inspect::Condition;
 use super::migrate::{self, Applied, Migration};
 use super::row::Rows;
@@ -43,6 +44,8 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(30);
 const MIGRATION_LOCK: i64 = 0x6564_725f_7371_6c31;
 /// Events read back at a time.
 const PAGE: i32 = 10_000;
+/// Rows of an export at a time: each may have a record of a MiB.
+const EXPORT_PAGE: i32 = 200;
 /// Of a server's message this much is passed on: it may quote what an agent wrote.
 const MESSAGE_CHARS: usize = 500;
 
@@ -208,6 +211,38 @@ impl Postgres {
             let row = |row: &Row| PastEvent { time: row.get(0), key: row.get(1), record: row.get(2) };
             if rows.is_empty() || !rows.iter().all(|r| each(row(r))) {
                 break;
+            }
+        }
+        driver.abort();
+        Ok(())
+    }
+
+    /// See [`super::Store::export`].
+    pub(super) async fn export(
+        &self,
+        kept: Kept,
+        from: i64,
+        to: i64,
+        each: &mut dyn FnMut(ExportedRow) -> bool,
+    ) -> Result<(), String> {
+        let failed = |e: tokio_postgres::Error| format!("{}: {}", self.place(), describe(&e));
+        let (mut client, driver) = self.open().await.map_err(|e| e.to_string())?;
+        let as_text = |column: &Column| match column.kind {
+            Kind::Time => format!(r#"to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#, column.name),
+            Kind::Text | Kind::Plain | Kind::Json => format!("{}::text", column.name),
+        };
+        let sql = kept.select(as_text, |n| format!("${n}::text::timestamptz"));
+        let transaction = client.transaction().await.map_err(failed)?;
+        let portal = transaction.bind(&sql, &[&format(from), &format(to)]).await.map_err(failed)?;
+        'pages: loop {
+            let rows = transaction.query_portal(&portal, EXPORT_PAGE).await.map_err(failed)?;
+            if rows.is_empty() {
+                break;
+            }
+            for row in &rows {
+                if !each((0..row.len()).map(|n| row.get(n)).collect()) {
+                    break 'pages;
+                }
             }
         }
         driver.abort();

@@ -261,7 +261,7 @@ fn document(value: Value) -> String {
     }
 }
 
-fn clamp(time: i64) -> i64 {
+pub(super) fn clamp(time: i64) -> i64 {
     time.clamp(TIMES.0, TIMES.1)
 }
 

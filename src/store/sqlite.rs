@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clawdstrike_telemetry::time::{format, parse};
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 
+use super::export::{Column, ExportedRow, Kept};
 use super::inspect::Condition;
 use super::migrate::{self, Applied};
 use super::row::{AlertColumns, RemovedColumns, Rows, SessionColumns};
@@ -114,6 +116,29 @@ impl Sqlite {
         Ok(())
     }
 
+    /// See [`super::Store::export`]. Blocks.
+    pub(super) fn export(
+        &self,
+        kept: Kept,
+        from: i64,
+        to: i64,
+        each: &mut dyn FnMut(ExportedRow) -> bool,
+    ) -> Result<(), String> {
+        let failed = |e: rusqlite::Error| format!("database {:?}: {e}", self.path);
+        let connection = self.open_to_read().map_err(failed)?;
+        let sql = kept.select(|column| column.name.to_owned(), |n| format!("?{n}"));
+        let mut statement = connection.prepare(&sql).map_err(failed)?;
+        let mut rows = statement.query(params![format(from), format(to)]).map_err(failed)?;
+        while let Some(row) = rows.next().map_err(failed)? {
+            let value = |(n, column): (usize, &Column)| Ok(text_of(row.get_ref(n)?, column));
+            let values: rusqlite::Result<_> = kept.columns().iter().enumerate().map(value).collect();
+            if !each(values.map_err(failed)?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// For looking only: makes no file, and waits for no writer.
     fn open_to_read(&self) -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -141,6 +166,17 @@ impl Sqlite {
         })??;
         self.connection = Some(connection);
         Ok(out)
+    }
+}
+
+fn text_of(value: ValueRef<'_>, column: &Column) -> Option<String> {
+    match value {
+        ValueRef::Null => None,
+        ValueRef::Integer(n) if column.truth => Some((n != 0).to_string()),
+        ValueRef::Integer(n) => Some(n.to_string()),
+        // As JSON writes doubles: the shortest text that is read as the same.
+        ValueRef::Real(x) => Some(serde_json::json!(x).to_string()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
     }
 }
 
