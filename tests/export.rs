@@ -1,4 +1,4 @@
-//! `export` from outside: the binary, a store as the engine writes it, and `openssl` as the auditor.
+//! `export` and `migrate` from outside: the binary, a store as the engine writes it, and `openssl` as the auditor.
 
 #[path = "store/rows.rs"]
 #[expect(dead_code, reason = "tests of the stores themselves need more")]
@@ -209,4 +209,24 @@ fn a_bundle_is_what_was_signed_or_says_what_is_not() {
     assert!(case.fails(1, &["export", "bundle", "audit", "--key", "key.pem"]).contains("isn't empty"));
     assert!(case.fails(1, &["export", "bundle", "b", "--key", "key.pub.pem"]).contains("genpkey"));
     assert!(case.fails(1, &["export", "verify", "audit", "--key", "key.pem"]).contains("pubout"));
+}
+
+#[test]
+fn a_migration_is_told_before_it_is_done_and_an_altered_one_is_refused() {
+    let case = Case::new();
+    let told = case.says(&["migrate", "--dry-run"]);
+    assert!(
+        told.contains("to be applied") && told.contains("  001_agent_events") && told.contains("  006_rollup"),
+        "{told}"
+    );
+    assert!(!case.path("edr.db").exists());
+    assert!(case.says(&["migrate"]).contains("001_agent_events"));
+    let told: Value = serde_json::from_str(&case.says(&["migrate", "--dry-run", "--output", "json"])).unwrap();
+    assert_eq!(told["migrations"], Value::Array(Vec::new()));
+    let database = rusqlite::Connection::open(case.path("edr.db")).unwrap();
+    database.execute("UPDATE schema_migrations SET checksum = 'x' WHERE version = 2", []).unwrap();
+    for args in [&["migrate", "--dry-run"][..], &["migrate"]] {
+        let told = case.fails(1, args);
+        assert!(told.contains("002_alerts") && told.contains("checksum"), "{told}");
+    }
 }

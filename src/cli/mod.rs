@@ -11,6 +11,7 @@ mod client;
 mod doctor;
 mod export;
 mod init;
+mod migrate;
 pub mod output;
 mod replay;
 mod rules;
@@ -81,6 +82,7 @@ enum Command {
     #[command(subcommand, after_help = "Example:\n  clawdstrike-edr audit list --limit 20")]
     Audit(audit::Command),
     Export(export::ExportArgs),
+    Migrate(migrate::MigrateArgs),
 }
 
 /// `--output`.
@@ -156,6 +158,7 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Token(command) => token::run(command),
         Command::Audit(command) => audit::run(command),
         Command::Export(args) => export::run(args),
+        Command::Migrate(args) => block_on(migrate::run(args)),
     }
 }
 

@@ -94,6 +94,12 @@ pub(super) fn compare(known: &[Migration], applied: &[Applied]) -> Schema {
     }
 }
 
+/// Names of those that are still to be applied; of a database that can't be used, none.
+pub(super) fn names(known: &[Migration], applied: &[Applied]) -> Vec<String> {
+    let outstanding = outstanding(known, applied).unwrap_or_default();
+    outstanding.iter().map(|migration| migration.name.to_owned()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,9 +127,9 @@ mod tests {
     #[test]
     fn refuses_a_database_of_a_newer_program() {
         let mut rows = applied(SQLITE);
-        rows.push(Applied { version: 5, name: "005_later".into(), checksum: String::new() });
+        rows.push(Applied { version: 7, name: "007_later".into(), checksum: String::new() });
         let error = outstanding(SQLITE, &rows).err().unwrap();
-        assert!(error.contains("005_later") && error.contains("newer"), "{error}");
+        assert!(error.contains("007_later") && error.contains("newer"), "{error}");
     }
 
     #[test]

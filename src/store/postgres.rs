@@ -263,12 +263,16 @@ impl Postgres {
         let row = client.query_one(sql, &[]).await?;
         let (exists, may_create): (bool, bool) = (row.get(0), row.get(1));
         let applied = if exists { read_applied(client).await? } else { Vec::new() };
-        let available = if timescale.is_some() { Flavour::Timescaledb } else { Flavour::Plain };
+        let sql = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')";
+        let available: bool = client.query_one(sql, &[]).await?.get(0);
+        let available = if available { Flavour::Timescaledb } else { Flavour::Plain };
+        let known = known(flavour(&applied).unwrap_or(available));
         let with = timescale.map_or("without TimescaleDB".to_owned(), |v| format!("with TimescaleDB {v}"));
         Ok(Condition {
             place: self.place(),
             product: format!("PostgreSQL {version} {with}"),
-            schema: migrate::compare(known(flavour(&applied).unwrap_or(available)), &applied),
+            schema: migrate::compare(known, &applied),
+            outstanding: migrate::names(known, &applied),
             clock_ahead: Some(clock - before.midpoint(after)),
             objection: if encoding != "UTF8" {
                 Some(format!("the database's encoding is {encoding:?}: create it with ENCODING 'UTF8'"))

@@ -87,6 +87,7 @@ impl Sqlite {
             place,
             product: format!("SQLite {}", rusqlite::version()),
             schema: migrate::compare(migrate::SQLITE, &applied),
+            outstanding: migrate::names(migrate::SQLITE, &applied),
             clock_ahead: None,
             objection: None,
         })
