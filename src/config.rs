@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use api::{Api, Oidc, Tls};
 pub use response::{Response, SocFormat};
-pub use store::{Retention, Store};
+pub use store::{Retention, SslMode, Store};
 
 use crate::session::RiskWeights;
 
@@ -398,8 +398,9 @@ impl Config {
                 join(path);
             }
         }
-        if let Store::Sqlite { path, .. } = &mut self.store {
-            join(path);
+        match &mut self.store {
+            Store::Sqlite { path, .. } | Store::Postgres { sslrootcert: Some(path), .. } => join(path),
+            _ => {}
         }
         if let Some(tls) = &mut self.api.tls {
             join(&mut tls.cert);

@@ -6,6 +6,9 @@ mod rows;
 #[path = "store/retention_postgres.rs"]
 mod retention;
 
+#[path = "store/tls_postgres.rs"]
+mod tls;
+
 use std::sync::LazyLock;
 use std::time::Duration;
 

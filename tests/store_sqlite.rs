@@ -194,8 +194,13 @@ async fn a_position_that_no_store_can_hold_is_refused() {
 
 #[tokio::test]
 async fn a_missing_or_wrong_url_is_told_without_showing_it() {
-    let config =
-        |name: &str| config::Store::Postgres { url_env: name.into(), events: true, retention: Default::default() };
+    let config = |name: &str| config::Store::Postgres {
+        url_env: name.into(),
+        sslmode: None,
+        sslrootcert: None,
+        events: true,
+        retention: Default::default(),
+    };
     let error = Store::open(&config("CLAWDSTRIKE_TEST_UNSET")).await.err().unwrap();
     assert!(error.contains("\"CLAWDSTRIKE_TEST_UNSET\" is not set"), "{error}");
     let error = Store::open(&config("PATH")).await.err().unwrap();

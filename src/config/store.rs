@@ -27,6 +27,13 @@ pub enum Store {
     Postgres {
         /// Name of the environment variable that holds the connection URL.
         url_env: String,
+        /// Whether connections are encrypted; before what the URL says. Left out in both: unless the server is on loopback.
+        #[serde(default)]
+        sslmode: Option<SslMode>,
+        /// PEM file of the authorities that may vouch for the server; before what the URL says. Left out in both: the
+        /// system's.
+        #[serde(default)]
+        sslrootcert: Option<PathBuf>,
         /// Keep events too, not only alerts and sessions.
         #[serde(default = "yes")]
         events: bool,
@@ -39,6 +46,46 @@ pub enum Store {
 impl Default for Store {
     fn default() -> Self {
         Store::Sqlite { path: "state/clawdstrike.db".into(), events: true, retention: Retention::default() }
+    }
+}
+
+/// Whether connections to PostgreSQL are encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SslMode {
+    /// Plain text: on loopback or a private network.
+    Disable,
+    /// TLS, with the server's certificate and name verified.
+    VerifyFull,
+}
+
+impl std::str::FromStr for SslMode {
+    type Err = String;
+
+    /// Other clients' modes that encrypt mean this program's only one; those that let the server decide are refused.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "disable" => Ok(SslMode::Disable),
+            "require" | "verify-ca" | "verify-full" => Ok(SslMode::VerifyFull),
+            _ => Err(format!(
+                "sslmode is {text:?}: write \"verify-full\", or \"disable\" on loopback or a private network; modes that fall back \
+                 to plain text are not there"
+            )),
+        }
+    }
+}
+
+impl Serialize for SslMode {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(match self {
+            SslMode::Disable => "disable",
+            SslMode::VerifyFull => "verify-full",
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for SslMode {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -169,14 +169,15 @@ impl Store {
                 store.set_retention(*retention);
                 Some(Store::Sqlite(store))
             }
-            config::Store::Postgres { url_env, retention, .. } => {
+            config::Store::Postgres { url_env, sslmode, sslrootcert, retention, .. } => {
                 let url = std::env::var(url_env).map_err(|_| {
                     format!(
                         "store: environment variable \"{url_env}\" is not set: it must hold the connection URL, such as \
                          postgres://user:password@127.0.0.1:5432/clawdstrike"
                     )
                 })?;
-                let mut store = Postgres::new(&url).map_err(|e| format!("store: \"{url_env}\": {e}"))?;
+                let store = Postgres::with_tls(&url, *sslmode, sslrootcert.as_deref());
+                let mut store = store.map_err(|e| format!("store: \"{url_env}\": {e}"))?;
                 store.set_retention(*retention);
                 Some(Store::Postgres(store))
             }

@@ -1,33 +1,38 @@
 //! PostgreSQL, with or without TimescaleDB: one connection, made again when it breaks.
 //!
 //! A server that is dead but silent can't hold a write for ever: connecting, statements and whole transactions have
-//! deadlines. Connections aren't encrypted, so the server belongs on loopback or a private network.
+//! deadlines. Connections are encrypted unless the server is on loopback, or the configuration says otherwise.
 
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clawdstrike_telemetry::time::format;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, GenericClient, NoTls, Row};
+use tokio_postgres::tls::TlsStream;
+use tokio_postgres::{Client, Connection, GenericClient, NoTls, Row};
 
 use super::export::{Column, ExportedRow, Kept, Kind};
 use super::inspect::Condition;
 use super::migrate::{self, Applied, Migration};
 use super::row::Rows;
 use super::{PastEvent, StoreError};
-use crate::config::Retention;
+use crate::config::{self, Retention};
 use crate::store::retention::Due;
 use crate::wall_clock;
 
 mod days;
 mod retention;
 mod statements;
+mod tls;
 
 use days::Days;
 use statements::Statements;
+use tls::{FromUrl, Tls};
 
 /// How long connecting may take, if the URL doesn't say `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,6 +57,7 @@ const MESSAGE_CHARS: usize = 500;
 /// A server and the connection to it.
 pub struct Postgres {
     config: Box<tokio_postgres::Config>,
+    tls: Option<Tls>,
     retention: Retention,
     live: Option<Live>,
     /// Known once this process has brought the schema up to date.
@@ -78,16 +84,26 @@ impl Postgres {
     /// Reads a connection URL (`postgres://user:password@host:port/database?...`); the first use connects. Errors name
     /// the cause, never the password.
     pub fn new(url: &str) -> Result<Postgres, String> {
-        let mut config = tokio_postgres::Config::from_str(url).map_err(|e| {
+        Postgres::with_tls(url, None, None)
+    }
+
+    /// The same, with what the configuration says of TLS, which goes before what the URL says.
+    pub fn with_tls(url: &str, mode: Option<config::SslMode>, authorities: Option<&Path>) -> Result<Postgres, String> {
+        let said = FromUrl::take(url)?;
+        let mut config = tokio_postgres::Config::from_str(&said.url).map_err(|e| {
             format!("not a connection URL: {}; expected postgres://user:password@host:5432/database", describe(&e))
         })?;
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(
-                "the URL has sslmode=require, and this program connects without TLS: use a server on loopback or a \
-                        private network with sslmode=disable, or a TLS proxy on this machine"
-                    .into(),
-            );
-        }
+        let default = if on_loopback(&config) { config::SslMode::Disable } else { config::SslMode::VerifyFull };
+        let tls = match mode.or(said.mode).unwrap_or(default) {
+            config::SslMode::Disable => {
+                config.ssl_mode(SslMode::Disable);
+                None
+            }
+            config::SslMode::VerifyFull => {
+                config.ssl_mode(SslMode::Require);
+                Some(Tls::new(authorities.or(said.authorities.as_deref()))?)
+            }
+        };
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
@@ -99,6 +115,7 @@ impl Postgres {
         }
         Ok(Postgres {
             config: Box::new(config),
+            tls,
             retention: Retention::default(),
             live: None,
             flavour: None,
@@ -114,6 +131,7 @@ impl Postgres {
     pub(super) fn apart(&self) -> Postgres {
         Postgres {
             config: self.config.clone(),
+            tls: self.tls.clone(),
             retention: self.retention,
             live: None,
             flavour: self.flavour,
@@ -307,18 +325,35 @@ impl Postgres {
     async fn open(&self) -> Result<(Client, JoinHandle<()>), StoreError> {
         // The library's own timeout covers TCP, not a server that accepts and stays silent.
         let limit = self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
-        let connected = timeout(limit, self.config.connect(NoTls)).await;
-        let (client, connection) = match connected {
-            Ok(Ok(connected)) => connected,
-            Ok(Err(error)) => return Err(self.unavailable(describe(&error))),
-            Err(_) => return Err(self.unavailable(format!("no answer within {limit:?}"))),
-        };
-        let driver = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = describe(&error), "the store's connection ended");
-            }
+        let connected = timeout(limit, async {
+            Ok(match &self.tls {
+                Some(tls) => {
+                    let (client, connection) = self.config.connect(tls.clone()).await?;
+                    (client, drive(connection))
+                }
+                None => {
+                    let (client, connection) = self.config.connect(NoTls).await?;
+                    (client, drive(connection))
+                }
+            })
         });
-        Ok((client, driver))
+        match connected.await {
+            Ok(Ok(connected)) => Ok(connected),
+            Ok(Err(error)) => Err(self.unavailable(self.refused(&error))),
+            Err(_) => Err(self.unavailable(format!("no answer within {limit:?}"))),
+        }
+    }
+
+    /// Why a connection wasn't made.
+    fn refused(&self, error: &tokio_postgres::Error) -> String {
+        let text = describe(error);
+        match self.tls.is_some() && error.code().is_none() && text.contains("TLS") {
+            true => format!(
+                "{text}; [store] sslrootcert (or the URL's) names whom to trust, the certificate must be for this host, and \
+                 sslmode = \"disable\" is for servers without TLS on loopback or a private network"
+            ),
+            false => text,
+        }
     }
 
     async fn set_up(&self, mut client: Client) -> Result<(Client, Flavour), StoreError> {
@@ -328,7 +363,7 @@ impl Postgres {
         let flavour = match self.flavour {
             Some(flavour) => flavour,
             None => {
-                if !self.on_loopback() {
+                if self.tls.is_none() && !on_loopback(&self.config) {
                     tracing::warn!(store = self.place(), "the connection isn't encrypted: expected a private network");
                 }
                 self.migrate(&mut client).await?
@@ -425,15 +460,28 @@ impl Postgres {
         let port = self.config.get_ports().first().copied().unwrap_or(5432);
         format!("postgres {:?}", format!("{host}:{port}/{}", self.config.get_dbname().unwrap_or("")))
     }
+}
 
-    fn on_loopback(&self) -> bool {
-        let loopback = |host: &Host| match host {
-            Host::Tcp(host) => host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()),
-            #[cfg(unix)]
-            Host::Unix(_) => true,
-        };
-        self.config.get_hosts().iter().all(loopback)
-    }
+/// The task that moves a connection's bytes.
+fn drive<S, T>(connection: Connection<S, T>) -> JoinHandle<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: TlsStream + Unpin + Send + 'static,
+{
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(error = describe(&error), "the store's connection ended");
+        }
+    })
+}
+
+fn on_loopback(config: &tokio_postgres::Config) -> bool {
+    let loopback = |host: &Host| match host {
+        Host::Tcp(host) => host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()),
+        #[cfg(unix)]
+        Host::Unix(_) => true,
+    };
+    config.get_hosts().iter().all(loopback)
 }
 
 /// Whether TimescaleDB is there, after trying to make it so. Not being allowed to is no error: plain tables work.
@@ -509,9 +557,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_a_url_that_asks_for_tls() {
-        let error = Postgres::new("postgres://u:secret@db.example:5432/edr?sslmode=require").err().unwrap();
-        assert!(error.contains("sslmode=require") && !error.contains("secret"), "{error}");
+    fn servers_elsewhere_are_spoken_to_over_tls_unless_told() {
+        let encrypted = |url: &str| Postgres::new(url).map(|store| store.tls.is_some());
+        for url in ["postgres://u@db.example/edr", "postgres://u@127.0.0.1,db.example/edr?sslmode=require"] {
+            assert_eq!(encrypted(url), Ok(true), "{url}");
+        }
+        for url in
+            ["postgres://u@db.example/edr?sslmode=disable", "postgres://u@[::1]/edr", "postgres://u@localhost/edr"]
+        {
+            assert_eq!(encrypted(url), Ok(false), "{url}");
+        }
+        let told =
+            Postgres::with_tls("postgres://u@localhost/edr?sslmode=disable", Some(config::SslMode::VerifyFull), None);
+        assert!(told.is_ok_and(|store| store.tls.is_some()), "the configuration goes before the URL");
     }
 
     #[test]
@@ -524,7 +582,5 @@ mod tests {
     fn names_the_server_without_its_password() {
         let store = Postgres::new("postgres://u:secret@db.example:5433/edr").unwrap();
         assert_eq!(store.place(), "postgres \"db.example:5433/edr\"");
-        assert!(!store.on_loopback());
-        assert!(Postgres::new("postgres://u@127.0.0.1/edr").unwrap().on_loopback());
     }
 }
