@@ -20,8 +20,8 @@ use tokio_postgres::types::FromSqlOwned;
 use tokio_postgres::{Client, NoTls};
 
 use rows::{
-    DEADLINE, T0, alert, event, events, hostile_alert, hostile_events, hostile_stored, session, session_row, soon,
-    until,
+    DEADLINE, T0, action, alert, event, events, hostile_alert, hostile_events, hostile_stored, session, session_row,
+    soon, until,
 };
 
 /// The brief's schema, word for word: what a user may have set up before the engine came.
@@ -84,6 +84,7 @@ fn full_batch() -> Batch {
         alerts: vec![alert("a-1", 2), alert("a-1", 1), alert("a-2", 1)],
         sessions: vec![session_row("s-1", T0, 3, 7)],
         removed_sessions: Vec::new(),
+        actions: vec![action("k-1", 2), action("k-1", 1), action("k-2", 1)],
         events: events("src/0", 3, T0),
         positions: vec![("src".into(), 0, 300)],
     }
@@ -144,6 +145,7 @@ async fn lower_versions_and_positions_never_overwrite() {
     store.write(&full_batch()).await.unwrap();
     let older = Batch {
         alerts: vec![alert("a-1", 1)],
+        actions: vec![action("k-1", 1), action("k-2", 2)],
         sessions: vec![session_row("s-1", T0, 99, 6)],
         removed_sessions: vec![RemovedSession { key: SessionKey::of(&session("s-1", T0, 0)), epoch: 6 }],
         positions: vec![("src".into(), 0, 100)],
@@ -155,6 +157,9 @@ async fn lower_versions_and_positions_never_overwrite() {
         one::<String>(&client, "SELECT revision || status FROM alerts WHERE alert_id = 'a-1'").await,
         "2updated"
     );
+    let actions = "SELECT string_agg(key || state || attempts || agent_id || (params ->> 'duration'), ' ' ORDER BY key) FROM actions";
+    let stored = hostile_stored();
+    assert_eq!(one::<String>(&client, actions).await, format!("k-1acknowledged2{stored}1h k-2acknowledged2{stored}1h"));
     assert_eq!(one::<i64>(&client, "SELECT events FROM sessions").await, 3);
     assert_eq!(store.archive_positions().await.unwrap()[0].2, 300);
 }
@@ -211,7 +216,7 @@ async fn processes_that_start_together_migrate_once() {
     for task in tasks {
         task.await.unwrap().write(&full_batch()).await.unwrap();
     }
-    assert_eq!(one::<i64>(&client(&url).await, "SELECT count(*) FROM schema_migrations").await, 8);
+    assert_eq!(one::<i64>(&client(&url).await, "SELECT count(*) FROM schema_migrations").await, 9);
 }
 
 #[tokio::test]

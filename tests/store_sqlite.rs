@@ -15,8 +15,8 @@ use rusqlite::Connection;
 use rusqlite::types::FromSql;
 
 use rows::{
-    DEADLINE, HOSTILE, T0, alert, event, events, hostile_alert, hostile_events, hostile_stored, session, session_row,
-    soon, until,
+    DEADLINE, HOSTILE, T0, action, alert, event, events, hostile_alert, hostile_events, hostile_stored, session,
+    session_row, soon, until,
 };
 
 async fn open(path: &Path) -> Store {
@@ -33,6 +33,7 @@ fn full_batch() -> Batch {
         alerts: vec![alert("a-1", 2), alert("a-1", 1), alert("a-2", 1)],
         sessions: vec![session_row("s-1", T0, 3, 7)],
         removed_sessions: Vec::new(),
+        actions: vec![action("k-1", 2), action("k-1", 1), action("k-2", 1)],
         events: events("src/0", 3, T0),
         positions: vec![("src".into(), 0, 300)],
     }
@@ -63,6 +64,7 @@ async fn lower_versions_and_positions_never_overwrite() {
     store.write(&full_batch()).await.unwrap();
     let older = Batch {
         alerts: vec![alert("a-1", 1)],
+        actions: vec![action("k-1", 1), action("k-2", 2)],
         sessions: vec![session_row("s-1", T0, 99, 6)],
         removed_sessions: vec![RemovedSession { key: SessionKey::of(&session("s-1", T0, 0)), epoch: 6 }],
         positions: vec![("src".into(), 0, 100)],
@@ -70,6 +72,10 @@ async fn lower_versions_and_positions_never_overwrite() {
     };
     store.write(&older).await.unwrap();
     assert_eq!(one::<String>(&path, "SELECT revision || status FROM alerts WHERE alert_id = 'a-1'"), "2updated");
+    let actions =
+        "SELECT group_concat(key || state || attempts || agent_id, ' ') FROM (SELECT * FROM actions ORDER BY key)";
+    let stored = hostile_stored();
+    assert_eq!(one::<String>(&path, actions), format!("k-1acknowledged2{stored} k-2acknowledged2{stored}"));
     assert_eq!(one::<i64>(&path, "SELECT events FROM sessions"), 3);
     assert_eq!(store.archive_positions().await.unwrap()[0].2, 300);
 }
@@ -141,7 +147,7 @@ async fn two_that_open_a_new_file_together_both_succeed() {
     for task in tasks {
         task.await.unwrap().write(&full_batch()).await.unwrap();
     }
-    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM schema_migrations"), 6);
+    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM schema_migrations"), 7);
     assert_eq!(one::<i64>(&path, "SELECT count(*) FROM agent_events"), 3);
 }
 

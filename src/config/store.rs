@@ -95,7 +95,7 @@ impl<'de> Deserialize<'de> for SslMode {
 pub struct Retention {
     /// Events older than this are removed. Their hourly counts stay.
     pub events: Duration,
-    /// Alerts, sessions and hourly counts whose last event is older than this are removed. Left out: never.
+    /// Alerts, sessions and hourly counts whose last event is older than this are removed, and actions that changed last before. Left out: never.
     pub history: Option<Duration>,
     /// SQLite only: above so many bytes in use the oldest events go before their time. Left out: no bound.
     pub max_size: Option<Bytes>,

@@ -20,7 +20,7 @@ use super::driver::{Crew, Cuts, Sequencer, Shared};
 use super::handle::{ActiveRules, Handle, REQUESTS, Stats, WATCH_LAG};
 use super::journal::{Journal, Told};
 use super::recovery::{self, Beginning, Coordinate};
-use super::{dead_letters, rules, sinks, up};
+use super::{dead_letters, mirror, rules, sinks, up};
 use crate::audit::{Audit, Entry, Outcome, Who};
 use crate::checkpoint::{self, Troubles};
 use crate::config::{Config, Store as StoreConfig};
@@ -482,6 +482,10 @@ async fn serve(
         let began_with = std::mem::take(&mut head.rule_files);
         let watching = rules::watch(config.rules.path.clone(), head.handle.clone(), began_with, audit);
         head.background.push(tokio::spawn(watching));
+    }
+    if let Some(writer) = &head.writer {
+        let stopping = head.stop_api.subscribe();
+        head.background.push(tokio::spawn(mirror::run(head.response.actions(), writer.archive(), stopping)));
     }
     if let Some(writer) = &head.writer
         && keeps_events(&config.store)

@@ -62,6 +62,8 @@ pub struct Batch {
     /// Lives that never were (a late event moved their beginning). Not those that retention takes from the live view:
     /// the store keeps these.
     pub removed_sessions: Vec<RemovedSession>,
+    /// Actions as the ledger has them; the highest change of a key wins in the store.
+    pub actions: Vec<ActionRow>,
     /// Events for the archive.
     pub events: Vec<EventRow>,
     /// What to read next, by source name and partition, once `events` are kept. A position never goes back.
@@ -84,6 +86,35 @@ pub struct RemovedSession {
     pub key: SessionKey,
     /// As of when: later views of the same life stay. In a batch that also has the view of this epoch, the view stays.
     pub epoch: u64,
+}
+
+/// An action of an alert, as the ledger has it.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "as in sql/, which says it")]
+pub struct ActionRow {
+    pub key: String,
+    /// The row's version. Must not go back after a restart.
+    pub change: u64,
+    pub alert_id: String,
+    pub revision: u64,
+    pub rule_id: String,
+    pub severity: String,
+    pub tenant_id: String,
+    pub agent_id: String,
+    pub session_id: String,
+    pub action: String,
+    /// JSON text.
+    pub params: String,
+    pub receiver: Option<String>,
+    pub state: &'static str,
+    pub reason: Option<String>,
+    pub decided_by: Option<String>,
+    pub attempts: u32,
+    pub alert_retracted: bool,
+    pub superseded_by: Option<String>,
+    /// Microseconds since 1970, as the next.
+    pub created_at: i64,
+    pub updated_at: i64,
 }
 
 /// One event for the archive.
@@ -138,7 +169,7 @@ impl EventRow {
 impl Batch {
     /// Rows other than positions.
     pub fn rows(&self) -> usize {
-        self.alerts.len() + self.sessions.len() + self.removed_sessions.len() + self.events.len()
+        self.alerts.len() + self.sessions.len() + self.removed_sessions.len() + self.actions.len() + self.events.len()
     }
 
     /// Nothing to write.

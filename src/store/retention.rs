@@ -32,6 +32,8 @@ pub struct Removed {
     pub alerts: u64,
     /// Lives of sessions.
     pub sessions: u64,
+    /// Actions.
+    pub actions: u64,
     /// Hourly counts of an agent and a type.
     pub hours: u64,
     /// The bound on size is exceeded although no event is left.
@@ -130,14 +132,14 @@ async fn run(mut store: Store, trouble: watch::Sender<Option<String>>) {
 }
 
 fn tell(removed: &Removed) {
-    let Removed { events, before_their_time, alerts, sessions, hours, .. } = *removed;
+    let Removed { events, before_their_time, alerts, sessions, actions, hours, .. } = *removed;
     if before_their_time > 0 {
         tracing::warn!(
             events = before_their_time,
             "the store is larger than [store.retention] max_size: its oldest events were removed before their time"
         );
     }
-    if events + alerts + sessions + hours > 0 {
-        tracing::info!(events, alerts, sessions, hours, "retention has removed rows");
+    if events + alerts + sessions + actions + hours > 0 {
+        tracing::info!(events, alerts, sessions, actions, hours, "retention has removed rows");
     }
 }

@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use super::export::{Column, ExportedRow, Kept};
 use super::inspect::Condition;
 use super::migrate::{self, Applied};
-use super::row::{AlertColumns, RemovedColumns, Rows, SessionColumns};
+use super::row::{ActionColumns, AlertColumns, RemovedColumns, Rows, SessionColumns};
 use super::{EventRow, PastEvent, StoreError};
 use crate::config::Retention;
 
@@ -259,6 +259,7 @@ fn write_rows(transaction: &Transaction<'_>, rows: &Rows) -> rusqlite::Result<()
     rows.alerts.iter().try_for_each(|row| write_alert(transaction, row))?;
     rows.removed.iter().try_for_each(|row| remove_session(transaction, row))?;
     rows.sessions.iter().try_for_each(|row| write_session(transaction, row))?;
+    rows.actions.iter().try_for_each(|row| write_action(transaction, row))?;
     rows.events.iter().try_for_each(|row| write_event(transaction, row))?;
     rows.positions.iter().try_for_each(|row| write_position(transaction, row))
 }
@@ -335,6 +336,43 @@ fn remove_session(transaction: &Transaction<'_>, row: &RemovedColumns) -> rusqli
         row.key.session_id,
         format(row.key.first_seen),
         row.epoch
+    ])?;
+    Ok(())
+}
+
+fn write_action(
+    transaction: &Transaction<'_>,
+    ActionColumns { change, revision, row }: &ActionColumns,
+) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO actions (key, change, alert_id, revision, rule_id, severity, tenant_id, agent_id, session_id, action, \
+               params, receiver, state, reason, decided_by, attempts, alert_retracted, superseded_by, created_at, updated_at) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20) \
+               ON CONFLICT (key) DO UPDATE SET change = excluded.change, revision = excluded.revision, \
+               receiver = excluded.receiver, state = excluded.state, reason = excluded.reason, \
+               decided_by = excluded.decided_by, attempts = excluded.attempts, alert_retracted = excluded.alert_retracted, \
+               superseded_by = excluded.superseded_by, created_at = excluded.created_at, updated_at = excluded.updated_at \
+               WHERE excluded.change > actions.change";
+    transaction.prepare_cached(sql)?.execute(params![
+        row.key,
+        change,
+        row.alert_id,
+        revision,
+        row.rule_id,
+        row.severity,
+        row.tenant_id,
+        row.agent_id,
+        row.session_id,
+        row.action,
+        row.params,
+        row.receiver,
+        row.state,
+        row.reason,
+        row.decided_by,
+        row.attempts,
+        row.alert_retracted,
+        row.superseded_by,
+        format(row.created_at),
+        format(row.updated_at),
     ])?;
     Ok(())
 }

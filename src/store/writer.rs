@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::pending::{Pending, VersionSender};
 use super::retention::Sweeper;
-use super::{Batch, EventRow, Store, StoreError};
+use super::{ActionRow, Batch, EventRow, Store, StoreError};
 
 mod lane;
 mod work;
@@ -111,7 +111,7 @@ impl StoreWriter {
             hurry: hurry.clone(),
             next_beat: Instant::now(),
             versions: Lane::new("alerts and sessions"),
-            archive: Lane::new("events"),
+            archive: Lane::new("events and actions"),
         };
         StoreWriter { pending, jobs, status, hurry, task: tokio::spawn(writer.run()), sweeper }
     }
@@ -178,9 +178,17 @@ impl ArchiveSender {
     /// Hands over events with the positions that follow them; both become durable in one transaction. Waits for room in
     /// the queue, not for the store.
     pub async fn send(&self, events: Vec<EventRow>, positions: Vec<(String, u32, u64)>) -> Result<Receipt, Closed> {
+        self.send_batch(Batch { events, positions, ..Batch::default() }).await
+    }
+
+    /// Hands over versions of actions, behind the events that wait. As [`ArchiveSender::send`].
+    pub async fn send_actions(&self, actions: Vec<ActionRow>) -> Result<Receipt, Closed> {
+        self.send_batch(Batch { actions, ..Batch::default() }).await
+    }
+
+    async fn send_batch(&self, batch: Batch) -> Result<Receipt, Closed> {
         let (receipt, wait) = oneshot::channel();
-        let work = Work::new(Batch { events, positions, ..Batch::default() });
-        self.jobs.send(Job::Events { work, receipt }).await.map_err(|_| Closed)?;
+        self.jobs.send(Job::Events { work: Work::new(batch), receipt }).await.map_err(|_| Closed)?;
         Ok(wait)
     }
 

@@ -3,7 +3,7 @@
 use clawdstrike_edr::config::{Duration, Retention};
 use clawdstrike_edr::store::{Postgres, Removed, Store};
 
-use super::rows::{alert, event, events, session_row};
+use super::rows::{action, alert, event, events, session_row};
 use super::{Batch, EventRow, client, database, now, one, services};
 
 const DAY: i64 = 86_400_000_000;
@@ -86,11 +86,14 @@ async fn history_goes_by_its_last_event() {
     (alerts[0].last_seen, alerts[1].last_seen) = (old, kept);
     let sessions = vec![session_row("old", old, 1, 1), session_row("kept", kept, 1, 1)];
     let rows = vec![event("old", old), event("kept", kept)];
-    store.write(&Batch { events: rows, alerts, sessions, ..Batch::default() }).await.unwrap();
+    let mut actions = vec![action("old", 1), action("kept", 1)];
+    (actions[0].updated_at, actions[1].updated_at) = (old, kept);
+    store.write(&Batch { events: rows, alerts, sessions, actions, ..Batch::default() }).await.unwrap();
     let removed = store.sweep(now()).await.unwrap();
-    assert_eq!(removed, Removed { events: 2, alerts: 1, sessions: 1, hours: 1, ..Removed::default() });
+    assert_eq!(removed, Removed { events: 2, alerts: 1, sessions: 1, actions: 1, hours: 1, ..Removed::default() });
     let client = client(&url).await;
     assert_eq!(one::<String>(&client, "SELECT string_agg(alert_id, ' ') FROM alerts").await, "kept");
+    assert_eq!(one::<String>(&client, "SELECT string_agg(key, ' ') FROM actions").await, "kept");
     assert_eq!(one::<String>(&client, "SELECT string_agg(session_id, ' ') FROM sessions").await, "kept");
     assert_eq!(one::<i64>(&client, "SELECT sum(event_count)::bigint FROM agent_events_hourly").await, 1);
 }

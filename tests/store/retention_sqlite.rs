@@ -3,7 +3,7 @@
 use clawdstrike_edr::config::{Bytes, Duration, Retention};
 use clawdstrike_edr::store::{Removed, Sqlite, Store};
 
-use super::rows::{T0, alert, event, events, session_row};
+use super::rows::{T0, action, alert, event, events, session_row};
 use super::{Batch, EventRow, Path, one};
 
 const DAY: i64 = 86_400_000_000;
@@ -36,6 +36,7 @@ async fn what_is_due_is_removed_and_nothing_else() {
     let batch = Batch {
         events: old.iter().chain(&kept).cloned().collect(),
         alerts: vec![alert("a-1", 1), alert("a-2", 2)],
+        actions: vec![action("k-1", 1), action("k-2", 2)],
         sessions: vec![session_row("s-1", T0 - 6, 1, 1), session_row("s-2", T0, 1, 1)],
         positions: vec![("src".into(), 0, 300)],
         ..Batch::default()
@@ -51,8 +52,9 @@ async fn what_is_due_is_removed_and_nothing_else() {
 
     // Alerts end at T0 + 1 and T0 + 2, sessions at T0 - 1 and T0 + 5.
     let removed = store.sweep(T0 + 2 + 100 * DAY).await.unwrap();
-    assert_eq!(removed, Removed { events: 3, alerts: 1, sessions: 1, hours: 1, ..Removed::default() });
+    assert_eq!(removed, Removed { events: 3, alerts: 1, sessions: 1, actions: 1, hours: 1, ..Removed::default() });
     assert_eq!(one::<String>(&path, "SELECT group_concat(alert_id) FROM alerts"), "a-2");
+    assert_eq!(one::<String>(&path, "SELECT group_concat(key) FROM actions"), "k-2");
     assert_eq!(one::<String>(&path, "SELECT group_concat(session_id) FROM sessions"), "s-2");
     assert_eq!(one::<String>(&path, HOURS), "3 0 30.0", "the hour before is older than history");
     assert_eq!(store.archive_positions().await.unwrap(), [("src".to_owned(), 0, 300)]);

@@ -67,6 +67,7 @@ impl Postgres {
             let before = format(history);
             removed.alerts = remove_from(client, "alerts", "last_seen", &before).await?;
             removed.sessions = remove_from(client, "sessions", "last_seen", &before).await?;
+            removed.actions = remove_from(client, "actions", "updated_at", &before).await?;
         }
         if let Some(hours) = due.hours.filter(|_| plain) {
             removed.hours = remove_from(client, "agent_events_rollup", "bucket", &format(hours)).await?;

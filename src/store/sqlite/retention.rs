@@ -37,6 +37,8 @@ const ALERTS: &str =
     "DELETE FROM alerts WHERE rowid IN (SELECT rowid FROM alerts WHERE last_seen < ?1 ORDER BY last_seen LIMIT ?2)";
 const SESSIONS: &str =
     "DELETE FROM sessions WHERE rowid IN (SELECT rowid FROM sessions WHERE last_seen < ?1 ORDER BY last_seen LIMIT ?2)";
+const ACTIONS: &str =
+    "DELETE FROM actions WHERE rowid IN (SELECT rowid FROM actions WHERE updated_at < ?1 ORDER BY updated_at LIMIT ?2)";
 const HOURS: &str = "DELETE FROM agent_events_rollup WHERE (bucket, agent_id, event_type) IN \
     (SELECT bucket, agent_id, event_type FROM agent_events_rollup WHERE bucket < ?1 ORDER BY bucket LIMIT ?2)";
 
@@ -59,6 +61,7 @@ async fn remove(mut sweep: Sweep, retention: Retention, due: Due) -> Result<Remo
         let cutoff = format(history);
         removed.alerts = sweep.all(|| remove_from(ALERTS, cutoff.clone())).await?;
         removed.sessions = sweep.all(|| remove_from(SESSIONS, cutoff.clone())).await?;
+        removed.actions = sweep.all(|| remove_from(ACTIONS, cutoff.clone())).await?;
     }
     if let Some(hours) = due.hours {
         let cutoff = format(hours);
