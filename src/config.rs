@@ -4,6 +4,7 @@
 mod api;
 mod response;
 pub mod roles;
+mod store;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use api::{Api, Oidc, Tls};
 pub use response::{Response, SocFormat};
+pub use store::{Retention, SslMode, Store};
 
 use crate::session::RiskWeights;
 
@@ -349,36 +351,6 @@ pub enum TimeFrom {
     Reference,
 }
 
-/// Where events, alerts and sessions are kept.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, tag = "type", rename_all = "snake_case")]
-pub enum Store {
-    /// Nowhere.
-    None,
-    /// One database file, no server.
-    Sqlite {
-        /// The file.
-        path: PathBuf,
-        /// Keep events too, not only alerts and sessions.
-        #[serde(default = "yes")]
-        events: bool,
-    },
-    /// PostgreSQL, with or without TimescaleDB.
-    Postgres {
-        /// Name of the environment variable that holds the connection URL.
-        url_env: String,
-        /// Keep events too, not only alerts and sessions.
-        #[serde(default = "yes")]
-        events: bool,
-    },
-}
-
-impl Default for Store {
-    fn default() -> Self {
-        Store::Sqlite { path: "state/clawdstrike.db".into(), events: true }
-    }
-}
-
 /// The least memory for groups that a configuration may ask for.
 const LEAST_STATE: Bytes = Bytes(64 << 20);
 
@@ -426,8 +398,9 @@ impl Config {
                 join(path);
             }
         }
-        if let Store::Sqlite { path, .. } = &mut self.store {
-            join(path);
+        match &mut self.store {
+            Store::Sqlite { path, .. } | Store::Postgres { sslrootcert: Some(path), .. } => join(path),
+            _ => {}
         }
         if let Some(tls) = &mut self.api.tls {
             join(&mut tls.cert);
@@ -479,6 +452,7 @@ impl Config {
                 ));
             }
         }
+        self.store.check()?;
         self.response.check()?;
         self.api.check()
     }

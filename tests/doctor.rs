@@ -231,17 +231,17 @@ fn set_up(store: &config::Store) {
 fn old_and_foreign_schemas_of_sqlite_are_told_and_left_alone() {
     let folder = folder("");
     let path = folder.path().join("state/clawdstrike.db");
-    set_up(&config::Store::Sqlite { path: path.clone(), events: true });
-    doctor(folder.path(), &[]).says("ok", "store", &["SQLite", "schema version 5"]);
+    set_up(&config::Store::Sqlite { path: path.clone(), events: true, retention: Default::default() });
+    doctor(folder.path(), &[]).says("ok", "store", &["SQLite", "schema version 7"]);
     let change = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-    change("DELETE FROM schema_migrations WHERE version = 5");
+    change("DELETE FROM schema_migrations WHERE version = 7");
     let told = doctor(folder.path(), &[]);
-    told.says("warning", "store", &["schema version 4", "this program's is 5", "back it up"]);
+    told.says("warning", "store", &["schema version 6", "this program's is 7", "back it up"]);
     assert_eq!(told.code, 0);
-    doctor(folder.path(), &[]).says("warning", "store", &["schema version 4"]);
-    change("INSERT INTO schema_migrations VALUES (5, '005_other', 'x', 'now')");
+    doctor(folder.path(), &[]).says("warning", "store", &["schema version 6"]);
+    change("INSERT INTO schema_migrations VALUES (7, '007_other', 'x', 'now')");
     let told = doctor(folder.path(), &[]);
-    told.says("error", "store", &["005_other", "another version"]);
+    told.says("error", "store", &["007_other", "another version"]);
     assert_eq!(told.code, 1);
 }
 

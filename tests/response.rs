@@ -2,6 +2,8 @@
 
 #[path = "response/ledger.rs"]
 mod ledger;
+#[path = "response/mirror.rs"]
+mod mirror;
 #[path = "response/receiver.rs"]
 mod receiver;
 #[path = "response/trouble.rs"]

@@ -3,17 +3,25 @@
 #[path = "store/rows.rs"]
 mod rows;
 
+#[path = "store/retention_postgres.rs"]
+mod retention;
+
+#[path = "store/tls_postgres.rs"]
+mod tls;
+
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use clawdstrike_edr::store::{Batch, EventRow, Postgres, RemovedSession, SessionKey, Store, StoreError, StoreWriter};
+use clawdstrike_edr::store::{
+    Batch, EventRow, Kept, Postgres, RemovedSession, SessionKey, Store, StoreError, StoreWriter,
+};
 use clawdstrike_test_services::{self as services, Service as _};
 use tokio_postgres::types::FromSqlOwned;
 use tokio_postgres::{Client, NoTls};
 
 use rows::{
-    DEADLINE, T0, alert, event, events, hostile_alert, hostile_events, hostile_stored, session, session_row, soon,
-    until,
+    DEADLINE, T0, action, alert, event, events, hostile_alert, hostile_events, hostile_stored, session, session_row,
+    soon, until,
 };
 
 /// The brief's schema, word for word: what a user may have set up before the engine came.
@@ -76,6 +84,7 @@ fn full_batch() -> Batch {
         alerts: vec![alert("a-1", 2), alert("a-1", 1), alert("a-2", 1)],
         sessions: vec![session_row("s-1", T0, 3, 7)],
         removed_sessions: Vec::new(),
+        actions: vec![action("k-1", 2), action("k-1", 1), action("k-2", 1)],
         events: events("src/0", 3, T0),
         positions: vec![("src".into(), 0, 300)],
     }
@@ -136,6 +145,7 @@ async fn lower_versions_and_positions_never_overwrite() {
     store.write(&full_batch()).await.unwrap();
     let older = Batch {
         alerts: vec![alert("a-1", 1)],
+        actions: vec![action("k-1", 1), action("k-2", 2)],
         sessions: vec![session_row("s-1", T0, 99, 6)],
         removed_sessions: vec![RemovedSession { key: SessionKey::of(&session("s-1", T0, 0)), epoch: 6 }],
         positions: vec![("src".into(), 0, 100)],
@@ -147,6 +157,9 @@ async fn lower_versions_and_positions_never_overwrite() {
         one::<String>(&client, "SELECT revision || status FROM alerts WHERE alert_id = 'a-1'").await,
         "2updated"
     );
+    let actions = "SELECT string_agg(key || state || attempts || agent_id || (params ->> 'duration'), ' ' ORDER BY key) FROM actions";
+    let stored = hostile_stored();
+    assert_eq!(one::<String>(&client, actions).await, format!("k-1acknowledged2{stored}1h k-2acknowledged2{stored}1h"));
     assert_eq!(one::<i64>(&client, "SELECT events FROM sessions").await, 3);
     assert_eq!(store.archive_positions().await.unwrap()[0].2, 300);
 }
@@ -203,7 +216,7 @@ async fn processes_that_start_together_migrate_once() {
     for task in tasks {
         task.await.unwrap().write(&full_batch()).await.unwrap();
     }
-    assert_eq!(one::<i64>(&client(&url).await, "SELECT count(*) FROM schema_migrations").await, 7);
+    assert_eq!(one::<i64>(&client(&url).await, "SELECT count(*) FROM schema_migrations").await, 9);
 }
 
 #[tokio::test]
@@ -418,4 +431,45 @@ async fn events_are_read_back_in_the_order_of_their_times() {
     assert_eq!(read.iter().map(|e| (e.time, e.key.as_str())).collect::<Vec<_>>(), expected);
     let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
     assert_eq!(json(&read[0].record), json(&written[10].metadata));
+}
+
+#[tokio::test]
+async fn rows_of_a_span_are_exported_in_order_with_all_their_columns() {
+    let url = database("export").await;
+    let mut store = open(&url).await;
+    let mut rows = events("e", 1_000, T0);
+    rows.reverse();
+    let batch = Batch {
+        events: rows.into_iter().chain(hostile_events()).collect(),
+        alerts: vec![alert("a-2", 1), alert("a-1", 2), hostile_alert("h")],
+        sessions: vec![session_row("s-1", T0, 3, 7), session_row("s-2", T0 + 1, 3, 7)],
+        ..Batch::default()
+    };
+    store.write(&batch).await.unwrap();
+    let mut read = async |kept: Kept, from: i64, to: i64| {
+        let mut rows: Vec<Vec<Option<String>>> = Vec::new();
+        let all = store.export(kept, from, to, |row| {
+            rows.push(row);
+            true
+        });
+        all.await.unwrap();
+        rows
+    };
+    let place = |kept: Kept, name: &str| kept.columns().iter().position(|c| c.name == name).unwrap();
+    let got = read(Kept::Events, T0 + 10, T0 + 900).await;
+    let key = place(Kept::Events, "event_key");
+    let keys: Vec<_> = got.iter().map(|row| row[key].clone().unwrap()).collect();
+    assert_eq!(keys, (10..900).map(|i| format!("e/{i}")).collect::<Vec<_>>());
+    let row = |name: &str| got[0][place(Kept::Events, name)].as_deref();
+    assert_eq!(
+        (row("time"), row("allowed"), row("risk_score"), row("metadata")),
+        (Some("2026-01-05T10:00:00.000010Z"), Some("true"), Some("10"), Some("{\"agent_id\": \"agent-1\"}"))
+    );
+    // Every hostile row comes too, and all values of alerts and sessions.
+    assert_eq!(read(Kept::Events, i64::MIN / 2, i64::MAX).await.len(), 1_000 + hostile_events().len() - 1);
+    let alerts = read(Kept::Alerts, T0, T0 + 1).await;
+    let ids: Vec<_> = alerts.iter().map(|row| row[place(Kept::Alerts, "alert_id")].as_deref().unwrap()).collect();
+    assert_eq!(ids, ["a-1", "a-2", "h"]);
+    assert_eq!(alerts[0][place(Kept::Alerts, "superseded_by")], None);
+    assert_eq!(read(Kept::Sessions, T0, T0 + 1).await.len(), 1);
 }

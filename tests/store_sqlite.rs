@@ -3,6 +3,9 @@
 #[path = "store/rows.rs"]
 mod rows;
 
+#[path = "store/retention_sqlite.rs"]
+mod retention;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,12 +15,12 @@ use rusqlite::Connection;
 use rusqlite::types::FromSql;
 
 use rows::{
-    DEADLINE, HOSTILE, T0, alert, event, events, hostile_alert, hostile_events, hostile_stored, session, session_row,
-    soon, until,
+    DEADLINE, HOSTILE, T0, action, alert, event, events, hostile_alert, hostile_events, hostile_stored, session,
+    session_row, soon, until,
 };
 
 async fn open(path: &Path) -> Store {
-    let config = config::Store::Sqlite { path: path.into(), events: true };
+    let config = config::Store::Sqlite { path: path.into(), events: true, retention: Default::default() };
     Store::open(&config).await.unwrap().unwrap()
 }
 
@@ -30,6 +33,7 @@ fn full_batch() -> Batch {
         alerts: vec![alert("a-1", 2), alert("a-1", 1), alert("a-2", 1)],
         sessions: vec![session_row("s-1", T0, 3, 7)],
         removed_sessions: Vec::new(),
+        actions: vec![action("k-1", 2), action("k-1", 1), action("k-2", 1)],
         events: events("src/0", 3, T0),
         positions: vec![("src".into(), 0, 300)],
     }
@@ -60,6 +64,7 @@ async fn lower_versions_and_positions_never_overwrite() {
     store.write(&full_batch()).await.unwrap();
     let older = Batch {
         alerts: vec![alert("a-1", 1)],
+        actions: vec![action("k-1", 1), action("k-2", 2)],
         sessions: vec![session_row("s-1", T0, 99, 6)],
         removed_sessions: vec![RemovedSession { key: SessionKey::of(&session("s-1", T0, 0)), epoch: 6 }],
         positions: vec![("src".into(), 0, 100)],
@@ -67,6 +72,10 @@ async fn lower_versions_and_positions_never_overwrite() {
     };
     store.write(&older).await.unwrap();
     assert_eq!(one::<String>(&path, "SELECT revision || status FROM alerts WHERE alert_id = 'a-1'"), "2updated");
+    let actions =
+        "SELECT group_concat(key || state || attempts || agent_id, ' ') FROM (SELECT * FROM actions ORDER BY key)";
+    let stored = hostile_stored();
+    assert_eq!(one::<String>(&path, actions), format!("k-1acknowledged2{stored} k-2acknowledged2{stored}"));
     assert_eq!(one::<i64>(&path, "SELECT events FROM sessions"), 3);
     assert_eq!(store.archive_positions().await.unwrap()[0].2, 300);
 }
@@ -138,7 +147,7 @@ async fn two_that_open_a_new_file_together_both_succeed() {
     for task in tasks {
         task.await.unwrap().write(&full_batch()).await.unwrap();
     }
-    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM schema_migrations"), 5);
+    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM schema_migrations"), 7);
     assert_eq!(one::<i64>(&path, "SELECT count(*) FROM agent_events"), 3);
 }
 
@@ -165,7 +174,7 @@ async fn refuses_a_database_of_another_version() {
         .unwrap()
         .execute("UPDATE schema_migrations SET checksum = 'x' WHERE version = 2", [])
         .unwrap();
-    let config = config::Store::Sqlite { path: path.clone(), events: true };
+    let config = config::Store::Sqlite { path: path.clone(), events: true, retention: Default::default() };
     let error = Store::open(&config).await.err().unwrap();
     assert!(error.contains("002_alerts") && error.contains("edr.db"), "{error}");
 }
@@ -191,7 +200,13 @@ async fn a_position_that_no_store_can_hold_is_refused() {
 
 #[tokio::test]
 async fn a_missing_or_wrong_url_is_told_without_showing_it() {
-    let config = |name: &str| config::Store::Postgres { url_env: name.into(), events: true };
+    let config = |name: &str| config::Store::Postgres {
+        url_env: name.into(),
+        sslmode: None,
+        sslrootcert: None,
+        events: true,
+        retention: Default::default(),
+    };
     let error = Store::open(&config("CLAWDSTRIKE_TEST_UNSET")).await.err().unwrap();
     assert!(error.contains("\"CLAWDSTRIKE_TEST_UNSET\" is not set"), "{error}");
     let error = Store::open(&config("PATH")).await.err().unwrap();
@@ -216,7 +231,7 @@ impl Blocked {
     }
 
     fn store(&self) -> Store {
-        let config = config::Store::Sqlite { path: self.path(), events: true };
+        let config = config::Store::Sqlite { path: self.path(), events: true, retention: Default::default() };
         Store::prepare(&config).unwrap().unwrap()
     }
 

@@ -2,11 +2,12 @@
 //! parsing alone that is, the cost against the first row of the same kind, and memory. Nothing is asserted: machines differ,
 //! ratios within a run are what to compare.
 //!
-//! `cargo run --release -p clawdstrike-bench` (add `--kafka` for a real broker, which it starts itself).
+//! `cargo run --release -p clawdstrike-bench` (add `--kafka` and `--stores` for a real broker and database, which it starts itself).
 
 mod checkpoints;
 mod kafka;
 mod measure;
+mod stores;
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -44,6 +45,9 @@ struct Args {
     /// Also from a real Kafka broker.
     #[arg(long)]
     kafka: bool,
+    /// Also into the stores: SQLite, and a real PostgreSQL.
+    #[arg(long)]
+    stores: bool,
 }
 
 /// The wall clock of all runs: after every event.
@@ -92,6 +96,9 @@ fn main() -> anyhow::Result<()> {
         table.group(vec![("Kafka to alerts, 4 rules, 1 worker".to_owned(), measured)]);
     }
     table.print();
+    if args.stores {
+        stores::print(&files, folder.path(), args.runs)?;
+    }
     for set in sequences.iter().chain(&mixed) {
         println!("{}: compiled in {:.0?}", set.name, set.took);
     }

@@ -9,7 +9,9 @@ mod alerts;
 mod audit;
 mod client;
 mod doctor;
+mod export;
 mod init;
+mod migrate;
 pub mod output;
 mod replay;
 mod rules;
@@ -79,6 +81,8 @@ enum Command {
     /// See who changed what, and that nobody has changed the trail.
     #[command(subcommand, after_help = "Example:\n  clawdstrike-edr audit list --limit 20")]
     Audit(audit::Command),
+    Export(export::ExportArgs),
+    Migrate(migrate::MigrateArgs),
 }
 
 /// `--output`.
@@ -153,6 +157,8 @@ fn dispatch(command: Command) -> anyhow::Result<Exit> {
         Command::Replay(args) => replay::run(args),
         Command::Token(command) => token::run(command),
         Command::Audit(command) => audit::run(command),
+        Command::Export(args) => export::run(args),
+        Command::Migrate(args) => block_on(migrate::run(args)),
     }
 }
 

@@ -234,7 +234,7 @@ fn summarise(outcome: &Outcome, took: std::time::Duration) {
     }
 }
 
-/// A spinner with the number of records, on a terminal only.
+/// A spinner with a number of records, or of something else; on a terminal only.
 pub(super) struct Progress {
     stop: mpsc::Sender<()>,
     thread: std::thread::JoinHandle<()>,
@@ -242,13 +242,18 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn start(records: Arc<AtomicU64>) -> Progress {
+        Progress::of("records", records)
+    }
+
+    /// The same of something else.
+    pub(super) fn of(what: &'static str, count: Arc<AtomicU64>) -> Progress {
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let bar = indicatif::ProgressBar::new_spinner();
             while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(std::time::Duration::from_millis(200))
             {
-                bar.set_position(records.load(Ordering::Relaxed));
-                bar.set_message(format!("{} records", bar.position()));
+                bar.set_position(count.load(Ordering::Relaxed));
+                bar.set_message(format!("{} {what}", bar.position()));
                 bar.tick();
             }
             bar.finish_and_clear();

@@ -25,8 +25,8 @@ use tokio::task::JoinHandle;
 use crate::alert::Alert;
 use crate::config;
 use destination::{Running, Shared};
+pub use ledger::{Change, Decision, Entry, Filter, Objection, State};
 use ledger::{Decided, Ended, Ledger, Policy, Verdict};
-pub use ledger::{Decision, Entry, Filter, Objection, State};
 use progress::Progress;
 pub use request::Destination;
 use request::{action_name, base_url};
@@ -251,6 +251,16 @@ impl Actions {
     /// Those that pass the filter, the latest first, and how many there are in all. Fails when the engine stops.
     pub async fn list(&self, filter: Filter, limit: usize, offset: usize) -> Result<(u64, Vec<Entry>), Stopping> {
         self.ledger.list(filter, limit, offset).await.map_err(|Ended| Stopping)
+    }
+
+    /// The oldest changes that the store's copy hasn't got, of each action the latest. Fails when the engine stops.
+    pub async fn uncopied(&self, limit: usize) -> Result<Vec<Change>, Stopping> {
+        self.ledger.uncopied(limit).await.map_err(|Ended| Stopping)
+    }
+
+    /// Notes that the copy has all changes up to this one. Fails when the engine stops.
+    pub async fn copied(&self, number: u64) -> Result<(), Stopping> {
+        self.ledger.copied(number).await.map_err(|Ended| Stopping)
     }
 
     /// How many are in each state. Fails when the engine stops.

@@ -6,6 +6,7 @@ pub mod dead_letters;
 pub mod driver;
 pub mod handle;
 pub mod journal;
+pub mod mirror;
 pub mod process;
 pub mod recovery;
 mod refill;

@@ -20,7 +20,7 @@ use super::driver::{Crew, Cuts, Kept, Sequencer, Shared};
 use super::handle::{ActiveRules, Handle, REQUESTS, Stats, WATCH_LAG};
 use super::journal::{Journal, Told};
 use super::recovery::{self, Beginning, Coordinate};
-use super::{dead_letters, refill, rules, sinks, up};
+use super::{dead_letters, mirror, refill, rules, sinks, up};
 use crate::audit::{Audit, Entry, Outcome, Who};
 use crate::checkpoint::{self, Troubles};
 use crate::config::{Config, Store as StoreConfig};
@@ -412,12 +412,14 @@ fn degraded_parts(
     response: &Arc<Orchestrator>,
     checkpoints: Troubles,
 ) -> sinks::Degraded {
-    let store = writer.map(StoreWriter::status);
+    let store = writer.map(|writer| (writer.status(), writer.retention_trouble()));
     let response = Arc::downgrade(response);
     Box::new(move || {
         let mut parts = response.upgrade().map(|r| r.degraded()).unwrap_or_default();
-        if let Some(reason) = store.as_ref().and_then(|s| s.borrow().degraded.clone()) {
-            parts.insert("store".into(), reason);
+        if let Some((status, retention)) = &store {
+            let parts_of_it =
+                [("store", status.borrow().degraded.clone()), ("store retention", retention.borrow().clone())];
+            parts.extend(parts_of_it.into_iter().filter_map(|(part, reason)| Some((part.to_owned(), reason?))));
         }
         if let Some(reason) = checkpoints.first() {
             parts.insert(CHECKPOINT.into(), reason);
@@ -483,6 +485,10 @@ async fn serve(
         let began_with = std::mem::take(&mut head.rule_files);
         let watching = rules::watch(config.rules.path.clone(), head.handle.clone(), began_with, audit);
         head.background.push(tokio::spawn(watching));
+    }
+    if let Some(writer) = &head.writer {
+        let stopping = head.stop_api.subscribe();
+        head.background.push(tokio::spawn(mirror::run(head.response.actions(), writer.archive(), stopping)));
     }
     if let Some(writer) = &head.writer
         && keeps_events(&config.store)

@@ -11,6 +11,8 @@ pub struct Condition {
     pub product: String,
     /// Its schema.
     pub schema: Schema,
+    /// Migrations that it has yet to get, by name, in order.
+    pub outstanding: Vec<String>,
     /// How far its clock is ahead of this machine's, in microseconds, if it has one of its own.
     pub clock_ahead: Option<i64>,
     /// Why the engine couldn't use it nonetheless, with the way out.

@@ -43,17 +43,17 @@ macro_rules! migrations {
 /// For the embedded store.
 pub(super) const SQLITE: &[Migration] = migrations!("sqlite":
     1 "001_agent_events", 2 "002_alerts", 3 "003_sessions", 4 "004_archive_positions",
-    5 "005_events_by_time");
+    5 "005_events_by_time", 6 "006_rollup", 7 "007_actions");
 
 /// For PostgreSQL with TimescaleDB.
 pub(super) const TIMESCALEDB: &[Migration] = migrations!("postgres":
     1 "001_agent_events", 2 "002_event_identity", 3 "003_rollup.timescaledb", 4 "004_alerts", 5 "005_sessions",
-    6 "006_archive_positions", 7 "007_events_by_time.timescaledb");
+    6 "006_archive_positions", 7 "007_events_by_time.timescaledb", 8 "008_days.timescaledb", 9 "009_actions");
 
 /// For PostgreSQL alone.
 pub(super) const POSTGRES: &[Migration] = migrations!("postgres":
     1 "001_agent_events", 2 "002_event_identity", 3 "003_rollup.plain", 4 "004_alerts", 5 "005_sessions",
-    6 "006_archive_positions", 7 "007_events_by_time.plain");
+    6 "006_archive_positions", 7 "007_events_by_time.plain", 8 "008_days.plain", 9 "009_actions");
 
 /// What is still to be applied, in order. `applied` is in order of versions.
 ///
@@ -94,6 +94,12 @@ pub(super) fn compare(known: &[Migration], applied: &[Applied]) -> Schema {
     }
 }
 
+/// Names of those that are still to be applied; of a database that can't be used, none.
+pub(super) fn names(known: &[Migration], applied: &[Applied]) -> Vec<String> {
+    let outstanding = outstanding(known, applied).unwrap_or_default();
+    outstanding.iter().map(|migration| migration.name.to_owned()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,9 +127,9 @@ mod tests {
     #[test]
     fn refuses_a_database_of_a_newer_program() {
         let mut rows = applied(SQLITE);
-        rows.push(Applied { version: 5, name: "005_later".into(), checksum: String::new() });
+        rows.push(Applied { version: 8, name: "008_later".into(), checksum: String::new() });
         let error = outstanding(SQLITE, &rows).err().unwrap();
-        assert!(error.contains("005_later") && error.contains("newer"), "{error}");
+        assert!(error.contains("008_later") && error.contains("newer"), "{error}");
     }
 
     #[test]

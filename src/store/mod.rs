@@ -6,11 +6,13 @@
 //!
 //! A store knows rows. It knows nothing of sources, rules, dataflow, HTTP or the command line.
 
+mod export;
 mod inspect;
 mod migrate;
 mod past;
 mod pending;
 mod postgres;
+mod retention;
 mod row;
 mod sqlite;
 mod writer;
@@ -22,10 +24,12 @@ use crate::config;
 pub use crate::session::SessionKey;
 use crate::session::SessionView;
 
+pub use export::{Column, ExportedRow, Kept, Kind};
 pub use inspect::{Condition, Schema};
 pub use past::PastEvent;
 pub use pending::VersionSender;
 pub use postgres::Postgres;
+pub use retention::Removed;
 pub use sqlite::Sqlite;
 pub use writer::{ArchiveSender, Closed, Receipt, Status, StoreWriter, Written};
 
@@ -58,6 +62,8 @@ pub struct Batch {
     /// Lives that never were (a late event moved their beginning). Not those that retention takes from the live view:
     /// the store keeps these.
     pub removed_sessions: Vec<RemovedSession>,
+    /// Actions as the ledger has them; the highest change of a key wins in the store.
+    pub actions: Vec<ActionRow>,
     /// Events for the archive.
     pub events: Vec<EventRow>,
     /// What to read next, by source name and partition, once `events` are kept. A position never goes back.
@@ -80,6 +86,35 @@ pub struct RemovedSession {
     pub key: SessionKey,
     /// As of when: later views of the same life stay. In a batch that also has the view of this epoch, the view stays.
     pub epoch: u64,
+}
+
+/// An action of an alert, as the ledger has it.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "as in sql/, which says it")]
+pub struct ActionRow {
+    pub key: String,
+    /// The row's version. Must not go back after a restart.
+    pub change: u64,
+    pub alert_id: String,
+    pub revision: u64,
+    pub rule_id: String,
+    pub severity: String,
+    pub tenant_id: String,
+    pub agent_id: String,
+    pub session_id: String,
+    pub action: String,
+    /// JSON text.
+    pub params: String,
+    pub receiver: Option<String>,
+    pub state: &'static str,
+    pub reason: Option<String>,
+    pub decided_by: Option<String>,
+    pub attempts: u32,
+    pub alert_retracted: bool,
+    pub superseded_by: Option<String>,
+    /// Microseconds since 1970, as the next.
+    pub created_at: i64,
+    pub updated_at: i64,
 }
 
 /// One event for the archive.
@@ -134,7 +169,7 @@ impl EventRow {
 impl Batch {
     /// Rows other than positions.
     pub fn rows(&self) -> usize {
-        self.alerts.len() + self.sessions.len() + self.removed_sessions.len() + self.events.len()
+        self.alerts.len() + self.sessions.len() + self.removed_sessions.len() + self.actions.len() + self.events.len()
     }
 
     /// Nothing to write.
@@ -160,15 +195,21 @@ impl Store {
     pub fn prepare(config: &config::Store) -> Result<Option<Store>, String> {
         Ok(match config {
             config::Store::None => None,
-            config::Store::Sqlite { path, .. } => Some(Store::Sqlite(Sqlite::new(path.clone()))),
-            config::Store::Postgres { url_env, .. } => {
+            config::Store::Sqlite { path, retention, .. } => {
+                let mut store = Sqlite::new(path.clone());
+                store.set_retention(*retention);
+                Some(Store::Sqlite(store))
+            }
+            config::Store::Postgres { url_env, sslmode, sslrootcert, retention, .. } => {
                 let url = std::env::var(url_env).map_err(|_| {
                     format!(
                         "store: environment variable \"{url_env}\" is not set: it must hold the connection URL, such as \
                          postgres://user:password@127.0.0.1:5432/clawdstrike"
                     )
                 })?;
-                let store = Postgres::new(&url).map_err(|e| format!("store: \"{url_env}\": {e}"))?;
+                let store = Postgres::with_tls(&url, *sslmode, sslrootcert.as_deref());
+                let mut store = store.map_err(|e| format!("store: \"{url_env}\": {e}"))?;
+                store.set_retention(*retention);
                 Some(Store::Postgres(store))
             }
         })

@@ -1,27 +1,38 @@
 //! PostgreSQL, with or without TimescaleDB: one connection, made again when it breaks.
 //!
 //! A server that is dead but silent can't hold a write for ever: connecting, statements and whole transactions have
-//! deadlines. Connections aren't encrypted, so the server belongs on loopback or a private network.
+//! deadlines. Connections are encrypted unless the server is on loopback, or the configuration says otherwise.
 
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clawdstrike_telemetry::time::format;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, GenericClient, NoTls, Row};
+use tokio_postgres::tls::TlsStream;
+use tokio_postgres::{Client, Connection, GenericClient, NoTls, Row};
 
+use super::export::{Column, ExportedRow, Kept, Kind};
 use super::inspect::Condition;
 use super::migrate::{self, Applied, Migration};
 use super::row::Rows;
 use super::{PastEvent, StoreError};
+use crate::config::{self, Retention};
+use crate::store::retention::Due;
 use crate::wall_clock;
 
+mod days;
+mod retention;
 mod statements;
+mod tls;
 
+use days::Days;
 use statements::Statements;
+use tls::{FromUrl, Tls};
 
 /// How long connecting may take, if the URL doesn't say `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,14 +49,19 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(30);
 const MIGRATION_LOCK: i64 = 0x6564_725f_7371_6c31;
 /// Events read back at a time.
 const PAGE: i32 = 10_000;
+/// Rows of an export at a time: each may have a record of a MiB.
+const EXPORT_PAGE: i32 = 200;
 /// Of a server's message this much is passed on: it may quote what an agent wrote.
 const MESSAGE_CHARS: usize = 500;
 
 /// A server and the connection to it.
 pub struct Postgres {
     config: Box<tokio_postgres::Config>,
+    tls: Option<Tls>,
+    retention: Retention,
     live: Option<Live>,
-    migrated: bool,
+    /// Known once this process has brought the schema up to date.
+    flavour: Option<Flavour>,
     deadline: Duration,
 }
 
@@ -54,6 +70,7 @@ struct Live {
     client: Client,
     driver: JoinHandle<()>,
     statements: Statements,
+    days: Days,
 }
 
 /// Whether the schema uses TimescaleDB. Decided when a database is set up, and kept.
@@ -67,16 +84,26 @@ impl Postgres {
     /// Reads a connection URL (`postgres://user:password@host:port/database?...`); the first use connects. Errors name
     /// the cause, never the password.
     pub fn new(url: &str) -> Result<Postgres, String> {
-        let mut config = tokio_postgres::Config::from_str(url).map_err(|e| {
+        Postgres::with_tls(url, None, None)
+    }
+
+    /// The same, with what the configuration says of TLS, which goes before what the URL says.
+    pub fn with_tls(url: &str, mode: Option<config::SslMode>, authorities: Option<&Path>) -> Result<Postgres, String> {
+        let said = FromUrl::take(url)?;
+        let mut config = tokio_postgres::Config::from_str(&said.url).map_err(|e| {
             format!("not a connection URL: {}; expected postgres://user:password@host:5432/database", describe(&e))
         })?;
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(
-                "the URL has sslmode=require, and this program connects without TLS: use a server on loopback or a \
-                        private network with sslmode=disable, or a TLS proxy on this machine"
-                    .into(),
-            );
-        }
+        let default = if on_loopback(&config) { config::SslMode::Disable } else { config::SslMode::VerifyFull };
+        let tls = match mode.or(said.mode).unwrap_or(default) {
+            config::SslMode::Disable => {
+                config.ssl_mode(SslMode::Disable);
+                None
+            }
+            config::SslMode::VerifyFull => {
+                config.ssl_mode(SslMode::Require);
+                Some(Tls::new(authorities.or(said.authorities.as_deref()))?)
+            }
+        };
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
@@ -86,7 +113,30 @@ impl Postgres {
         if config.get_application_name().is_none() {
             config.application_name("clawdstrike-edr");
         }
-        Ok(Postgres { config: Box::new(config), live: None, migrated: false, deadline: TRANSACTION_DEADLINE })
+        Ok(Postgres {
+            config: Box::new(config),
+            tls,
+            retention: Retention::default(),
+            live: None,
+            flavour: None,
+            deadline: TRANSACTION_DEADLINE,
+        })
+    }
+
+    /// What [`super::Store::sweep`] removes; before the first connection.
+    pub fn set_retention(&mut self, retention: Retention) {
+        self.retention = retention;
+    }
+
+    pub(super) fn apart(&self) -> Postgres {
+        Postgres {
+            config: self.config.clone(),
+            tls: self.tls.clone(),
+            retention: self.retention,
+            live: None,
+            flavour: self.flavour,
+            deadline: self.deadline,
+        }
     }
 
     /// How long one transaction may take before the server counts as gone (90 s unless told).
@@ -102,15 +152,15 @@ impl Postgres {
         // First drop, then connect: some servers take one connection at a time.
         self.discard();
         let (client, driver) = self.open().await?;
-        let limit = if self.migrated { self.deadline } else { MIGRATION_DEADLINE };
+        let limit = if self.flavour.is_some() { self.deadline } else { MIGRATION_DEADLINE };
         let made = match timeout(limit, Box::pin(self.set_up(client))).await {
             Ok(made) => made,
             Err(_) => Err(self.unavailable(format!("the schema wasn't found up to date within {limit:?}"))),
         };
         match made {
-            Ok(client) => {
-                self.migrated = true;
-                self.live = Some(Live { client, driver, statements: Statements::default() });
+            Ok((client, flavour)) => {
+                self.flavour = Some(flavour);
+                self.live = Some(Live { client, driver, statements: Statements::default(), days: Days::default() });
                 Ok(())
             }
             Err(error) => {
@@ -123,10 +173,18 @@ impl Postgres {
     pub(super) async fn write(&mut self, rows: &Rows) -> Result<(), StoreError> {
         self.connect().await?;
         let deadline = self.deadline;
-        let Some(Live { client, statements, .. }) = &mut self.live else {
+        let (plain, now) = (self.flavour == Some(Flavour::Plain), wall_clock::now());
+        let due = Due::at(now, &self.retention).events;
+        let Some(Live { client, statements, days, .. }) = &mut self.live else {
             return Err(self.unavailable("not connected".into()));
         };
-        let written = timeout(deadline, Box::pin(statements.write(client, rows))).await;
+        let write = async {
+            if plain {
+                days.make_for(client, &rows.events, now, due).await?;
+            }
+            statements.write(client, rows).await
+        };
+        let written = timeout(deadline, Box::pin(write)).await;
         self.settle(written.map(|r| r.map_err(Some)).unwrap_or(Err(None)))
     }
 
@@ -177,6 +235,38 @@ impl Postgres {
         Ok(())
     }
 
+    /// See [`super::Store::export`].
+    pub(super) async fn export(
+        &self,
+        kept: Kept,
+        from: i64,
+        to: i64,
+        each: &mut dyn FnMut(ExportedRow) -> bool,
+    ) -> Result<(), String> {
+        let failed = |e: tokio_postgres::Error| format!("{}: {}", self.place(), describe(&e));
+        let (mut client, driver) = self.open().await.map_err(|e| e.to_string())?;
+        let as_text = |column: &Column| match column.kind {
+            Kind::Time => format!(r#"to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#, column.name),
+            Kind::Text | Kind::Plain | Kind::Json => format!("{}::text", column.name),
+        };
+        let sql = kept.select(as_text, |n| format!("${n}::text::timestamptz"));
+        let transaction = client.transaction().await.map_err(failed)?;
+        let portal = transaction.bind(&sql, &[&format(from), &format(to)]).await.map_err(failed)?;
+        'pages: loop {
+            let rows = transaction.query_portal(&portal, EXPORT_PAGE).await.map_err(failed)?;
+            if rows.is_empty() {
+                break;
+            }
+            for row in &rows {
+                if !each((0..row.len()).map(|n| row.get(n)).collect()) {
+                    break 'pages;
+                }
+            }
+        }
+        driver.abort();
+        Ok(())
+    }
+
     async fn look(&self, client: &Client) -> Result<Condition, tokio_postgres::Error> {
         let before = wall_clock::now();
         let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
@@ -191,12 +281,16 @@ impl Postgres {
         let row = client.query_one(sql, &[]).await?;
         let (exists, may_create): (bool, bool) = (row.get(0), row.get(1));
         let applied = if exists { read_applied(client).await? } else { Vec::new() };
-        let available = if timescale.is_some() { Flavour::Timescaledb } else { Flavour::Plain };
+        let sql = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')";
+        let available: bool = client.query_one(sql, &[]).await?.get(0);
+        let available = if available { Flavour::Timescaledb } else { Flavour::Plain };
+        let known = known(flavour(&applied).unwrap_or(available));
         let with = timescale.map_or("without TimescaleDB".to_owned(), |v| format!("with TimescaleDB {v}"));
         Ok(Condition {
             place: self.place(),
             product: format!("PostgreSQL {version} {with}"),
-            schema: migrate::compare(known(flavour(&applied).unwrap_or(available)), &applied),
+            schema: migrate::compare(known, &applied),
+            outstanding: migrate::names(known, &applied),
             clock_ahead: Some(clock - before.midpoint(after)),
             objection: if encoding != "UTF8" {
                 Some(format!("the database's encoding is {encoding:?}: create it with ENCODING 'UTF8'"))
@@ -231,36 +325,56 @@ impl Postgres {
     async fn open(&self) -> Result<(Client, JoinHandle<()>), StoreError> {
         // The library's own timeout covers TCP, not a server that accepts and stays silent.
         let limit = self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
-        let connected = timeout(limit, self.config.connect(NoTls)).await;
-        let (client, connection) = match connected {
-            Ok(Ok(connected)) => connected,
-            Ok(Err(error)) => return Err(self.unavailable(describe(&error))),
-            Err(_) => return Err(self.unavailable(format!("no answer within {limit:?}"))),
-        };
-        let driver = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = describe(&error), "the store's connection ended");
-            }
+        let connected = timeout(limit, async {
+            Ok(match &self.tls {
+                Some(tls) => {
+                    let (client, connection) = self.config.connect(tls.clone()).await?;
+                    (client, drive(connection))
+                }
+                None => {
+                    let (client, connection) = self.config.connect(NoTls).await?;
+                    (client, drive(connection))
+                }
+            })
         });
-        Ok((client, driver))
+        match connected.await {
+            Ok(Ok(connected)) => Ok(connected),
+            Ok(Err(error)) => Err(self.unavailable(self.refused(&error))),
+            Err(_) => Err(self.unavailable(format!("no answer within {limit:?}"))),
+        }
     }
 
-    async fn set_up(&self, mut client: Client) -> Result<Client, StoreError> {
+    /// Why a connection wasn't made.
+    fn refused(&self, error: &tokio_postgres::Error) -> String {
+        let text = describe(error);
+        match self.tls.is_some() && error.code().is_none() && text.contains("TLS") {
+            true => format!(
+                "{text}; [store] sslrootcert (or the URL's) names whom to trust, the certificate must be for this host, and \
+                 sslmode = \"disable\" is for servers without TLS on loopback or a private network"
+            ),
+            false => text,
+        }
+    }
+
+    async fn set_up(&self, mut client: Client) -> Result<(Client, Flavour), StoreError> {
         let failed = |e: tokio_postgres::Error| self.unavailable(describe(&e));
         // Migrations may take longer than a statement of a write.
         client.batch_execute("SET TIME ZONE 'UTC'; SET statement_timeout = 0").await.map_err(failed)?;
-        if !self.migrated {
-            if !self.on_loopback() {
-                tracing::warn!(store = self.place(), "the connection isn't encrypted: expected a private network");
+        let flavour = match self.flavour {
+            Some(flavour) => flavour,
+            None => {
+                if self.tls.is_none() && !on_loopback(&self.config) {
+                    tracing::warn!(store = self.place(), "the connection isn't encrypted: expected a private network");
+                }
+                self.migrate(&mut client).await?
             }
-            self.migrate(&mut client).await?;
-        }
+        };
         let limits = format!("SET statement_timeout = {}", STATEMENT_TIMEOUT.as_millis());
         client.batch_execute(&limits).await.map_err(failed)?;
-        Ok(client)
+        Ok((client, flavour))
     }
 
-    async fn migrate(&self, client: &mut Client) -> Result<(), StoreError> {
+    async fn migrate(&self, client: &mut Client) -> Result<Flavour, StoreError> {
         let failed = |e: tokio_postgres::Error| self.unavailable(describe(&e));
         let encoding: String = client.query_one("SHOW server_encoding", &[]).await.map_err(failed)?.get(0);
         if encoding != "UTF8" {
@@ -279,9 +393,13 @@ impl Postgres {
                 .await
                 .map_err(|e| self.unavailable(format!("migration {:?}: {}", migration.name, describe(&e))))?;
         }
+        if (flavour, available) == (Flavour::Timescaledb, Flavour::Timescaledb) {
+            let unkept = |e| self.unavailable(format!("TimescaleDB's policies: {}", describe(&e)));
+            retention::keep_policies(&transaction, &self.retention).await.map_err(unkept)?;
+        }
         transaction.commit().await.map_err(failed)?;
         self.tell(flavour, available, outstanding.len());
-        Ok(())
+        Ok(flavour)
     }
 
     fn tell(&self, flavour: Flavour, available: Flavour, migrations: usize) {
@@ -300,14 +418,14 @@ impl Postgres {
             (Flavour::Plain, Flavour::Plain) => tracing::warn!(
                 store,
                 migrations,
-                "store ready, without TimescaleDB: agent_events_hourly is a plain view computed at each read, and nothing \
-                 compresses (7 d) or removes (90 d) old events; install the extension and use a new database for these"
+                "store ready, without TimescaleDB: nothing compresses old events, and agent_events_hourly adds up those that \
+                 are kept at each read; install the extension and use a new database for these"
             ),
             (Flavour::Plain, Flavour::Timescaledb) => tracing::warn!(
                 store,
                 migrations,
                 "store ready; the database was set up without TimescaleDB, which is installed now: use a new database for \
-                 continuous aggregates, compression and retention"
+                 continuous aggregates and compression"
             ),
         }
     }
@@ -342,15 +460,28 @@ impl Postgres {
         let port = self.config.get_ports().first().copied().unwrap_or(5432);
         format!("postgres {:?}", format!("{host}:{port}/{}", self.config.get_dbname().unwrap_or("")))
     }
+}
 
-    fn on_loopback(&self) -> bool {
-        let loopback = |host: &Host| match host {
-            Host::Tcp(host) => host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()),
-            #[cfg(unix)]
-            Host::Unix(_) => true,
-        };
-        self.config.get_hosts().iter().all(loopback)
-    }
+/// The task that moves a connection's bytes.
+fn drive<S, T>(connection: Connection<S, T>) -> JoinHandle<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: TlsStream + Unpin + Send + 'static,
+{
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(error = describe(&error), "the store's connection ended");
+        }
+    })
+}
+
+fn on_loopback(config: &tokio_postgres::Config) -> bool {
+    let loopback = |host: &Host| match host {
+        Host::Tcp(host) => host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()),
+        #[cfg(unix)]
+        Host::Unix(_) => true,
+    };
+    config.get_hosts().iter().all(loopback)
 }
 
 /// Whether TimescaleDB is there, after trying to make it so. Not being allowed to is no error: plain tables work.
@@ -426,9 +557,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_a_url_that_asks_for_tls() {
-        let error = Postgres::new("postgres://u:secret@db.example:5432/edr?sslmode=require").err().unwrap();
-        assert!(error.contains("sslmode=require") && !error.contains("secret"), "{error}");
+    fn servers_elsewhere_are_spoken_to_over_tls_unless_told() {
+        let encrypted = |url: &str| Postgres::new(url).map(|store| store.tls.is_some());
+        for url in ["postgres://u@db.example/edr", "postgres://u@127.0.0.1,db.example/edr?sslmode=require"] {
+            assert_eq!(encrypted(url), Ok(true), "{url}");
+        }
+        for url in
+            ["postgres://u@db.example/edr?sslmode=disable", "postgres://u@[::1]/edr", "postgres://u@localhost/edr"]
+        {
+            assert_eq!(encrypted(url), Ok(false), "{url}");
+        }
+        let told =
+            Postgres::with_tls("postgres://u@localhost/edr?sslmode=disable", Some(config::SslMode::VerifyFull), None);
+        assert!(told.is_ok_and(|store| store.tls.is_some()), "the configuration goes before the URL");
     }
 
     #[test]
@@ -441,7 +582,5 @@ mod tests {
     fn names_the_server_without_its_password() {
         let store = Postgres::new("postgres://u:secret@db.example:5433/edr").unwrap();
         assert_eq!(store.place(), "postgres \"db.example:5433/edr\"");
-        assert!(!store.on_loopback());
-        assert!(Postgres::new("postgres://u@127.0.0.1/edr").unwrap().on_loopback());
     }
 }

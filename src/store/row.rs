@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{Batch, EventRow, RemovedSession, SessionKey, SessionRow, StoreError};
+use super::{ActionRow, Batch, EventRow, RemovedSession, SessionKey, SessionRow, StoreError};
 use crate::alert::Alert;
 
 /// Longest event key that is kept as it is. B-tree rows of PostgreSQL end at 2,704 bytes.
@@ -34,6 +34,7 @@ pub(super) struct Rows {
     pub(super) alerts: Vec<AlertColumns>,
     pub(super) sessions: Vec<SessionColumns>,
     pub(super) removed: Vec<RemovedColumns>,
+    pub(super) actions: Vec<ActionColumns>,
     pub(super) events: Vec<EventRow>,
     pub(super) positions: Vec<(String, i64, i64)>,
 }
@@ -77,6 +78,13 @@ pub(super) struct SessionColumns {
     pub(super) document: String,
 }
 
+/// One row of `actions`; `row` has clean texts and JSON, and clamped times.
+pub(super) struct ActionColumns {
+    pub(super) change: i64,
+    pub(super) revision: i64,
+    pub(super) row: ActionRow,
+}
+
 /// One row that leaves `sessions`.
 pub(super) struct RemovedColumns {
     pub(super) key: SessionKey,
@@ -114,10 +122,48 @@ impl Rows {
             alerts: alerts.into_values().map(alert_columns).collect(),
             sessions,
             removed,
+            actions: actions(batch),
             events: batch.events.iter().map(clean_event).collect(),
             positions: positions(batch)?,
         })
     }
+}
+
+fn actions(batch: &Batch) -> Vec<ActionColumns> {
+    let mut last: BTreeMap<&str, &ActionRow> = BTreeMap::new();
+    for row in &batch.actions {
+        let kept = last.entry(&row.key).or_insert(row);
+        if row.change >= kept.change {
+            *kept = row;
+        }
+    }
+    last.into_values().map(action_columns).collect()
+}
+
+fn action_columns(row: &ActionRow) -> ActionColumns {
+    let clean = ActionRow {
+        key: text(&row.key),
+        change: row.change,
+        alert_id: text(&row.alert_id),
+        revision: row.revision,
+        rule_id: text(&row.rule_id),
+        severity: text(&row.severity),
+        tenant_id: text(&row.tenant_id),
+        agent_id: text(&row.agent_id),
+        session_id: text(&row.session_id),
+        action: text(&row.action),
+        params: json_text(&row.params).into_owned(),
+        receiver: row.receiver.as_deref().map(text),
+        state: row.state,
+        reason: row.reason.as_deref().map(text),
+        decided_by: row.decided_by.as_deref().map(text),
+        attempts: row.attempts,
+        alert_retracted: row.alert_retracted,
+        superseded_by: row.superseded_by.as_deref().map(text),
+        created_at: clamp(row.created_at),
+        updated_at: clamp(row.updated_at),
+    };
+    ActionColumns { change: count(row.change), revision: count(row.revision), row: clean }
 }
 
 fn lives(batch: &Batch) -> (Vec<SessionColumns>, Vec<RemovedColumns>) {
@@ -261,7 +307,7 @@ fn document(value: Value) -> String {
     }
 }
 
-fn clamp(time: i64) -> i64 {
+pub(super) fn clamp(time: i64) -> i64 {
     time.clamp(TIMES.0, TIMES.1)
 }
 

@@ -7,12 +7,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clawdstrike_telemetry::time::{format, parse};
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 
+use super::export::{Column, ExportedRow, Kept};
 use super::inspect::Condition;
 use super::migrate::{self, Applied};
-use super::row::{AlertColumns, RemovedColumns, Rows, SessionColumns};
+use super::row::{ActionColumns, AlertColumns, RemovedColumns, Rows, SessionColumns};
 use super::{EventRow, PastEvent, StoreError};
+use crate::config::Retention;
+
+mod retention;
 
 /// How long a write waits for another process's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,13 +27,23 @@ const STATEMENTS: usize = 16;
 /// A database file and its connection.
 pub struct Sqlite {
     path: PathBuf,
+    retention: Retention,
     connection: Option<Connection>,
 }
 
 impl Sqlite {
     /// A store in this file, which the first use makes if it isn't there.
     pub fn new(path: PathBuf) -> Sqlite {
-        Sqlite { path, connection: None }
+        Sqlite { path, retention: Retention::default(), connection: None }
+    }
+
+    /// What [`super::Store::sweep`] removes.
+    pub fn set_retention(&mut self, retention: Retention) {
+        self.retention = retention;
+    }
+
+    pub(super) fn apart(&self) -> Sqlite {
+        Sqlite { path: self.path.clone(), retention: self.retention, connection: None }
     }
 
     /// Opens the file if it isn't open, and brings its schema up to date.
@@ -72,6 +87,7 @@ impl Sqlite {
             place,
             product: format!("SQLite {}", rusqlite::version()),
             schema: migrate::compare(migrate::SQLITE, &applied),
+            outstanding: migrate::names(migrate::SQLITE, &applied),
             clock_ahead: None,
             objection: None,
         })
@@ -95,6 +111,29 @@ impl Sqlite {
             let time = parse(&time)
                 .ok_or_else(|| format!("database {:?}: the time \"{time}\" of an event isn't RFC 3339", self.path))?;
             if !each(PastEvent { time, key, record }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`super::Store::export`]. Blocks.
+    pub(super) fn export(
+        &self,
+        kept: Kept,
+        from: i64,
+        to: i64,
+        each: &mut dyn FnMut(ExportedRow) -> bool,
+    ) -> Result<(), String> {
+        let failed = |e: rusqlite::Error| format!("database {:?}: {e}", self.path);
+        let connection = self.open_to_read().map_err(failed)?;
+        let sql = kept.select(|column| column.name.to_owned(), |n| format!("?{n}"));
+        let mut statement = connection.prepare(&sql).map_err(failed)?;
+        let mut rows = statement.query(params![format(from), format(to)]).map_err(failed)?;
+        while let Some(row) = rows.next().map_err(failed)? {
+            let value = |(n, column): (usize, &Column)| Ok(text_of(row.get_ref(n)?, column));
+            let values: rusqlite::Result<_> = kept.columns().iter().enumerate().map(value).collect();
+            if !each(values.map_err(failed)?) {
                 break;
             }
         }
@@ -131,6 +170,17 @@ impl Sqlite {
     }
 }
 
+fn text_of(value: ValueRef<'_>, column: &Column) -> Option<String> {
+    match value {
+        ValueRef::Null => None,
+        ValueRef::Integer(n) if column.truth => Some((n != 0).to_string()),
+        ValueRef::Integer(n) => Some(n.to_string()),
+        // As JSON writes doubles: the shortest text that is read as the same.
+        ValueRef::Real(x) => Some(serde_json::json!(x).to_string()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+    }
+}
+
 fn open(path: &Path) -> Result<Connection, StoreError> {
     create_private(path).map_err(|e| {
         StoreError::Unavailable(format!("database {path:?}: {e}; expected a file in a folder that this user may write"))
@@ -160,6 +210,8 @@ fn create_private(path: &Path) -> std::io::Result<()> {
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Before anything is written: retention gives pages back to the file system.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     // Readers don't block the writer, nor it them.
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     // What was acknowledged survives a power cut.
@@ -207,6 +259,7 @@ fn write_rows(transaction: &Transaction<'_>, rows: &Rows) -> rusqlite::Result<()
     rows.alerts.iter().try_for_each(|row| write_alert(transaction, row))?;
     rows.removed.iter().try_for_each(|row| remove_session(transaction, row))?;
     rows.sessions.iter().try_for_each(|row| write_session(transaction, row))?;
+    rows.actions.iter().try_for_each(|row| write_action(transaction, row))?;
     rows.events.iter().try_for_each(|row| write_event(transaction, row))?;
     rows.positions.iter().try_for_each(|row| write_position(transaction, row))
 }
@@ -283,6 +336,43 @@ fn remove_session(transaction: &Transaction<'_>, row: &RemovedColumns) -> rusqli
         row.key.session_id,
         format(row.key.first_seen),
         row.epoch
+    ])?;
+    Ok(())
+}
+
+fn write_action(
+    transaction: &Transaction<'_>,
+    ActionColumns { change, revision, row }: &ActionColumns,
+) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO actions (key, change, alert_id, revision, rule_id, severity, tenant_id, agent_id, session_id, action, \
+               params, receiver, state, reason, decided_by, attempts, alert_retracted, superseded_by, created_at, updated_at) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20) \
+               ON CONFLICT (key) DO UPDATE SET change = excluded.change, revision = excluded.revision, \
+               receiver = excluded.receiver, state = excluded.state, reason = excluded.reason, \
+               decided_by = excluded.decided_by, attempts = excluded.attempts, alert_retracted = excluded.alert_retracted, \
+               superseded_by = excluded.superseded_by, created_at = excluded.created_at, updated_at = excluded.updated_at \
+               WHERE excluded.change > actions.change";
+    transaction.prepare_cached(sql)?.execute(params![
+        row.key,
+        change,
+        row.alert_id,
+        revision,
+        row.rule_id,
+        row.severity,
+        row.tenant_id,
+        row.agent_id,
+        row.session_id,
+        row.action,
+        row.params,
+        row.receiver,
+        row.state,
+        row.reason,
+        row.decided_by,
+        row.attempts,
+        row.alert_retracted,
+        row.superseded_by,
+        format(row.created_at),
+        format(row.updated_at),
     ])?;
     Ok(())
 }

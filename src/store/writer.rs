@@ -6,6 +6,7 @@
 //!   nobody else.
 //! - An unavailable store is tried again with growing, jittered pauses, for ever; [`Status`] says so. Events that can't
 //!   be written hold no alert.
+//! - Beside it, [`super::retention`] removes what is due.
 //! - Rows that the store refuses are found by halving, logged, counted and left out; the rest is written.
 //!
 //! Knows no tables and no SQL.
@@ -19,7 +20,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::pending::{Pending, VersionSender};
-use super::{Batch, EventRow, Store, StoreError};
+use super::retention::Sweeper;
+use super::{ActionRow, Batch, EventRow, Store, StoreError};
 
 mod lane;
 mod work;
@@ -54,6 +56,7 @@ pub struct StoreWriter {
     status: watch::Receiver<Status>,
     hurry: Arc<Hurry>,
     task: JoinHandle<()>,
+    sweeper: Sweeper,
 }
 
 /// The archive's way in. Clones share its queue.
@@ -99,6 +102,7 @@ impl StoreWriter {
         let hurry = Arc::new(Hurry::default());
         let (jobs, queue) = mpsc::channel(ARCHIVE_QUEUE);
         let (status_sender, status) = watch::channel(Status::default());
+        let sweeper = Sweeper::start(&store);
         let writer = Writer {
             store,
             pending: pending.clone(),
@@ -107,9 +111,9 @@ impl StoreWriter {
             hurry: hurry.clone(),
             next_beat: Instant::now(),
             versions: Lane::new("alerts and sessions"),
-            archive: Lane::new("events"),
+            archive: Lane::new("events and actions"),
         };
-        StoreWriter { pending, jobs, status, hurry, task: tokio::spawn(writer.run()) }
+        StoreWriter { pending, jobs, status, hurry, task: tokio::spawn(writer.run()), sweeper }
     }
 
     /// A producer of alert and session versions; each dataflow worker has its own.
@@ -125,6 +129,11 @@ impl StoreWriter {
     /// How the store is doing, now and later.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// Why what is due isn't removed at present, now and later.
+    pub fn retention_trouble(&self) -> watch::Receiver<Option<String>> {
+        self.sweeper.trouble()
     }
 
     /// Alerts and lives of sessions whose latest version isn't in the store.
@@ -169,9 +178,17 @@ impl ArchiveSender {
     /// Hands over events with the positions that follow them; both become durable in one transaction. Waits for room in
     /// the queue, not for the store.
     pub async fn send(&self, events: Vec<EventRow>, positions: Vec<(String, u32, u64)>) -> Result<Receipt, Closed> {
+        self.send_batch(Batch { events, positions, ..Batch::default() }).await
+    }
+
+    /// Hands over versions of actions, behind the events that wait. As [`ArchiveSender::send`].
+    pub async fn send_actions(&self, actions: Vec<ActionRow>) -> Result<Receipt, Closed> {
+        self.send_batch(Batch { actions, ..Batch::default() }).await
+    }
+
+    async fn send_batch(&self, batch: Batch) -> Result<Receipt, Closed> {
         let (receipt, wait) = oneshot::channel();
-        let work = Work::new(Batch { events, positions, ..Batch::default() });
-        self.jobs.send(Job::Events { work, receipt }).await.map_err(|_| Closed)?;
+        self.jobs.send(Job::Events { work: Work::new(batch), receipt }).await.map_err(|_| Closed)?;
         Ok(wait)
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use clawdstrike_edr::alert::{Alert, Evidence, Status};
 use clawdstrike_edr::session::{RecentEvent, SessionView};
-use clawdstrike_edr::store::{EventRow, SessionRow};
+use clawdstrike_edr::store::{ActionRow, EventRow, SessionRow};
 use clawdstrike_rules::plan::{Action, ActionKind, Severity};
 use clawdstrike_telemetry::EventType;
 
@@ -85,6 +85,31 @@ pub(crate) fn session(session_id: &str, first_seen: i64, events: u64) -> Session
 
 pub(crate) fn session_row(session_id: &str, first_seen: i64, events: u64, epoch: u64) -> SessionRow {
     SessionRow { view: session(session_id, first_seen, events), epoch }
+}
+
+pub(crate) fn action(key: &str, change: u64) -> ActionRow {
+    ActionRow {
+        key: key.into(),
+        change,
+        alert_id: "a-1".into(),
+        revision: 1,
+        rule_id: "CREDENTIAL_EXFILTRATION".into(),
+        severity: "critical".into(),
+        tenant_id: String::new(),
+        agent_id: HOSTILE.into(),
+        session_id: "s-1".into(),
+        action: "quarantine_agent".into(),
+        params: r#"{"duration":"1h"}"#.into(),
+        receiver: None,
+        state: if change == 1 { "pending" } else { "acknowledged" },
+        reason: Some(HOSTILE.into()),
+        decided_by: None,
+        attempts: change as u32,
+        alert_retracted: false,
+        superseded_by: None,
+        created_at: T0,
+        updated_at: T0 + change as i64,
+    }
 }
 
 pub(crate) fn event(key: &str, time: i64) -> EventRow {

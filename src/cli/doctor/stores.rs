@@ -34,7 +34,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
 }
 
 fn told(condition: &Condition) -> Vec<Finding> {
-    let Condition { place, product, schema, clock_ahead, objection } = condition;
+    let Condition { place, product, schema, clock_ahead, objection, .. } = condition;
     let seen = format!("{place}: {product}");
     let mut findings = vec![match schema {
         Schema::Absent => Finding::ok(PART, format!("{seen}, no schema yet: the start makes it")),

@@ -83,6 +83,17 @@ pub struct Entry {
     pub updated_at: i64,
 }
 
+/// The latest change of a row, for the store's copy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// Orders changes of all rows; grows with the clock.
+    pub number: u64,
+    /// Of the alert's version that asked for the action.
+    pub revision: u64,
+    /// The row.
+    pub entry: Entry,
+}
+
 impl Entry {
     /// What the API shows.
     pub fn to_json(&self) -> Value {

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::alert::Alert;
 use crate::response::request::Destination;
 use crate::wall_clock;
-pub use entry::{Decision, Entry, Filter, Objection, State};
+pub use entry::{Change, Decision, Entry, Filter, Objection, State};
 pub(super) use policy::{Policy, Verdict};
 pub(super) use record::Decided;
 use table::Table;
@@ -148,6 +148,14 @@ impl Ledger {
 
     pub(super) async fn list(&self, filter: Filter, limit: usize, offset: usize) -> Result<(u64, Vec<Entry>), Ended> {
         self.ask(false, move |table, _| table.list(&filter, limit, offset)).await
+    }
+
+    pub(super) async fn uncopied(&self, limit: usize) -> Result<Vec<Change>, Ended> {
+        self.ask(false, move |table, _| table.uncopied(limit)).await
+    }
+
+    pub(super) async fn copied(&self, number: u64) -> Result<(), Ended> {
+        self.ask(false, move |table, _| table.copied(number)).await
     }
 
     pub(super) async fn totals(&self) -> Result<Vec<(State, u64)>, Ended> {

@@ -8,13 +8,14 @@ use clawdstrike_rules::plan::Action;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::entry::{Decision, Entry, Filter, Objection, State};
+use super::entry::{Change, Decision, Entry, Filter, Objection, State};
 use super::policy::Policy;
 use crate::alert::Alert;
 use crate::response::request::{Destination, RETRACTION, kind_of};
 
 /// The steps of the schema, in order; `user_version` says how many a file has. Shipped ones are never edited.
-const SCHEMA: [&str; 1] = [include_str!("../../../sql/ledger/001_actions.sql")];
+const SCHEMA: [&str; 2] =
+    [include_str!("../../../sql/ledger/001_actions.sql"), include_str!("../../../sql/ledger/002_mirror.sql")];
 /// How long an opening waits for a process that is about to end.
 const BUSY: Duration = Duration::from_secs(10);
 /// Prepared statements kept; there are fewer.
@@ -280,6 +281,23 @@ impl Table {
         let mut statement = self.db.prepare_cached(&rows)?;
         let rows = statement.query_map(rusqlite::params_from_iter(&values), entry)?.collect::<rusqlite::Result<_>>()?;
         Ok((count_of(total), rows))
+    }
+
+    /// The oldest changes that the store hasn't got, of each row its latest.
+    pub(super) fn uncopied(&self, limit: usize) -> rusqlite::Result<Vec<Change>> {
+        let sql = format!(
+            "SELECT {COLUMNS}, change, revision FROM actions WHERE change > (SELECT copied FROM mirror) ORDER BY change LIMIT ?1"
+        );
+        let change = |row: &Row<'_>| {
+            Ok(Change { entry: entry(row)?, number: count_of(row.get(18)?), revision: count_of(row.get(19)?) })
+        };
+        self.db.prepare_cached(&sql)?.query_map([limit as i64], change)?.collect()
+    }
+
+    /// Notes that the store has all changes up to this one.
+    pub(super) fn copied(&self, number: u64) -> rusqlite::Result<()> {
+        let number = i64::try_from(number).unwrap_or(i64::MAX);
+        self.db.prepare_cached("UPDATE mirror SET copied = max(copied, ?1)")?.execute([number]).map(drop)
     }
 
     /// How many rows are in each state.

@@ -8,7 +8,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement, Transaction};
 
 use super::super::EventRow;
-use super::super::row::{AlertColumns, RemovedColumns, Rows, SessionColumns};
+use super::super::row::{ActionColumns, AlertColumns, RemovedColumns, Rows, SessionColumns};
 
 /// Most rows of one statement.
 const STATEMENT_ROWS: usize = 2_000;
@@ -43,6 +43,18 @@ const SESSIONS: &str = "INSERT INTO sessions (tenant_id, agent_id, session_id, f
     open_alerts = excluded.open_alerts, document = excluded.document \
     WHERE excluded.epoch > sessions.epoch";
 
+const ACTIONS: &str = "INSERT INTO actions (key, change, alert_id, revision, rule_id, severity, tenant_id, agent_id, session_id, \
+    action, params, receiver, state, reason, decided_by, attempts, alert_retracted, superseded_by, created_at, updated_at) \
+    SELECT a, b, c, d, e, f, g, h, i, j, k::jsonb, l, m, n, o, p, q, r, s, t FROM UNNEST($1::text[], $2::bigint[], $3::text[], \
+    $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], \
+    $13::text[], $14::text[], $15::text[], $16::bigint[], $17::boolean[], $18::text[], $19::timestamptz[], \
+    $20::timestamptz[]) AS u (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t) \
+    ON CONFLICT (key) DO UPDATE SET change = excluded.change, revision = excluded.revision, receiver = excluded.receiver, \
+    state = excluded.state, reason = excluded.reason, decided_by = excluded.decided_by, attempts = excluded.attempts, \
+    alert_retracted = excluded.alert_retracted, superseded_by = excluded.superseded_by, created_at = excluded.created_at, \
+    updated_at = excluded.updated_at \
+    WHERE excluded.change > actions.change";
+
 const REMOVED: &str = "DELETE FROM sessions USING UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::bigint[]) \
     AS u (tenant_id, agent_id, session_id, first_seen, epoch) \
     WHERE sessions.tenant_id = u.tenant_id AND sessions.agent_id = u.agent_id AND sessions.session_id = u.session_id \
@@ -66,6 +78,7 @@ pub(super) struct Statements {
     alerts: Option<Statement>,
     sessions: Option<Statement>,
     removed: Option<Statement>,
+    actions: Option<Statement>,
     events: Option<Statement>,
     positions: Option<Statement>,
 }
@@ -82,6 +95,9 @@ impl Statements {
         }
         for part in parts(&rows.sessions, |s| s.document.len()) {
             self.sessions(&transaction, part).await?;
+        }
+        for part in parts(&rows.actions, |a| a.row.params.len()) {
+            self.actions(&transaction, part).await?;
         }
         for part in parts(&rows.events, |e| e.metadata.len() + e.target.as_ref().map_or(0, String::len)) {
             self.events(&transaction, part).await?;
@@ -147,6 +163,32 @@ impl Statements {
             column(rows, |r| r.epoch),
         ];
         run(transaction, &mut self.removed, REMOVED, &columns).await
+    }
+
+    async fn actions(&mut self, transaction: &Transaction<'_>, rows: &[ActionColumns]) -> Result<(), Error> {
+        let columns: [Column<'_>; 20] = [
+            column(rows, |r| r.row.key.as_str()),
+            column(rows, |r| r.change),
+            column(rows, |r| r.row.alert_id.as_str()),
+            column(rows, |r| r.revision),
+            column(rows, |r| r.row.rule_id.as_str()),
+            column(rows, |r| r.row.severity.as_str()),
+            column(rows, |r| r.row.tenant_id.as_str()),
+            column(rows, |r| r.row.agent_id.as_str()),
+            column(rows, |r| r.row.session_id.as_str()),
+            column(rows, |r| r.row.action.as_str()),
+            column(rows, |r| r.row.params.as_str()),
+            column(rows, |r| r.row.receiver.as_deref()),
+            column(rows, |r| r.row.state),
+            column(rows, |r| r.row.reason.as_deref()),
+            column(rows, |r| r.row.decided_by.as_deref()),
+            column(rows, |r| i64::from(r.row.attempts)),
+            column(rows, |r| r.row.alert_retracted),
+            column(rows, |r| r.row.superseded_by.as_deref()),
+            column(rows, |r| instant(r.row.created_at)),
+            column(rows, |r| instant(r.row.updated_at)),
+        ];
+        run(transaction, &mut self.actions, ACTIONS, &columns).await
     }
 
     async fn events(&mut self, transaction: &Transaction<'_>, rows: &[EventRow]) -> Result<(), Error> {

@@ -89,6 +89,7 @@ fn split_off(batch: &mut Batch, mut count: usize) -> Batch {
         alerts: take(&mut batch.alerts, &mut count),
         removed_sessions: take(&mut batch.removed_sessions, &mut count),
         sessions: take(&mut batch.sessions, &mut count),
+        actions: take(&mut batch.actions, &mut count),
         events: take(&mut batch.events, &mut count),
         positions: Vec::new(),
     }
@@ -99,6 +100,9 @@ fn name_of(batch: &Batch) -> String {
     let short = |text: &str| text.chars().take(200).collect::<String>();
     if let Some(alert) = batch.alerts.first() {
         return format!("alert {:?}", short(&alert.alert_id));
+    }
+    if let Some(action) = batch.actions.first() {
+        return format!("action {:?} of alert {:?}", short(&action.key), short(&action.alert_id));
     }
     if let Some(event) = batch.events.first() {
         return format!("event {:?} of agent {:?}", short(&event.key), short(&event.agent_id));

@@ -1,9 +1,9 @@
 //! PostgreSQL, without extensions. Knows no table.
 
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -27,6 +27,8 @@ const UNPRIVILEGED: [&str; 2] = ["postgres", "nobody"];
 pub struct Postgres {
     server: Server,
     port: Port,
+    data: PathBuf,
+    owner: Option<(u32, u32)>,
 }
 
 /// Starts a PostgreSQL server and waits until it answers a query.
@@ -43,9 +45,10 @@ pub fn postgres() -> Result<Postgres, String> {
     if let Some((uid, gid)) = owner {
         chown(&data, Some(uid), Some(gid)).map_err(|e| told("give away", &data, &e))?;
     }
+    let place = data.clone();
     let program = move |name: &str| {
         let mut command = Command::new(home.join("bin").join(name));
-        command.arg("-D").arg(&data).current_dir(&data);
+        command.arg("-D").arg(&place).current_dir(&place);
         if let Some((uid, gid)) = owner {
             command.uid(uid).gid(gid);
         }
@@ -76,7 +79,7 @@ pub fn postgres() -> Result<Postgres, String> {
         discard: Signal::QUIT,
     };
     let server = Server::start(spec, folder)?;
-    Ok(Postgres { server, port })
+    Ok(Postgres { server, port, data, owner })
 }
 
 impl Service for Postgres {
@@ -102,6 +105,25 @@ impl Postgres {
         }
         pgwire::execute(self.port.number(), &format!("CREATE DATABASE \"{name}\""))?;
         Ok(self.url_of(name))
+    }
+
+    /// Lets clients that ask for TLS have it, with this certificate and key (PEM); others are still served without.
+    ///
+    /// # Errors
+    /// If the files can't be written, or the server isn't running.
+    pub fn enable_tls(&self, certificate: &str, key: &str) -> Result<(), String> {
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = self.data.join(name);
+            fs::write(&path, text).map_err(|e| told("write", &path, &e))?;
+            // The server refuses a key that others may read.
+            let own = fs::set_permissions(&path, fs::Permissions::from_mode(0o600));
+            own.map_err(|e| told("protect", &path, &e))?;
+            if let Some((uid, gid)) = self.owner {
+                chown(&path, Some(uid), Some(gid)).map_err(|e| told("give away", &path, &e))?;
+            }
+        }
+        pgwire::execute(self.port.number(), "ALTER SYSTEM SET ssl = on")?;
+        pgwire::execute(self.port.number(), "SELECT pg_reload_conf()")
     }
 
     fn url_of(&self, database: &str) -> String {

@@ -1,0 +1,2 @@
+-- Days as partitions, for PostgreSQL alone: a hypertable has chunks.
+SELECT 1;
