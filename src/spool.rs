@@ -43,6 +43,8 @@ pub struct Cut {
     pub epoch: u64,
     /// The event-time bound.
     pub watermark: Option<i64>,
+    /// What matters only up to before this event time is over; behind the watermark while rules wait for earlier events.
+    pub over: Option<i64>,
     /// How far this worker's partitions were read.
     pub partitions: Vec<(PartitionId, Progress)>,
     /// The rules in force, as one of the workers tells.
@@ -151,12 +153,12 @@ impl Spool {
         self.read.push_back((epoch, partitions));
     }
 
-    /// Detection is at the cut: what it appends from now on belongs to the next.
-    pub fn seal(&mut self, epoch: u64, watermark: Option<i64>, in_force: Option<InForce>) {
-        let at = self.read.iter().position(|(e, _)| *e == epoch);
-        let partitions = at.and_then(|at| self.read.remove(at)).map(|(_, p)| p).unwrap_or_default();
-        // What matters no more needn't be written.
-        let matters = |until: i64| watermark.is_none_or(|watermark| until >= watermark);
+    /// Detection is at the cut: what it appends from now on belongs to the next. The partitions are added here.
+    pub fn seal(&mut self, mut cut: Cut) {
+        let at = self.read.iter().position(|(epoch, _)| *epoch == cut.epoch);
+        cut.partitions = at.and_then(|at| self.read.remove(at)).map(|(_, p)| p).unwrap_or_default();
+        // What is over needn't be written.
+        let matters = |until: i64| cut.over.is_none_or(|over| until >= over);
         let mut pieces = Vec::new();
         for open in &mut self.open {
             let piece = Piece { frames: std::mem::take(&mut open.frames), ..*open };
@@ -165,7 +167,7 @@ impl Spool {
                 pieces.push(piece);
             }
         }
-        self.sealed.push_back((Cut { epoch, watermark, partitions, in_force }, pieces));
+        self.sealed.push_back((cut, pieces));
     }
 
     /// The last of the operators is at the cut, with these frames: it is complete.
@@ -212,16 +214,18 @@ mod tests {
         let (to, from) = to_writer(16);
         let mut spool = Spool::new(0, to);
         let (minute, hour) = (60_000_000, 3_600_000_000);
+        // Rules wait for events since 100.
+        let cut = |epoch| Cut { epoch, watermark: Some(500), over: Some(100), partitions: Vec::new(), in_force: None };
         spool.frames().extend_from_slice(b"group");
         spool.events(minute, 99).extend_from_slice(b"over");
         spool.events(hour, 150).extend_from_slice(b"one");
         spool.events(hour - 1, 100).extend_from_slice(b"two");
         spool.events(hour + 1, 120).extend_from_slice(b"three");
-        spool.seal(1, Some(100), None);
+        spool.seal(cut(1));
         spool.finish(1, &mut b"alert".to_vec());
         // What comes after a cut is of the next, and its bounds are its own.
         spool.events(hour, 140).extend_from_slice(b"four");
-        spool.seal(2, Some(100), None);
+        spool.seal(cut(2));
         spool.finish(2, &mut Vec::new());
         let told = |spooled| match spooled {
             Spooled::Piece(_, Piece { class, until, frames }) => (class, until, String::from_utf8(frames).unwrap()),

@@ -83,7 +83,7 @@ impl Run {
         self.writer
             .to
             .pieces
-            .send(Spooled::Cut(0, Cut { epoch, watermark: Some(100), partitions, in_force: None }))
+            .send(Spooled::Cut(0, Cut { epoch, watermark: Some(100), over: Some(100), partitions, in_force: None }))
             .unwrap();
     }
 

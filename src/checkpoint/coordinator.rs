@@ -190,10 +190,12 @@ impl Maker {
             .collect();
         let mut segments = begun.map(|m| m.segments.clone()).unwrap_or_default();
         let mut watermark = begun.and_then(|m| m.watermark);
+        let mut over = None;
         let mut in_force = None;
         for part in parts {
             in_force = in_force.or(part.in_force);
             watermark = watermark.max(part.watermark);
+            over = over.max(part.over);
             segments.extend(part.segments);
             for (source, partition, progress) in part.positions {
                 if let Some(source) = self.given.sources.get(usize::from(source)) {
@@ -202,7 +204,7 @@ impl Maker {
                 }
             }
         }
-        let bound = watermark.unwrap_or(i64::MIN);
+        let bound = over.unwrap_or(i64::MIN);
         segments.retain(|segment| segment.until.is_none_or(|until| until >= bound));
         Manifest {
             format: FORMAT,
@@ -212,6 +214,7 @@ impl Maker {
             epoch,
             acked: (self.given.acked)(),
             watermark,
+            over,
             secret: self.given.secret.clone(),
             positions: positions.into_values().collect(),
             segments,

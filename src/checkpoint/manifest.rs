@@ -31,6 +31,9 @@ pub struct Manifest {
     pub acked: u64,
     /// The event-time bound, in microseconds since 1970.
     pub watermark: Option<i64>,
+    /// What matters only up to before this event time is over: see [`Cut`](crate::spool::Cut).
+    #[serde(default)]
+    pub over: Option<i64>,
     /// The secret of the hashes in keys and frames, in hexadecimal digits.
     pub secret: String,
     /// How far sources have been read.

@@ -84,13 +84,13 @@ fn merge_class(
             number += 1;
         }
     }
-    let watermark = manifest.watermark.unwrap_or(i64::MIN);
+    let over = manifest.over.unwrap_or(i64::MIN);
     let matters = |frame: &Frame<'_>, number: usize| match frame.kind {
-        Kind::Hit => frame.until >= watermark,
+        Kind::Hit => frame.until >= over,
         Kind::Leaving => frame.epoch > manifest.acked,
         Kind::Group | Kind::Alert => {
             let is_latest = latest.get(&(frame.kind, frame.key)) == Some(&(frame.epoch, number));
-            is_latest && !frame.body.is_empty() && frame.until >= watermark
+            is_latest && !frame.body.is_empty() && frame.until >= over
         }
     };
     let mut filling = Vec::new();

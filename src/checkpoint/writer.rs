@@ -15,6 +15,7 @@ use crate::spool::{self, Cut, Piece, Progress, Spooled, ToWriter, UNDER_WAY};
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Part {
     pub watermark: Option<i64>,
+    pub over: Option<i64>,
     pub segments: Vec<Segment>,
     pub positions: Vec<(u16, u32, Progress)>,
     pub in_force: Option<InForce>,
@@ -111,6 +112,8 @@ impl Parts {
         let (epoch, workers, part) = &mut self.cuts[at];
         *workers += 1;
         part.watermark = part.watermark.max(cut.watermark);
+        // The same on all workers.
+        part.over = part.over.max(cut.over);
         part.in_force = part.in_force.take().or(cut.in_force);
         part.segments.extend(segments);
         let position = |(id, progress): (PartitionId, Progress)| (id.source, id.partition, progress);

@@ -10,6 +10,7 @@ use super::restore::PutBack;
 use super::snapshot::{Snapshot, by_name};
 use crate::frame::{self, Kind};
 use crate::session::SessionKey;
+use crate::spool::Cut;
 
 /// The body of a group that is no more, where a session of it that comes back is marked `resumed`.
 const ENDED: &[u8] = &[0];
@@ -84,7 +85,11 @@ impl Detect {
             frame::Frame { kind: Kind::Group, key, epoch, until, body }.write(spool.frames());
         }
         let one = self.shared.place.0 == 0;
-        spool.seal(epoch, watermark, one.then(|| self.rules.in_force.clone()));
+        let in_force = one.then(|| self.rules.in_force.clone());
+        // Rules that wait for earlier events need what they see, however far time has come.
+        let needed = self.rules.filling.map(|_| self.rules.sees_from(self.settings.dedup_window));
+        let over = watermark.map(|watermark| needed.map_or(watermark, |from| watermark.min(from)));
+        spool.seal(Cut { epoch, watermark, over, partitions: Vec::new(), in_force });
     }
 
     /// Puts aside the changes of sessions that nothing tells again. They come back to the worker that owns the session: it is

@@ -141,7 +141,7 @@ fn put_aside(world: &World, process: usize, epoch: u64, to: &mut Content) -> [Sp
 fn cut(process: usize, epoch: u64) -> Spooled {
     let progress = Progress { next: epoch * 10, largest: None, latest: None, append: true, largest_timestamp: None };
     let partitions = vec![(PartitionId { source: 0, partition: process as u32 }, progress)];
-    Spooled::Cut(0, Cut { epoch, watermark: Some(100), partitions, in_force: None })
+    Spooled::Cut(0, Cut { epoch, watermark: Some(100), over: Some(100), partitions, in_force: None })
 }
 
 /// The run has begun.
