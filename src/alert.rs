@@ -191,6 +191,40 @@ impl Handling {
     }
 }
 
+#[cfg(test)]
+impl Alert {
+    /// An alert for tests.
+    pub(crate) fn sample() -> Alert {
+        Alert {
+            alert_id: "a1".into(),
+            revision: 1,
+            rule_id: "R".into(),
+            rule_name: "R".into(),
+            rule_version: "v".into(),
+            severity: Severity::High,
+            status: Status::Open,
+            superseded_by: None,
+            tenant_id: String::new(),
+            group: Vec::new(),
+            agent_id: "agent".into(),
+            session_id: "s".into(),
+            first_seen: 0,
+            last_seen: 0,
+            match_count: 1,
+            risk_score: 0.0,
+            evidence: Vec::new(),
+            attack: Vec::new(),
+            actions: Vec::new(),
+            run_actions: true,
+            shadow: false,
+            backfilled: false,
+            rule_removed: false,
+            trigger_event: "{}".into(),
+            handling: Handling::default(),
+        }
+    }
+}
+
 impl Alert {
     /// The JSON form of SPEC §6: what `alerts`, `replay`, the API and the stores show.
     pub fn to_json(&self) -> Value {

@@ -113,14 +113,10 @@ impl InForce {
     /// What another one knows to be filled is filled.
     pub fn fill_as(&mut self, other: &InForce) {
         let known = other.by_name();
-        let mut filled = Vec::new();
-        for (at, rule) in self.rules.iter().enumerate() {
+        for rule in &mut self.rules {
             let same = known.get(&(rule.rule.as_str(), rule.version.as_str()));
-            if same.is_some_and(|other| other.filled && other.load == rule.load) {
-                filled.push(at);
-            }
+            rule.filled |= same.is_some_and(|other| other.filled && other.load == rule.load);
         }
-        filled.into_iter().for_each(|at| self.rules[at].filled = true);
     }
 }
 

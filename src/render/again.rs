@@ -88,9 +88,9 @@ impl Ingest {
         }
     }
 
-    /// Takes some of what is read again; says whether there is more to do at once.
-    pub(super) fn take_again(&mut self, wall: i64) -> bool {
-        let Some(mut reading) = self.again.reading.take() else { return false };
+    /// Takes this epoch's share of what is read again.
+    pub(super) fn take_again(&mut self, wall: i64) {
+        let Some(mut reading) = self.again.reading.take() else { return };
         let records = (self.settings.epoch_records / SHARE).max(1);
         while self.again.taken.0 < records && self.again.taken.1 < EPOCH_BYTES / SHARE && !reading.is_done() {
             if reading.current.is_some() {
@@ -114,7 +114,6 @@ impl Ingest {
         } else {
             self.again.reading = Some(reading);
         }
-        false
     }
 
     fn take_again_records(&mut self, reading: &mut Reading, most: usize, wall: i64) {
@@ -133,13 +132,7 @@ impl Ingest {
             next += 1;
             // What is no event was a dead letter when it was read first.
             let Ok(event) = decode(raw) else { continue };
-            if record.append.is_some() {
-                reference = Reference::Append;
-            }
-            let mut stamp = reference.observe(&origin.clock, event.timestamp, record.append, origin.wall);
-            if origin.by_reference {
-                (stamp.time, stamp.skewed) = (stamp.reference, false);
-            }
+            let stamp = reference.observe(&origin.clock, event.timestamp, record.append, origin.wall);
             if stamp.time >= reading.from {
                 self.send_hits(&event, &stamp, &origin, record.offset, true);
             }

@@ -11,9 +11,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::field::{Fields, Place};
-use super::group::{Context, latest_before};
+use super::group::Context;
 use super::hit::Payload;
 use super::log::{Entry, Log};
+use super::matched::latest_before;
 use super::rules::RuleInfo;
 use super::units;
 use crate::alert::{Alert, Evidence, Handling, Status};

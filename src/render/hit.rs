@@ -67,6 +67,36 @@ impl HitBatch {
     }
 }
 
+/// A batch of hits is sent at this size.
+const BATCH_BYTES: usize = 128 * 1024;
+
+/// Hits for one worker, being gathered.
+#[derive(Default)]
+pub(super) struct Filling {
+    pub worker: u64,
+    pub heads: Vec<Head>,
+    pub kept: Vec<u8>,
+    pub passing: Vec<u8>,
+}
+
+impl Filling {
+    pub fn is_full(&self) -> bool {
+        self.kept.len() + self.passing.len() >= BATCH_BYTES
+    }
+
+    /// What there is; the next one begins with as much room.
+    pub fn take(&mut self) -> HitBatch {
+        let next = Filling {
+            worker: self.worker,
+            heads: Vec::with_capacity(self.heads.len()),
+            kept: Vec::with_capacity(self.kept.len()),
+            passing: Vec::with_capacity(self.passing.len()),
+        };
+        let Filling { worker, heads, kept, passing } = std::mem::replace(self, next);
+        HitBatch { worker, heads, kept: Arc::new(kept), passing }
+    }
+}
+
 /// Bytes as one piece, not as a list of numbers.
 mod bytes {
     use serde::de::{Deserializer, Error, Visitor};

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
-use clawdstrike_telemetry::{ClockRule, DeadLetter, Event, Reference, Stamp, decode};
+use clawdstrike_telemetry::{ClockRule, DeadLetter, Event, Stamp, decode};
 use crossbeam_channel::Receiver;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
@@ -23,7 +23,7 @@ use super::classify::Classified;
 use super::classify::Classifier;
 use super::control::{Command, Counters, Mark, Notice, Switch};
 use super::field::{Fields, Place};
-use super::hit::{Head, HitBatch, Payload, Position};
+use super::hit::{Filling, Head, HitBatch, Payload, Position};
 use super::key::Hasher;
 use super::partitions::{PartitionState, Partitions};
 use super::restore::{Back, PutBack};
@@ -39,42 +39,12 @@ use crate::wall_clock;
 pub const EPOCH_RECORDS: usize = 64 * 1024;
 /// Bytes of records that a worker takes into one epoch.
 pub(super) const EPOCH_BYTES: usize = 32 << 20;
-/// A batch of hits is sent at this size.
-const HIT_BYTES: usize = 128 * 1024;
-
-/// Hits for one worker, being gathered.
-#[derive(Default)]
-struct Filling {
-    worker: u64,
-    heads: Vec<Head>,
-    kept: Vec<u8>,
-    passing: Vec<u8>,
-}
-
-impl Filling {
-    fn is_full(&self) -> bool {
-        self.kept.len() + self.passing.len() >= HIT_BYTES
-    }
-
-    /// What there is; the next one begins with as much room.
-    fn take(&mut self) -> HitBatch {
-        let next = Filling {
-            worker: self.worker,
-            heads: Vec::with_capacity(self.heads.len()),
-            kept: Vec::with_capacity(self.kept.len()),
-            passing: Vec::with_capacity(self.passing.len()),
-        };
-        let Filling { worker, heads, kept, passing } = std::mem::replace(self, next);
-        HitBatch { worker, heads, kept: Arc::new(kept), passing }
-    }
-}
 
 /// What the records of one batch have in common.
 #[derive(Clone, Copy)]
 pub(super) struct Origin {
     rank: u16,
     partition: u32,
-    pub by_reference: bool,
     pub clock: ClockRule,
     pub wall: i64,
 }
@@ -338,10 +308,10 @@ impl Ingest {
             return false;
         }
         let wall = self.wall();
-        let live = self.read_on(wall);
+        let more = self.read_on(wall);
         // Whatever there is to read on, a share of the epoch is for what is read again: neither starves the other.
-        let again = self.take_again(wall);
-        live || again
+        self.take_again(wall);
+        more
     }
 
     fn read_on(&mut self, wall: i64) -> bool {
@@ -410,8 +380,11 @@ impl Ingest {
         Origin {
             rank: self.ranks.get(usize::from(id.source)).copied().unwrap_or_default(),
             partition: id.partition,
-            by_reference: source.is_some_and(|s| s.by_reference),
-            clock: ClockRule { max_lateness: self.settings.max_lateness, max_skew: self.settings.max_skew },
+            clock: ClockRule {
+                max_lateness: self.settings.max_lateness,
+                max_skew: self.settings.max_skew,
+                by_reference: source.is_some_and(|s| s.by_reference),
+            },
             wall,
         }
     }
@@ -457,13 +430,7 @@ impl Ingest {
     }
 
     fn take_event(&mut self, event: &Event<'_>, origin: &Origin, record: &RecordRef, state: &mut PartitionState) {
-        if record.append.is_some() {
-            state.reference = Reference::Append;
-        }
-        let mut stamp = state.reference.observe(&origin.clock, event.timestamp, record.append, origin.wall);
-        if origin.by_reference {
-            (stamp.time, stamp.skewed) = (stamp.reference, false);
-        }
+        let stamp = state.reference.observe(&origin.clock, event.timestamp, record.append, origin.wall);
         state.largest = state.largest.max(Some(stamp.reference));
         state.latest = state.latest.max(Some(stamp.time));
         self.counters.events += 1;
@@ -519,7 +486,7 @@ impl Ingest {
                 head.kept = roles.all >> by & 1 == 1;
                 let bytes = if head.kept { &mut batch.kept } else { &mut batch.passing };
                 head.start = bytes.len() as u32;
-                Payload::encode(bytes, event, position, &self.values, origin.by_reference, head.kept);
+                Payload::encode(bytes, event, position, &self.values, origin.clock.by_reference, head.kept);
                 batch.heads.push(head);
                 if batch.is_full() {
                     self.full.push(batch.take());

@@ -32,6 +32,7 @@ mod json;
 mod keep;
 mod key;
 mod log;
+mod matched;
 mod partitions;
 mod patterns;
 mod restore;

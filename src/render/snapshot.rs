@@ -12,8 +12,9 @@ use clawdstrike_operators::chain::{Chain, Chains};
 use serde::{Deserialize, Serialize};
 
 use super::alerting::{Alerting, KeptAlerting, KeptMatch, keep, put_back};
-use super::group::{Context, Group, Matched, OpenUnit};
+use super::group::{Context, Group, OpenUnit};
 use super::hit::{Head, HitBatch};
+use super::matched::Matched;
 use super::rules::{RuleId, Rules};
 use super::session::Session;
 use super::units::UnitState;

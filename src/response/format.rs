@@ -138,35 +138,15 @@ fn unmarked(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::alert::Handling;
 
     fn alert(agent: &str, status: Status) -> Alert {
         Alert {
-            alert_id: "a1".into(),
-            revision: 1,
-            rule_id: "R".into(),
             rule_name: "Reads <keys>".into(),
-            rule_version: "v".into(),
-            severity: Severity::High,
             status,
-            superseded_by: None,
-            tenant_id: String::new(),
-            group: Vec::new(),
             agent_id: agent.into(),
-            session_id: "s".into(),
-            first_seen: 0,
-            last_seen: 0,
             match_count: 2,
             risk_score: 42.0,
-            evidence: Vec::new(),
-            attack: Vec::new(),
-            actions: Vec::new(),
-            run_actions: true,
-            shadow: false,
-            backfilled: false,
-            rule_removed: false,
-            trigger_event: "{}".into(),
-            handling: Handling::default(),
+            ..Alert::sample()
         }
     }
 

@@ -101,7 +101,8 @@ impl Archive {
             names: config.sources.iter().map(|s| s.name().to_owned()).collect(),
             by_reference: config.sources.iter().map(|s| s.time() == TimeFrom::Reference).collect(),
         };
-        let clock = ClockRule { max_lateness: config.limits.max_lateness.0, max_skew: config.limits.max_skew.0 };
+        let (max_lateness, max_skew) = (config.limits.max_lateness.0, config.limits.max_skew.0);
+        let clock = ClockRule { max_lateness, max_skew, by_reference: false };
         let runtime = tokio::runtime::Handle::current();
         let task = tokio::task::spawn_blocking(move || {
             let mut stage = Stage {
@@ -215,17 +216,14 @@ impl Stage {
         let source = usize::from(batch.partition.source);
         let name = self.sources.names.get(source).cloned().unwrap_or_default();
         let by_reference = self.sources.by_reference.get(source).copied().unwrap_or(false);
+        let clock = ClockRule { by_reference, ..self.clock };
         for record in &batch.records {
             let raw = &batch.bytes[record.start as usize..][..record.len as usize];
             // The engine's own reading sends what is no event to the dead letters.
             let Ok(event) = decode(raw) else { continue };
             let reference = self.references.entry(batch.partition).or_insert_with(Reference::largest);
-            if record.append.is_some() {
-                *reference = Reference::Append;
-            }
-            let stamp = reference.observe(&self.clock, event.timestamp, record.append, wall_clock::now());
-            let time = if by_reference { stamp.reference } else { stamp.time };
-            self.rows.push(row(&event, time, &format!("{name}/{}/{}", batch.partition.partition, record.offset)));
+            let stamp = reference.observe(&clock, event.timestamp, record.append, wall_clock::now());
+            self.rows.push(row(&event, stamp.time, &format!("{name}/{}/{}", batch.partition.partition, record.offset)));
         }
         self.positions.insert(batch.partition, batch.next_offset);
     }

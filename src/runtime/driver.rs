@@ -4,6 +4,8 @@
 //! An epoch is given when something has arrived (or a command waits), but not while [`OPEN_EPOCHS`] earlier ones are still
 //! under way or exports wait for their takers: then workers stop reading, inboxes fill, and readers pause.
 
+mod loading;
+
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -23,7 +25,7 @@ use crate::dead_letter::DeadRecord;
 use crate::inbox::again::AskAgain;
 use crate::inbox::{Inbox, Inboxes, Message, PartitionId, Waker};
 use crate::loads::{InForce, Next};
-use crate::render::control::{Command, Restored, Switch};
+use crate::render::control::{Command, Restored};
 use crate::render::detect::Totals;
 use crate::render::export::Exported;
 use crate::render::ingest::IngestParts;
@@ -31,6 +33,7 @@ use crate::render::settings::Settings;
 use crate::render::{self, Built};
 use crate::spool::{Progress, Spool, ToWriter};
 use crate::view::Answer;
+use loading::Loading;
 
 /// Epochs that may be under way at once.
 const OPEN_EPOCHS: u64 = 3;
@@ -311,14 +314,6 @@ struct Sequence {
     stopping: Stopping,
 }
 
-/// A rule set that comes in force once that is durable.
-struct Loading {
-    set: Arc<RuleSet>,
-    in_force: InForce,
-    watermark: Option<i64>,
-    loaded: oneshot::Sender<Loaded>,
-}
-
 /// How far a stop in good order has come.
 #[derive(Clone, Copy)]
 enum Stopping {
@@ -435,61 +430,6 @@ impl Sequence {
     fn send(&mut self, command: Command) {
         self.built.commands.send(command);
         self.command_waits = true;
-    }
-
-    /// Puts the next rule set in force, once that is durable.
-    fn load(&mut self) {
-        if self.loading.is_none()
-            && let Some((set, loaded)) = self.to_load.pop_front()
-        {
-            let watermark = self.built.totals.borrow().watermark;
-            let in_force = self.in_force.then(&set, watermark, self.read_so_far());
-            if let Some(keep) = &self.given.keep_loads {
-                keep.keep(in_force.clone());
-            }
-            self.loading = Some(Loading { set, in_force, watermark, loaded });
-        }
-        let kept = self.given.keep_loads.as_ref().map_or(u64::MAX, KeepLoads::kept);
-        if let Some(Loading { set, mut in_force, watermark, loaded }) =
-            self.loading.take_if(|loading| loading.in_force.number <= kept)
-        {
-            in_force.fill_as(&self.in_force);
-            self.switch(&set, in_force);
-            self.loads.push((self.epoch, watermark, loaded));
-        }
-    }
-
-    /// Puts a rule set in force.
-    fn switch(&mut self, set: &RuleSet, in_force: InForce) {
-        self.fill = 0;
-        if in_force.is_filling() {
-            self.fills += 1;
-            self.fill = self.fills;
-            let waiting = in_force.rules.iter().filter(|rule| !rule.filled).count();
-            tracing::info!(
-                epoch = self.epoch,
-                rules = waiting,
-                "earlier events are read again for new and changed rules"
-            );
-        }
-        self.in_force = in_force.clone();
-        self.send(Command::Rules(Box::new(Switch { set: set.clone(), in_force, fill: self.fill })));
-    }
-
-    /// Rules that waited for earlier events have them.
-    fn note_filled(&mut self) {
-        if self.fill > 0 && self.built.totals.borrow().filled == self.fill {
-            self.fill = 0;
-            self.in_force.fill();
-            tracing::info!(epoch = self.epoch, "earlier events have been read again: new and changed rules have begun");
-        }
-    }
-
-    /// What to read next of the partitions.
-    fn read_so_far(&self) -> Vec<Next> {
-        let totals = self.built.totals.borrow();
-        let name = |source: u16| self.sources.get(usize::from(source)).cloned();
-        totals.positions.iter().filter_map(|(id, next)| Some((name(id.source)?, id.partition, *next))).collect()
     }
 
     /// Once all workers have their groups back, records are read.

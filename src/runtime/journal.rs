@@ -382,12 +382,7 @@ mod tests {
     use super::*;
 
     fn version(revision: u64) -> Alert {
-        let json = serde_json::json!({"alert_id": "x", "revision": revision, "rule_id": "R", "rule_name": "n",
-            "rule_version": "v", "severity": "low", "status": "open", "superseded_by": null, "tenant_id": "",
-            "group": [], "agent_id": "a", "session_id": "s", "first_seen": 1, "last_seen": 1,
-            "match_count": 1, "risk_score": 0.0, "evidence": [], "attack": [], "actions": [],
-            "run_actions": true, "shadow": false, "trigger_event": "{}"});
-        serde_json::from_value(json).expect("an alert")
+        Alert { revision, ..Alert::sample() }
     }
 
     fn object(epoch: u64, revision: u64) -> Object<Entry> {

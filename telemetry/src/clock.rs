@@ -1,19 +1,22 @@
 //! Event time. An agent's clock is the agent's word; a record's reference time bounds it, so that no agent can move
 //! the watermark, expire another agent's state or hide its own events from a window. Never reads a clock.
 
-/// How far a record's own timestamp may lie from its reference time, in microseconds (both not negative).
+/// How far a record's own timestamp may lie from its reference time, in microseconds (both not negative), and whether it
+/// counts at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockRule {
     /// How far behind the reference time.
     pub max_lateness: i64,
     /// How far ahead of it.
     pub max_skew: i64,
+    /// The event time is the reference time, whatever the record says (a source with `time = "reference"`).
+    pub by_reference: bool,
 }
 
 impl Default for ClockRule {
-    /// 60 s and 5 s.
+    /// 60 s and 5 s; the timestamp counts.
     fn default() -> ClockRule {
-        ClockRule { max_lateness: 60_000_000, max_skew: 5_000_000 }
+        ClockRule { max_lateness: 60_000_000, max_skew: 5_000_000, by_reference: false }
     }
 }
 
@@ -49,9 +52,12 @@ impl Reference {
 
     /// Takes the next valid record of the partition, in the order of its offsets.
     ///
-    /// `timestamp` is the record's own, `append` the broker's (without it, `Append` takes the wall clock), `wall` the
-    /// wall clock; all in microseconds since 1970 UTC.
+    /// `timestamp` is the record's own, `append` the broker's (a partition with one has a trusted clock from then on; without
+    /// it, `Append` takes the wall clock), `wall` the wall clock; all in microseconds since 1970 UTC.
     pub fn observe(&mut self, rule: &ClockRule, timestamp: i64, append: Option<i64>, wall: i64) -> Stamp {
+        if append.is_some() {
+            *self = Reference::Append;
+        }
         let reference = match self {
             Reference::Append => append.unwrap_or(wall),
             Reference::Largest { largest } => {
@@ -63,8 +69,8 @@ impl Reference {
         };
         let earliest = reference.saturating_sub(rule.max_lateness);
         let latest = reference.saturating_add(rule.max_skew);
-        let skewed = timestamp < earliest || timestamp > latest;
-        Stamp { reference, time: if skewed { reference } else { timestamp }, skewed }
+        let skewed = !rule.by_reference && (timestamp < earliest || timestamp > latest);
+        Stamp { reference, time: if skewed || rule.by_reference { reference } else { timestamp }, skewed }
     }
 }
 
@@ -84,6 +90,25 @@ mod tests {
         }
         for offset in [-60 * SECOND - 1, 5 * SECOND + 1, -WALL, i64::MAX - WALL] {
             assert_eq!(at(offset), Stamp { reference: WALL, time: WALL, skewed: true });
+        }
+    }
+
+    #[test]
+    fn a_broker_s_time_is_trusted_from_the_first_record_that_has_one() {
+        let rule = ClockRule::default();
+        let mut reference = Reference::largest();
+        reference.observe(&rule, WALL, None, WALL);
+        let stamp = reference.observe(&rule, WALL, Some(WALL - 9 * SECOND), WALL);
+        assert_eq!(stamp, Stamp { reference: WALL - 9 * SECOND, time: WALL - 9 * SECOND, skewed: true });
+        assert_eq!(reference, Reference::Append);
+    }
+
+    #[test]
+    fn by_reference_no_timestamp_counts_and_none_is_skewed() {
+        let rule = ClockRule { by_reference: true, ..ClockRule::default() };
+        for timestamp in [i64::MIN, WALL - 1, WALL, i64::MAX] {
+            let stamp = Reference::Append.observe(&rule, timestamp, Some(WALL), 0);
+            assert_eq!(stamp, Stamp { reference: WALL, time: WALL, skewed: false });
         }
     }
 
@@ -115,7 +140,7 @@ mod tests {
 
     #[test]
     fn before_the_first_usable_timestamp_the_wall_clock_is_the_reference() {
-        let rule = ClockRule { max_lateness: 0, max_skew: 0 };
+        let rule = ClockRule { max_lateness: 0, max_skew: 0, by_reference: false };
         let mut reference = Reference::largest();
         let stamp = reference.observe(&rule, WALL + 1, None, WALL);
         assert_eq!(stamp, Stamp { reference: WALL, time: WALL, skewed: true });
@@ -123,7 +148,7 @@ mod tests {
 
     #[test]
     fn extremes_do_not_overflow() {
-        let rule = ClockRule { max_lateness: i64::MAX, max_skew: i64::MAX };
+        let rule = ClockRule { max_lateness: i64::MAX, max_skew: i64::MAX, by_reference: false };
         for timestamp in [i64::MIN, 0, i64::MAX] {
             for wall in [i64::MIN, 0, i64::MAX] {
                 let mut reference = Reference::largest();

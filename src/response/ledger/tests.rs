@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use clawdstrike_rules::plan::{Action, ActionKind, Severity};
+use clawdstrike_rules::plan::{Action, ActionKind};
 use proptest::prelude::*;
 
 use super::policy::{HOUR, Policy};
 use super::table::{Go, Item, Outcome, Table};
 use super::{Decision, Entry, Filter, State};
-use crate::alert::{Alert, Handling, Status};
+use crate::alert::{Alert, Status};
 use crate::config;
 use crate::response::request::{Destination, RETRACTION, action_name, hex, idempotency_key};
 
@@ -30,30 +30,9 @@ fn policy() -> Policy {
 fn alert(id: usize, status: Status) -> Alert {
     Alert {
         alert_id: format!("a{id}"),
-        revision: 1,
-        rule_id: "R".into(),
-        rule_name: "R".into(),
-        rule_version: "v".into(),
-        severity: Severity::High,
         status,
-        superseded_by: None,
-        tenant_id: String::new(),
-        group: Vec::new(),
-        agent_id: "agent".into(),
-        session_id: "s".into(),
-        first_seen: 0,
-        last_seen: 0,
-        match_count: 1,
-        risk_score: 0.0,
-        evidence: Vec::new(),
-        attack: Vec::new(),
         actions: ACTIONS.map(|kind| Action { kind, params: Default::default() }).to_vec(),
-        run_actions: true,
-        shadow: false,
-        backfilled: false,
-        rule_removed: false,
-        trigger_event: "{}".into(),
-        handling: Handling::default(),
+        ..Alert::sample()
     }
 }
 
