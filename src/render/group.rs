@@ -205,32 +205,32 @@ impl Group {
                 |a: &Hit<'_>, b: &Hit<'_>| a.head.time.cmp(&b.head.time).then_with(|| a.payload().compare(b.payload()));
             hits.sort_by(order);
         }
-        let mut dirty: Vec<Dirty> = Vec::new();
-        let mut late: Vec<(usize, &Class)> = Vec::new();
-        for hit in hits.drain(..) {
+        let mut classes: SmallVec<[&Class; 16]> = SmallVec::new();
+        hits.retain(|hit| {
             let class = ctx.classes.get(hit.head.class).filter(|class| class.has_role(self.by));
-            let Some(class) = class else {
-                if let Some(keeper) = ctx.keeper {
-                    keeper.keep(ctx.epoch, hit.head, None);
-                }
-                continue;
-            };
-            let at = self.log.insert(hit.head, &hit.batch.kept);
-            if let Some(keeper) = ctx.keeper {
+            if let (None, Some(keeper)) = (class, ctx.keeper) {
+                keeper.keep(ctx.epoch, hit.head, None);
+            }
+            classes.extend(class);
+            class.is_some()
+        });
+        let before = self.log.entries().len();
+        let places = self.log.insert_all(hits.iter().map(|hit| (hit.head, &hit.batch.kept)));
+        if let Some(keeper) = ctx.keeper {
+            for ((hit, class), &at) in hits.iter().zip(&classes).zip(&places) {
                 keeper.keep(ctx.epoch, hit.head, Some((&self.log.entries()[at], class.retain(self.by))));
             }
-            if at + 1 < self.log.entries().len() {
-                late.push((at, class));
-                continue;
-            }
-            if !late.is_empty() {
-                self.replay(ctx, std::mem::take(&mut late), at, &mut dirty);
-            }
-            self.follow(ctx, at, class, &mut dirty);
         }
-        if !late.is_empty() {
-            let end = self.log.entries().len();
-            self.replay(ctx, late, end, &mut dirty);
+        hits.clear();
+        // Those that stand before one that was there.
+        let late = places.iter().zip(before..).take_while(|(at, last)| *at < last).count();
+        let mut dirty: Vec<Dirty> = Vec::new();
+        let mut placed = places.into_iter().zip(classes);
+        if late > 0 {
+            self.replay(ctx, placed.by_ref().take(late).collect(), before + late, &mut dirty);
+        }
+        for (at, class) in placed {
+            self.follow(ctx, at, class, &mut dirty);
         }
         if !dirty.is_empty() {
             self.settle(ctx, dirty, changes);
@@ -306,7 +306,6 @@ impl Group {
             Some((_, first)) => *first = at.min(*first),
             None => again.push((id, at)),
         };
-        // Later insertions have moved the earlier ones' successors, not themselves: the first is where it was.
         for (at, class) in &late {
             for &id in class.openers(self.by) {
                 note(id, *at);

@@ -43,6 +43,8 @@ pub struct Head {
     pub again: bool,
     /// First byte of the payload.
     pub start: u32,
+    /// Length of the payload.
+    pub len: u32,
 }
 
 /// Hits for one worker.
@@ -63,7 +65,7 @@ pub struct HitBatch {
 impl HitBatch {
     /// The payload of a hit of this batch.
     pub fn payload(&self, head: &Head) -> Payload<'_> {
-        Payload::at(if head.kept { &self.kept } else { &self.passing }, head.start)
+        Payload::at(if head.kept { &self.kept } else { &self.passing }, head.start, head.len)
     }
 }
 
@@ -152,8 +154,8 @@ pub struct Position {
     pub offset: u64,
 }
 
-const HEADER: usize = 64;
-const SPANS: usize = 24;
+const HEADER: usize = 60;
+const SPANS: usize = 20;
 const ALLOWED: u8 = 1 << 3;
 const HAS_ID: u8 = 1 << 4;
 const BY_POSITION: u8 = 1 << 5;
@@ -166,19 +168,17 @@ const BY_POSITION: u8 = 1 << 5;
 /// | 2 | bits 0-2 event type, 3 allowed, 4 has an event_id, 5 ordered by position |
 /// | 3 | how many value hashes |
 /// | 4-7, 8-15 | partition, offset |
-/// | 16-19, 20-23 | length of the record (0: left out), of the whole payload |
-/// | 24-63 | for tenant, agent, session, event_id, target: start (counted from the record's) and length |
-/// | 64- | value hashes, the record, then those texts that aren't in the record as they are |
+/// | 16-19 | length of the record (0: left out) |
+/// | 20-59 | for tenant, agent, session, event_id, target: start (counted from the record's) and length |
+/// | 60- | value hashes, the record, then those texts that aren't in the record as they are |
 #[derive(Clone, Copy)]
 pub struct Payload<'a>(&'a [u8]);
 
 impl<'a> Payload<'a> {
-    /// The payload that begins there.
+    /// The payload of this length that begins there.
     #[inline]
-    pub fn at(bytes: &'a [u8], start: u32) -> Payload<'a> {
-        let start = start as usize;
-        let length = Payload(&bytes[start..]).u32(20) as usize;
-        Payload(&bytes[start..start + length])
+    pub fn at(bytes: &'a [u8], start: u32, len: u32) -> Payload<'a> {
+        Payload(&bytes[start as usize..][..len as usize])
     }
 
     /// All of it.
@@ -186,7 +186,7 @@ impl<'a> Payload<'a> {
         self.0
     }
 
-    /// Appends the encoding of an event. `values` are hashes of the fields that the rule set compares;
+    /// Appends the encoding of an event; gives its length. `values` are hashes of the fields that the rule set compares;
     /// `by_position`: its source orders events by position; `with_record`: rules may look back at it.
     pub fn encode(
         out: &mut Vec<u8>,
@@ -195,7 +195,7 @@ impl<'a> Payload<'a> {
         values: &[u64],
         by_position: bool,
         with_record: bool,
-    ) {
+    ) -> u32 {
         let begin = out.len();
         let id = event.event_id.as_deref();
         let mut flags = event.event_type as u8;
@@ -226,8 +226,7 @@ impl<'a> Payload<'a> {
             out[span..span + 4].copy_from_slice(&(start as u32).to_le_bytes());
             out[span + 4..span + 8].copy_from_slice(&(text.len() as u32).to_le_bytes());
         }
-        let length = (out.len() - begin) as u32;
-        out[begin + 20..begin + 24].copy_from_slice(&length.to_le_bytes());
+        (out.len() - begin) as u32
     }
 
     fn u16(self, at: usize) -> usize {
@@ -340,7 +339,9 @@ mod tests {
     fn payload(raw: &str, offset: u64, with_record: bool) -> Vec<u8> {
         let event = clawdstrike_telemetry::decode(raw.as_bytes()).unwrap();
         let mut out = Vec::new();
-        Payload::encode(&mut out, &event, Position { source: 1, partition: 2, offset }, &[7, 9], false, with_record);
+        let position = Position { source: 1, partition: 2, offset };
+        let len = Payload::encode(&mut out, &event, position, &[7, 9], false, with_record);
+        assert_eq!(len as usize, out.len());
         out
     }
 
@@ -351,7 +352,7 @@ mod tests {
             let mut bytes = vec![1, 2, 3];
             bytes.extend(payload(raw, 77, with_record));
             bytes.push(4);
-            let p = Payload::at(&bytes, 3);
+            let p = Payload::at(&bytes, 3, bytes.len() as u32 - 4);
             assert_eq!(
                 (p.tenant_id(), p.agent_id(), p.session_id(), p.event_id(), p.target()),
                 ("t", "a", "sA", Some("e1"), "ls")
@@ -362,7 +363,6 @@ mod tests {
             );
             assert_eq!(p.position(), Position { source: 1, partition: 2, offset: 77 });
             assert_eq!(p.raw(), if with_record { raw.as_bytes() } else { b"" });
-            assert_eq!(p.bytes().len(), bytes.len() - 4);
         }
     }
 
@@ -378,8 +378,9 @@ mod tests {
             payload(&event(r#""event_id":"a","#, "x"), 1, true),
             payload(&event(r#""event_id":"a","#, "y"), 0, true),
         );
-        assert_eq!(Payload::at(&none, 0).compare(Payload::at(&x, 0)), Ordering::Less);
-        assert_eq!(Payload::at(&x, 0).compare(Payload::at(&y, 0)), Ordering::Less);
-        assert_eq!(Payload::at(&y, 0).compare(Payload::at(&y, 0)), Ordering::Equal);
+        let compare = |a, b| Payload(a).compare(Payload(b));
+        assert_eq!(compare(&none, &x), Ordering::Less);
+        assert_eq!(compare(&x, &y), Ordering::Less);
+        assert_eq!(compare(&y, &y), Ordering::Equal);
     }
 }

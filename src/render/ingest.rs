@@ -462,6 +462,7 @@ impl Ingest {
             kept: false,
             again,
             start: 0,
+            len: 0,
         };
         let mut bys = if again { roles.fill } else { travels(roles.all) };
         let mut fields = Fields::new(event);
@@ -486,7 +487,7 @@ impl Ingest {
                 head.kept = roles.all >> by & 1 == 1;
                 let bytes = if head.kept { &mut batch.kept } else { &mut batch.passing };
                 head.start = bytes.len() as u32;
-                Payload::encode(bytes, event, position, &self.values, origin.clock.by_reference, head.kept);
+                head.len = Payload::encode(bytes, event, position, &self.values, origin.clock.by_reference, head.kept);
                 batch.heads.push(head);
                 if batch.is_full() {
                     self.full.push(batch.take());

@@ -134,6 +134,7 @@ impl<'a> KeptHit<'a> {
             kept: false,
             again: false,
             start: 0,
+            len: 0,
         };
         if flags & KEPT == 0 {
             return Some(KeptHit { tag, head, record: None });

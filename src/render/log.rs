@@ -6,6 +6,8 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::class::Classes;
 use super::hit::{Head, Payload};
 use super::rules::ById;
@@ -32,7 +34,7 @@ pub struct Entry {
 impl Entry {
     /// The encoded event.
     pub fn payload(&self) -> Payload<'_> {
-        Payload::at(&self.bytes, self.start)
+        Payload::at(&self.bytes, self.start, self.len)
     }
 
     /// Looks at the payloads only where the times are equal: mostly they have left the caches.
@@ -47,6 +49,9 @@ impl Entry {
         }
     }
 }
+
+/// Where hits are in a log.
+pub type Places = SmallVec<[usize; 16]>;
 
 /// The hits of a group that something may still look back at.
 #[derive(Debug, Default)]
@@ -63,23 +68,33 @@ impl Log {
         &self.entries
     }
 
-    /// Adds a hit, whose payload is in these bytes, at its place; gives the index.
-    pub fn insert(&mut self, head: &Head, bytes: &Arc<Vec<u8>>) -> usize {
-        let entry = self.entry(head, bytes);
-        self.next_uid = self.next_uid.wrapping_add(1);
-        self.payloads += entry.len as usize;
-        let at = match self.entries.last() {
-            Some(last) if last.order(&entry).is_gt() => self.entries.partition_point(|e| e.order(&entry).is_lt()),
-            _ => self.entries.len(),
+    /// Adds hits, in total order, whose payloads are in these bytes, at their places; gives those.
+    pub fn insert_all<'a>(&mut self, hits: impl Iterator<Item = (&'a Head, &'a Arc<Vec<u8>>)>) -> Places {
+        let (old, name) = (self.entries.len(), self.next_uid);
+        for (head, bytes) in hits {
+            let entry = self.entry(head, bytes);
+            self.next_uid = self.next_uid.wrapping_add(1);
+            self.payloads += entry.len as usize;
+            self.entries.push(entry);
+        }
+        let new = self.entries.len() - old;
+        let (before, added) = self.entries.split_at(old);
+        let late = match (before.last(), added.first()) {
+            (Some(last), Some(first)) if last.order(first).is_gt() => {
+                before.partition_point(|e| e.order(first).is_lt())
+            }
+            _ => return (old..old + new).collect(),
         };
-        self.entries.insert(at, entry);
-        at
+        // Two runs, which a stable sort only merges.
+        self.entries[late..].sort_by(Entry::order);
+        let is_new = |entry: &Entry| (entry.uid.wrapping_sub(name) as usize) < new;
+        (late..).zip(&self.entries[late..]).filter(|(_, entry)| is_new(entry)).map(|(at, _)| at).collect()
     }
 
     fn entry(&self, head: &Head, bytes: &Arc<Vec<u8>>) -> Entry {
-        let len = Payload::at(bytes, head.start).bytes().len() as u32;
-        let (uid, bytes, start) = (self.next_uid, bytes.clone(), head.start);
-        Entry { time: head.time, target: head.target, bytes, start, len, uid, class: head.class }
+        let (uid, bytes) = (self.next_uid, bytes.clone());
+        let Head { time, target, start, len, class, .. } = *head;
+        Entry { time, target, bytes, start, len, uid, class }
     }
 
     /// Adds a hit that was read again; gives the index. If its event is there already, it keeps its name, and is from now on
@@ -93,7 +108,12 @@ impl Log {
                 *known = Entry { uid: known.uid, ..entry };
                 at
             }
-            Err(_) => self.insert(head, bytes),
+            Err(at) => {
+                self.next_uid = self.next_uid.wrapping_add(1);
+                self.payloads += entry.len as usize;
+                self.entries.insert(at, entry);
+                at
+            }
         }
     }
 
@@ -108,22 +128,31 @@ impl Log {
         }
     }
 
-    /// Puts back a hit under the name that it had; of two with one event the later one has its name.
+    /// Puts back a hit under the name that it had. Once all are back, [`Log::arrange`] them.
     pub fn put_back(&mut self, head: &Head, bytes: &Arc<Vec<u8>>, uid: u32) {
-        let next = std::mem::replace(&mut self.next_uid, uid);
-        let at = self.put_again(head, bytes);
-        self.entries[at].uid = uid;
-        self.next_uid = next.max(uid.wrapping_add(1));
+        let entry = Entry { uid, ..self.entry(head, bytes) };
+        self.payloads += entry.len as usize;
+        self.entries.push(entry);
+    }
+
+    /// Brings what was put back into order; of two with one event the later one counts. The next entry gets this name.
+    pub fn arrange(&mut self, next_uid: u32) {
+        self.next_uid = next_uid;
+        self.entries.sort_by(Entry::order);
+        let payloads = &mut self.payloads;
+        self.entries.dedup_by(|later, earlier| {
+            let same = later.order(earlier).is_eq();
+            if same {
+                std::mem::swap(later, earlier);
+                *payloads -= later.len as usize;
+            }
+            same
+        });
     }
 
     /// The name that the next entry gets.
     pub fn next_uid(&self) -> u32 {
         self.next_uid
-    }
-
-    /// The next entry gets this name.
-    pub fn name_next(&mut self, uid: u32) {
-        self.next_uid = uid;
     }
 
     /// Bytes that the entries hold.

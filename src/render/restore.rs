@@ -128,7 +128,7 @@ impl Ingest {
             let bytes = &mut self.back.kept[to];
             head.start = bytes.len() as u32;
             let position = Position { source: rank, partition: record.partition, offset: record.offset };
-            Payload::encode(bytes, event, position, &self.values, by_reference, true);
+            head.len = Payload::encode(bytes, event, position, &self.values, by_reference, true);
         }
     }
 }

@@ -106,13 +106,13 @@ impl Group {
     /// Goes on from what was kept, once all of the group's events are back.
     pub fn revive(&mut self, ctx: &Context<'_>, snapshot: Snapshot<'_>, rules: &RulesByName<'_>) {
         self.follow_rules(ctx.rules);
+        self.log.arrange(snapshot.next_uid);
         for at in 0..self.log.entries().len() {
             if let Some(class) = ctx.classes.get(self.log.entries()[at].class) {
                 // What they match now was matched then.
                 self.follow(ctx, at, class, &mut Vec::new());
             }
         }
-        self.log.name_next(snapshot.next_uid);
         self.had_lives = snapshot.had_lives;
         self.session = snapshot.session.map(|session| Box::new(session.into_owned()));
         let rule_of = |rule: &str, version: &str| rules.get(&(rule, version)).and_then(|id| ctx.rules.rules.get(id));
