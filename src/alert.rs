@@ -2,7 +2,7 @@
 //!
 //! Knows nothing of how matches are found, stored or sent.
 
-use clawdstrike_rules::plan::{Action, Severity};
+use clawdstrike_rules::plan::{Action, OnRemoval, Severity};
 use clawdstrike_telemetry::{EventType, time};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -34,6 +34,20 @@ impl Status {
             Status::Closed => "closed",
         }
     }
+}
+
+/// Why an alert is retracted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// An event that came late shows that it doesn't hold, or that it is part of another alert.
+    LateEvent,
+    /// The allowlist takes out what proves it.
+    Allowlisted,
+    /// Its rule is gone, and wanted that.
+    RuleRemoved,
+    /// A run that was killed had told of it, and events that had been read then can't be read again.
+    NotFoundAgain,
 }
 
 /// One event that proves an alert.
@@ -105,6 +119,12 @@ pub struct Alert {
     /// Its rule is not in force any more: nothing changes it but analysts.
     #[serde(default)]
     pub rule_removed: bool,
+    /// What becomes of it when its rule goes.
+    #[serde(default)]
+    pub on_removal: OnRemoval,
+    /// Why it is retracted, if it is.
+    #[serde(default)]
+    pub retracted_because: Option<Reason>,
     /// The first match's ending event as it was received.
     pub trigger_event: String,
     /// What analysts have done with it.
@@ -219,6 +239,8 @@ impl Alert {
             shadow: false,
             backfilled: false,
             rule_removed: false,
+            on_removal: OnRemoval::Keep,
+            retracted_because: None,
             trigger_event: "{}".into(),
             handling: Handling::default(),
         }
@@ -226,6 +248,14 @@ impl Alert {
 }
 
 impl Alert {
+    /// It doesn't hold any more.
+    pub fn retract(&mut self, because: Reason, revision: u64) {
+        self.status = Status::Retracted;
+        self.retracted_because = Some(because);
+        self.run_actions = false;
+        self.revision = revision;
+    }
+
     /// The JSON form of SPEC §6: what `alerts`, `replay`, the API and the stores show.
     pub fn to_json(&self) -> Value {
         let group: Map<String, Value> = self.group.iter().cloned().collect();
@@ -249,6 +279,9 @@ impl Alert {
             "attack": self.attack,
             "actions": self.actions.iter().map(|a| a.kind).collect::<Vec<_>>(),
         });
+        if let (Status::Retracted, Some(reason)) = (self.status, self.retracted_because) {
+            out["retracted_because"] = json!(reason);
+        }
         if let Some(by) = &self.superseded_by {
             out["superseded_by"] = json!(by);
         }

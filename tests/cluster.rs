@@ -1,6 +1,8 @@
 //! The cluster from outside: the real binary in several processes, its API, its store, a webhook receiver, a real Kafka
 //! broker, a real TimescaleDB and a real S3 server.
 
+#[path = "cluster/allowlist.rs"]
+mod allowlist;
 #[path = "cluster/backfill.rs"]
 mod backfill;
 #[path = "cluster/handling.rs"]

@@ -21,7 +21,7 @@ use axum::response::IntoResponse;
 use clawdstrike_edr::alert::{Alert, Evidence, Status};
 use clawdstrike_edr::config;
 use clawdstrike_edr::response::{Decision, Entry, Filter, Limits, Objection, Orchestrator, State};
-use clawdstrike_rules::plan::{Action, ActionKind, Severity};
+use clawdstrike_rules::plan::{Action, ActionKind, OnRemoval, Severity};
 use clawdstrike_telemetry::EventType;
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
@@ -164,6 +164,8 @@ fn alert(id: &str, actions: &[Action]) -> Alert {
         shadow: false,
         backfilled: false,
         rule_removed: false,
+        on_removal: OnRemoval::Keep,
+        retracted_because: None,
         trigger_event: r#"{"event_id":"e2","action":{"target":"evil.io:443"}}"#.into(),
         handling: Default::default(),
     }

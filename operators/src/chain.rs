@@ -62,6 +62,14 @@ impl Chains {
         &self.live
     }
 
+    /// Forgets the chain that begins with this match.
+    pub fn remove(&mut self, gap: i64, first: &Match) {
+        let Some(chain) = self.current(gap).iter().find(|chain| chain.first == *first).copied() else { return };
+        self.base = self.base.filter(|base| base.first != *first);
+        self.live.retain(|m| m.time < chain.first.time || m.time > chain.last);
+        self.included = 0;
+    }
+
     /// Forgets all live matches from the n-th on.
     pub fn truncate(&mut self, n: usize) {
         if n < self.live.len() {
@@ -133,6 +141,26 @@ mod tests {
         [0, 10, 20, 31].into_iter().for_each(|t| chains.push(at(t)));
         let counts: Vec<u64> = chains.current(10).iter().map(|c| c.count).collect();
         assert_eq!(counts, [3, 1]);
+    }
+
+    #[test]
+    fn a_chain_that_is_removed_leaves_the_others() {
+        let chains = |watermark| {
+            let mut chains = Chains::default();
+            [0, 10, 30, 40, 60].into_iter().for_each(|t| chains.push(at(t)));
+            chains.advance(10, watermark);
+            chains
+        };
+        let firsts =
+            |chains: &mut Chains| chains.current(10).iter().map(|c| (c.first.time, c.count)).collect::<Vec<_>>();
+        for watermark in [0, 5, 12] {
+            let mut chains = chains(watermark);
+            chains.remove(10, &at(0));
+            assert_eq!(firsts(&mut chains), [(30, 2), (60, 1)]);
+            chains.remove(10, &at(60));
+            chains.remove(10, &at(40));
+            assert_eq!(firsts(&mut chains), [(30, 2)]);
+        }
     }
 
     proptest! {

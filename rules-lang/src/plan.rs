@@ -45,14 +45,40 @@ pub struct Rule {
     pub shadow: bool,
     /// Run actions also for alerts that back-fill opened.
     pub backfill_actions: bool,
+    /// What becomes of open alerts when the rule goes. (Left out of the JSON where it is the default.)
+    #[serde(default, skip_serializing_if = "OnRemoval::is_default")]
+    pub on_removal: OnRemoval,
     /// SHA-256, in hex, over the rule's canonical JSON (this struct without `version` and `origin`).
     pub version: String,
     /// Where the rule stands.
     pub origin: Origin,
 }
 
+/// What becomes of a rule's open alerts when it goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnRemoval {
+    /// They stay open, and say that their rule is gone.
+    #[default]
+    Keep,
+    /// They are closed.
+    Close,
+    /// They are retracted.
+    Retract,
+}
+
+impl OnRemoval {
+    /// The names in rules.
+    pub const NAMES: [(&str, OnRemoval); 3] =
+        [("keep", OnRemoval::Keep), ("close", OnRemoval::Close), ("retract", OnRemoval::Retract)];
+
+    fn is_default(&self) -> bool {
+        *self == OnRemoval::default()
+    }
+}
+
 /// A place in a rule file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// The file as it was named to the compiler.
     pub file: String,

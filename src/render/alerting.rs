@@ -17,7 +17,7 @@ use super::log::{Entry, Log};
 use super::matched::latest_before;
 use super::rules::RuleInfo;
 use super::units;
-use crate::alert::{Alert, Evidence, Handling, Status};
+use crate::alert::{Alert, Evidence, Handling, Reason, Status};
 
 /// Alerts of one rule in one group that may still change.
 #[derive(Debug)]
@@ -95,6 +95,21 @@ impl Alerting {
         }
     }
 
+    /// Retracts alerts that `gone` says the allowlist takes out; gives the first matches of their chains.
+    pub fn take_out(&mut self, epoch: u64, mut gone: impl FnMut(&Alert) -> bool, out: &mut Vec<Alert>) -> Vec<Match> {
+        let revision = epoch.max(self.revision + 1);
+        let mut firsts = Vec::new();
+        for (first, mut alert) in self.alerts.extract_if(.., |(_, alert)| gone(alert)) {
+            alert.retract(Reason::Allowlisted, revision);
+            out.push(*alert);
+            firsts.push(first);
+        }
+        for first in &firsts {
+            (self.revision, self.retracted) = (revision, self.retracted.max(first.time));
+        }
+        firsts
+    }
+
     /// Bytes of the alerts, about.
     pub fn held(&self) -> usize {
         let held = |a: &Alert| {
@@ -141,9 +156,7 @@ impl Alerting {
             if let Some((_, heir)) = heir {
                 heir.run_actions = false;
             }
-            gone.status = Status::Retracted;
-            gone.run_actions = false;
-            gone.revision = revision;
+            gone.retract(Reason::LateEvent, revision);
             self.retracted = self.retracted.max(first.time);
             out.push(*gone);
         }
@@ -217,6 +230,8 @@ impl Chains2Alerts<'_> {
             shadow: rule.shadow,
             backfilled,
             rule_removed: false,
+            on_removal: rule.on_removal,
+            retracted_because: None,
             trigger_event: String::from_utf8_lossy(end.raw()).into_owned(),
             handling: Handling::default(),
         })

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
 
 use clawdstrike_operators::epochs::{self, Epochs};
+use clawdstrike_rules::plan::{OnRemoval, RuleSet};
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
@@ -16,11 +17,13 @@ use timely::dataflow::{Scope, StreamVec};
 
 use super::control::Command;
 use super::detect::{AlertVersion, Origin, Part, Shared};
+use super::reallow::Judge;
 use super::settings::Settings;
-use crate::alert::{Alert, Handling, Status};
+use crate::alert::{Alert, Deed, Handling, Note, Reason, Status};
 use crate::frame::{self, Kind};
 use crate::spool::Spool;
 use crate::view::{AgentView, Query, Rows, compare_alerts};
+use crate::wall_clock;
 
 /// One worker's whole part of an answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,6 +60,8 @@ struct Arrived {
     commands: Vec<Command>,
 }
 
+/// Who closes alerts when their rule goes.
+const ENGINE: &str = "clawdstrike-edr";
 /// Alerts, shares.
 const OUTPUTS: usize = 2;
 
@@ -70,8 +75,8 @@ struct View {
     left: Option<HashSet<String>>,
     /// Until then too: what analysts had done with alerts that may come.
     handled: HashMap<String, Handling>,
-    /// Ids of the rules in force.
-    rules: HashSet<String>,
+    /// The set in force.
+    set: RuleSet,
     spool: Option<Rc<RefCell<Spool>>>,
     /// Frames of what changed since the last cut.
     frames: Vec<u8>,
@@ -104,7 +109,7 @@ pub fn view<'scope>(
         open: HashMap::new(),
         left: spool.is_some().then(HashSet::new),
         handled: HashMap::new(),
-        rules: HashSet::new(),
+        set: RuleSet::default(),
         spool,
         frames: Vec::new(),
     };
@@ -138,12 +143,12 @@ pub fn view<'scope>(
                 for command in arrived.commands {
                     match command {
                         Command::Rules(switch) => {
-                            view.rules = switch.set.rules.into_iter().map(|rule| rule.id).collect();
-                            alerts_out.session(&caps[0]).give_iterator(view.mark(epoch).into_iter());
+                            view.set = switch.set;
+                            alerts_out.session(&caps[0]).give_iterator(view.follow_rules(epoch).into_iter());
                         }
                         // What a checkpoint kept has come by now.
                         Command::Live => {
-                            alerts_out.session(&caps[0]).give_iterator(view.mark(epoch).into_iter());
+                            alerts_out.session(&caps[0]).give_iterator(view.follow_rules(epoch).into_iter());
                         }
                         Command::Checkpoint => view.cut(epoch),
                         Command::Reconcile(suspects) => {
@@ -233,21 +238,39 @@ impl View {
         self.take(epoch, AlertVersion { session, alert, origin: Origin::Made })
     }
 
-    /// Open alerts stay when their rule goes, and say so.
-    fn mark(&mut self, epoch: u64) -> Vec<AlertVersion> {
-        let wrong =
-            |kept: &&Kept| is_open(&kept.alert) && kept.alert.rule_removed == self.rules.contains(&kept.alert.rule_id);
-        let marked: Vec<AlertVersion> = self
-            .alerts
-            .values()
-            .filter(wrong)
-            .map(|Kept { session, alert }| AlertVersion {
-                session: *session,
-                alert: Alert { rule_removed: !alert.rule_removed, revision: epoch, ..alert.clone() },
-                origin: Origin::Made,
-            })
-            .collect();
-        marked.into_iter().filter_map(|version| self.take(epoch, version)).collect()
+    /// Open alerts say whether their rule has gone, and become then what it wanted; those whose proof the allowlist takes out
+    /// are retracted. (Where more matches can join them, detection has retracted them.)
+    fn follow_rules(&mut self, epoch: u64) -> Vec<AlertVersion> {
+        let rules: HashSet<&str> = self.set.rules.iter().map(|rule| rule.id.as_str()).collect();
+        let mut judge = self.judge();
+        let mut told = Vec::new();
+        for Kept { session, alert } in self.alerts.values().filter(|kept| is_open(&kept.alert)) {
+            let removed = !rules.contains(alert.rule_id.as_str());
+            let mut alert = Alert { rule_removed: removed, revision: epoch, ..alert.clone() };
+            if judge.as_mut().is_some_and(|judge| judge.takes_out(&alert)) {
+                alert.retract(Reason::Allowlisted, epoch);
+            } else if removed == self.alerts[&alert.alert_id].alert.rule_removed {
+                continue;
+            } else if removed && alert.on_removal == OnRemoval::Retract {
+                alert.retract(Reason::RuleRemoved, epoch);
+            } else if removed && alert.on_removal == OnRemoval::Close {
+                let (by, comment) = (ENGINE.to_owned(), "its rule was removed".to_owned());
+                let note = Note { at: wall_clock::now(), by, deed: Deed::Close, comment, matches: alert.match_count };
+                alert.handling.join(Handling::of(note));
+            }
+            told.push(AlertVersion { session: *session, alert, origin: Origin::Made });
+        }
+        told.into_iter().filter_map(|version| self.take(epoch, version)).collect()
+    }
+
+    fn judge(&self) -> Option<Judge> {
+        let hasher = self.shared.hasher.borrow().clone()?;
+        if self.set.allowlist.is_empty() {
+            return None;
+        }
+        let entries = (0..).zip(self.set.allowlist.iter().cloned()).collect();
+        // The ingest has compiled the same entries, and fails the run if it can't.
+        Judge::new(entries, self.set.rules.iter(), hasher, &self.settings.zone).ok()
     }
 
     /// Puts aside a version, or that an alert has left the view. The key goes where the session's goes.
@@ -279,16 +302,22 @@ impl View {
         let left = self.left.take().unwrap_or_default();
         self.handled.clear();
         let told = told.into_iter().filter(|alert| !left.contains(&alert.alert_id));
-        told.filter_map(|alert| self.as_it_stands(epoch, alert)).collect()
+        let mut judge = self.judge();
+        told.filter_map(|alert| self.as_it_stands(epoch, alert, judge.as_mut())).collect()
     }
 
     /// `None`: another worker's.
-    fn as_it_stands(&mut self, epoch: u64, told: Alert) -> Option<AlertVersion> {
+    fn as_it_stands(&mut self, epoch: u64, told: Alert, judge: Option<&mut Judge>) -> Option<AlertVersion> {
         let session = self.shared.own_session(&told.tenant_id, &told.agent_id, &told.session_id)?;
         let revision = epoch.max(told.revision + 1);
         let alert = match self.alerts.get(&told.alert_id) {
             Some(kept) => Alert { revision, ..kept.alert.clone() },
-            None => Alert { status: Status::Retracted, run_actions: false, revision, ..told },
+            None => {
+                let mut told = told;
+                let taken_out = judge.is_some_and(|judge| judge.takes_out(&told));
+                told.retract(if taken_out { Reason::Allowlisted } else { Reason::NotFoundAgain }, revision);
+                told
+            }
         };
         self.take(epoch, AlertVersion { session, alert, origin: Origin::Made })
     }
@@ -403,7 +432,6 @@ fn add_agent(agents: &mut BTreeMap<(String, String), AgentView>, row: AgentView)
 mod tests {
     use super::super::groups::Groups;
     use super::*;
-    use crate::alert::{Deed, Note};
     use crate::config::Limits;
 
     fn view() -> View {
@@ -417,7 +445,7 @@ mod tests {
             open: HashMap::new(),
             left: Some(HashSet::new()),
             handled: HashMap::new(),
-            rules: HashSet::new(),
+            set: RuleSet::default(),
             spool: None,
             frames: Vec::new(),
         }

@@ -6,7 +6,7 @@
 //! when full.
 
 use clawdstrike_rules::plan::{AllowEntry, HostPart, Matcher, TargetPattern, Test};
-use clawdstrike_telemetry::{Event, target};
+use clawdstrike_telemetry::{Event, EventType, target};
 use hashbrown::HashMap;
 
 use super::allow::Times;
@@ -151,9 +151,9 @@ impl Classifier {
 
     /// Classifies an event; `values` receives the hashes of the fields that rules compare.
     pub fn classify(&mut self, event: &Event<'_>, time: i64, values: &mut Vec<u64>) -> Classified {
-        let known = self.target(event);
+        let known = self.target(event.event_type, &event.target);
         let fields = self.fields(event, values);
-        let allowed = self.allowed(event, time, known);
+        let allowed = self.allowed(&event.agent_id, event.event_type, time, known);
         let key = (event.event_type as u8, known.hits, fields, allowed);
         let class = match self.classes.get(&key) {
             Some(&class) => class,
@@ -162,16 +162,23 @@ impl Classifier {
         Classified { class, target: known.hash }
     }
 
-    fn target(&mut self, event: &Event<'_>) -> KnownTarget {
-        let kind = event.event_type as u8;
-        let key = self.hasher.wide(event.target.as_bytes()) ^ u128::from(kind);
+    /// The allowlist's entries that hold for such an event, in order.
+    pub fn allowing(&mut self, event_type: EventType, target: &str, agent: &str, time: i64) -> &[AllowId] {
+        let known = self.target(event_type, target);
+        let set = self.allowed(agent, event_type, time, known);
+        self.allow_lists.get(set as usize).map_or(&[], |list| list)
+    }
+
+    fn target(&mut self, event_type: EventType, text: &str) -> KnownTarget {
+        let kind = event_type as u8;
+        let key = self.hasher.wide(text.as_bytes()) ^ u128::from(kind);
         if let Some(known) = self.targets.get(&key) {
             return *known;
         }
         if self.targets.len() >= MEMORY {
             self.targets.clear();
         }
-        let target = target::normalise(event.event_type, &event.target);
+        let target = target::normalise(event_type, text);
         let mut hits = std::mem::take(&mut self.scratch);
         hits.clear();
         let text = target.text();
@@ -218,17 +225,17 @@ impl Classifier {
         id
     }
 
-    fn allowed(&mut self, event: &Event<'_>, time: i64, known: KnownTarget) -> u32 {
+    fn allowed(&mut self, agent: &str, event_type: EventType, time: i64, known: KnownTarget) -> u32 {
         if self.compiled.allow.is_empty() {
             return 0;
         }
-        let key = self.hasher.wide(event.agent_id.as_bytes());
+        let key = self.hasher.wide(agent.as_bytes());
         if self.agents.len() >= MEMORY {
             self.agents.clear();
         }
         let allow = &self.compiled.allow;
         let entries = self.agents.entry(key).or_insert_with(|| {
-            let names_agent = |a: &&(u32, &Allow)| a.1.agent.as_ref().is_none_or(|r| r.is_match(&event.agent_id));
+            let names_agent = |a: &&(u32, &Allow)| a.1.agent.as_ref().is_none_or(|r| r.is_match(agent));
             (0u32..).zip(allow).filter(|a| names_agent(&a)).map(|(n, _)| n).collect()
         });
         let mut hits = std::mem::take(&mut self.scratch);
@@ -236,7 +243,7 @@ impl Classifier {
         let targets = &self.target_sets[known.hits as usize];
         for &n in entries.iter() {
             let a = &allow[n as usize];
-            let holds = a.entry.event_types.contains(event.event_type as u8)
+            let holds = a.entry.event_types.contains(event_type as u8)
                 && a.targets.is_none_or(|atom| targets.binary_search(&atom).is_ok())
                 && a.entry.expires.is_none_or(|end| time < end)
                 && a.times.as_ref().is_none_or(|times| times.contain(time));

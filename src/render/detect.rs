@@ -22,6 +22,7 @@ use super::hit::HitBatch;
 use super::ingest::owner;
 use super::keep::Keeper;
 use super::key::Hasher;
+use super::reallow::Reclassed;
 use super::restore::PutBack;
 use super::revive::Staged;
 use super::rules::{Registry, Rules};
@@ -176,6 +177,7 @@ pub(super) struct Detect {
     registry: Registry,
     pub(super) rules: Rules,
     pub(super) classes: Classes,
+    pub(super) reclassed: Reclassed,
     watermark: Watermark,
     /// What comes back from a checkpoint, until all of it has.
     pub(super) staged: Staged,
@@ -192,7 +194,7 @@ pub(super) struct Detect {
     pub(super) alerts: Vec<AlertVersion>,
     pub(super) sessions: Vec<SessionChange>,
     parts: Vec<Part>,
-    scratch: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
 }
 
 /// What detection is given.
@@ -291,6 +293,7 @@ impl Detect {
             registry: Registry::default(),
             rules: Rules::default(),
             classes: Classes::default(),
+            reclassed: Reclassed::default(),
             offline: false,
             last_beat: Instant::now(),
             closed: false,
@@ -448,14 +451,21 @@ impl Detect {
                 let Switch { set, mut in_force, fill } = *switch;
                 // Who gave the command may not have known yet.
                 in_force.fill_as(&self.rules.in_force);
-                self.rules = self.registry.load(&set, in_force, &self.settings);
+                let rules = self.registry.load(&set, in_force, &self.settings);
+                let before = std::mem::replace(&mut self.rules, rules);
                 self.fill = (fill, HashSet::new());
                 self.classes.reload(&self.rules);
                 if let (Some(keeper), Some(hasher)) = (&mut self.keeper, &*self.shared.hasher.borrow()) {
                     keeper.tags = self.rules.bys.iter().map(|by| hasher.tag(by)).collect();
                 }
+                if before.version > 0 && !before.has_allowlist_of(&self.rules) {
+                    self.judge_anew(epoch);
+                }
             }
-            Command::Live => self.revive(epoch),
+            Command::Live => {
+                self.revive(epoch);
+                self.judge_alerts(epoch);
+            }
             Command::Checkpoint => self.cut(epoch),
             Command::Reconcile(suspects) => self.reconcile(&suspects.sessions),
             Command::Drain | Command::Handle(_) => {}
@@ -541,7 +551,7 @@ impl Detect {
     }
 }
 
-fn collect(
+pub(super) fn collect(
     touched: Touched<'_>,
     hasher: Option<&Hasher>,
     scratch: &mut Vec<u8>,

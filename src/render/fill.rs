@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::copies::Again;
-use super::group::{Changes, Context, Dirty, Group, Hit, OpenUnit, concerns};
+use super::group::{Changes, Context, Dirty, Group, Hit, concerns};
 use super::log::Entry;
 use super::rules::{RuleInfo, UnitId};
 
@@ -55,10 +55,7 @@ impl Group {
             for id in info.units.iter().filter(|id| wanted.contains(id)) {
                 let Some(unit) = ctx.rules.units.get(id).cloned() else { continue };
                 let state = self.rebuild(ctx, *id, &unit, first, end);
-                match self.units.binary_search_by_key(id, |open| open.id) {
-                    Ok(at) => self.units[at].state = state,
-                    Err(at) => self.units.insert(at, OpenUnit { id: *id, unit, state }),
-                }
+                self.set_machine(*id, &unit, state);
                 dirty.push(Dirty { rule: info.id, from: info.since.horizon, late: false });
             }
         }

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use clawdstrike_operators::absence;
 use clawdstrike_operators::chain::Match;
 use smallvec::SmallVec;
 
@@ -299,6 +300,31 @@ impl Group {
         }
     }
 
+    /// Machines begin anew: they know what the log says, and raise nothing for it. Absences wait for nothing.
+    pub(super) fn begin_machines(&mut self, ctx: &Context<'_>) {
+        let matched = std::mem::take(&mut self.matched);
+        self.units.clear();
+        for at in 0..self.log.entries().len() {
+            if let Some(class) = ctx.classes.get(self.log.entries()[at].class) {
+                self.follow(ctx, at, class, &mut Vec::new());
+            }
+        }
+        self.matched = matched;
+        for open in &mut self.units {
+            if let UnitState::Absence(state) = &mut open.state {
+                *state = absence::State::default();
+            }
+        }
+    }
+
+    /// A unit's machine is this one from now on.
+    pub(super) fn set_machine(&mut self, id: UnitId, unit: &Arc<Unit>, state: UnitState) {
+        match self.units.binary_search_by_key(&id, |open| open.id) {
+            Ok(place) => self.units[place].state = state,
+            Err(place) => self.units.insert(place, OpenUnit { id, unit: unit.clone(), state }),
+        }
+    }
+
     /// Late entries stand at these places: the machines they concern start again. The log counts up to `end`.
     fn replay(&mut self, ctx: &Context<'_>, late: Vec<(usize, &Class)>, end: usize, dirty: &mut Vec<Dirty>) {
         let mut again: Vec<(UnitId, usize)> = Vec::new();
@@ -320,10 +346,7 @@ impl Group {
             let Some(unit) = ctx.rules.units.get(&id).cloned() else { continue };
             let state = self.rebuild(ctx, id, &unit, first, end);
             dirty.push(Dirty { rule: unit.rule, from: self.log.entries()[first].time, late: true });
-            match self.units.binary_search_by_key(&id, |u| u.id) {
-                Ok(place) => self.units[place].state = state,
-                Err(place) => self.units.insert(place, OpenUnit { id, unit, state }),
-            }
+            self.set_machine(id, &unit, state);
         }
         self.recount();
     }

@@ -127,6 +127,31 @@ impl Groups {
         self.shards.iter().flatten()
     }
 
+    /// All groups.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&u128, &mut Group)> {
+        self.shards.iter_mut().flatten()
+    }
+
+    /// Corrects each group as `correct` does, which says whether it had to be.
+    pub fn correct(
+        &mut self,
+        ctx: &Context<'_>,
+        mut correct: impl FnMut(u128, &mut Group, &mut Changes) -> bool,
+        mut seen: impl FnMut(Touched<'_>),
+    ) {
+        for (&key, group) in self.shards.iter_mut().flatten() {
+            let mut changes = Changes::default();
+            if correct(key, group, &mut changes) {
+                self.changes.note(key, group);
+                // Absences may be due, or not any more.
+                group.due = ctx.watermark;
+                self.wheel.entry(group.due / BUCKET).or_default().push(key);
+                account(&mut self.held, group);
+                seen(Touched { key, group, changes });
+            }
+        }
+    }
+
     /// Applies an epoch's hits, group by group.
     pub fn apply<'a>(&mut self, ctx: &Context<'a>, batches: &'a [HitBatch], mut seen: impl FnMut(Touched<'_>)) {
         let hits: Vec<Hit<'a>> =

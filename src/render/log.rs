@@ -150,6 +150,18 @@ impl Log {
         });
     }
 
+    /// Entries get the classes that `class_of` gives; says whether any has another one now.
+    pub fn reclass(&mut self, mut class_of: impl FnMut(&Entry) -> Option<u32>) -> bool {
+        let mut changed = false;
+        for entry in &mut self.entries {
+            if let Some(class) = class_of(entry) {
+                entry.class = class;
+                changed = true;
+            }
+        }
+        changed
+    }
+
     /// The name that the next entry gets.
     pub fn next_uid(&self) -> u32 {
         self.next_uid

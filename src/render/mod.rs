@@ -35,6 +35,7 @@ mod log;
 mod matched;
 mod partitions;
 mod patterns;
+mod reallow;
 mod restore;
 mod revive;
 mod rules;

@@ -3,12 +3,12 @@
 //! Numbers are given by content and never taken back, so that a class that was computed under an older rule set still
 //! says something about the rules that stayed. All workers see the same sets in the same order and so agree on them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use clawdstrike_operators::chain::Match;
 use clawdstrike_operators::{new_value, pattern, sequence, threshold};
-use clawdstrike_rules::plan::{AllowEntry, Condition, Field, Matcher, Rule, RuleSet, Test};
+use clawdstrike_rules::plan::{AllowEntry, Condition, Field, Matcher, Origin, Rule, RuleSet, Test};
 
 use super::hit::Position;
 use super::settings::Settings;
@@ -191,6 +191,12 @@ impl Rules {
         self.filling.unwrap_or(i64::MAX).min(copied.unwrap_or(i64::MAX))
     }
 
+    /// Whether the other set has the same allowlist.
+    pub fn has_allowlist_of(&self, other: &Rules) -> bool {
+        let ids = |rules: &Rules| rules.allowlist.iter().map(|(id, _)| *id).collect::<BTreeSet<_>>();
+        ids(self) == ids(other)
+    }
+
     /// Rules that waited for earlier events have them now; gives those rules.
     pub fn fill(&mut self) -> Vec<Arc<RuleInfo>> {
         self.in_force.fill();
@@ -277,7 +283,9 @@ impl Registry {
             out.rules.insert(id, Arc::new(RuleInfo { id, rule: rule.clone(), units, by, since }));
         }
         for entry in &set.allowlist {
-            let key = serde_json::to_string(entry).unwrap_or_default();
+            // Where it stands, and why, make no other entry of it.
+            let told = AllowEntry { origin: Origin::default(), reason: String::new(), ..entry.clone() };
+            let key = serde_json::to_string(&told).unwrap_or_default();
             out.allowlist.push((number(&mut self.allow, key), entry.clone()));
         }
         out.matchers = used.into_iter().collect();

@@ -107,12 +107,8 @@ impl Group {
     pub fn revive(&mut self, ctx: &Context<'_>, snapshot: Snapshot<'_>, rules: &RulesByName<'_>) {
         self.follow_rules(ctx.rules);
         self.log.arrange(snapshot.next_uid);
-        for at in 0..self.log.entries().len() {
-            if let Some(class) = ctx.classes.get(self.log.entries()[at].class) {
-                // What they match now was matched then.
-                self.follow(ctx, at, class, &mut Vec::new());
-            }
-        }
+        // What the log's events match was matched before.
+        self.begin_machines(ctx);
         self.had_lives = snapshot.had_lives;
         self.session = snapshot.session.map(|session| Box::new(session.into_owned()));
         let rule_of = |rule: &str, version: &str| rules.get(&(rule, version)).and_then(|id| ctx.rules.rules.get(id));
@@ -128,20 +124,12 @@ impl Group {
                 alerting: Alerting::put_back(kept.alerting),
             });
         }
-        for open in &mut self.units {
-            if let UnitState::Absence(state) = &mut open.state {
-                *state = absence::State::default();
-            }
-        }
         for kept in snapshot.waiting {
             let Some(info) = rule_of(&kept.rule, &kept.version) else { continue };
             let Some(id) = info.units.get(kept.condition as usize).copied() else { continue };
             let Some(unit) = ctx.rules.units.get(&id).cloned() else { continue };
             let state = UnitState::Absence(absence::State::from_waiting(kept.triggers));
-            match self.units.binary_search_by_key(&id, |open| open.id) {
-                Ok(at) => self.units[at].state = state,
-                Err(at) => self.units.insert(at, OpenUnit { id, unit, state }),
-            }
+            self.set_machine(id, &unit, state);
         }
         self.recount();
     }

@@ -12,7 +12,7 @@ use clawdstrike_edr::response::Orchestrator;
 use clawdstrike_edr::runtime::handle::{ActiveRules, Change, Handle, Loaded, REQUESTS, Request, Stats, WATCH_LAG};
 use clawdstrike_edr::session::{RecentEvent, SessionView};
 use clawdstrike_edr::view::{AgentView, Answer, Query, Rows, compare_alerts};
-use clawdstrike_rules::plan::{ActionKind, Severity};
+use clawdstrike_rules::plan::{ActionKind, OnRemoval, Severity};
 use clawdstrike_telemetry::EventType;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
@@ -291,6 +291,8 @@ pub(crate) fn alert(id: &str, severity: Severity, status: Status) -> Alert {
         shadow: false,
         backfilled: false,
         rule_removed: false,
+        on_removal: OnRemoval::Keep,
+        retracted_because: None,
         trigger_event: "{}".into(),
         handling: Default::default(),
     }

@@ -6,14 +6,14 @@ use crate::kafka::{APPEND_TIME, produce};
 use crate::{BRIEF, Cluster, append, event, receiver, wait};
 
 /// A secret is read, then something leaves. `more`: further keys.
-fn theft(id: &str, more: &str) -> String {
+pub fn theft(id: &str, more: &str) -> String {
     format!(
         "rules:\n- {{id: {id}, name: theft, severity: high, actions: [alert_soc], {more} conditions: [{{type: sequence, window: 1h, \
          events: [{{event_type: file_access, target_glob: /secret}}, {{event_type: network_egress}}]}}]}}\n"
     )
 }
 
-fn config(folder: &std::path::Path, hook: &str) -> String {
+pub fn config(folder: &std::path::Path, hook: &str) -> String {
     let path = |name: &str| folder.join(name);
     format!(
         "[cluster]\nprocesses = 2\nstate = {:?}\n[checkpoint]\nevery = \"1s\"\n[response]\nsoc_webhook = \"{hook}\"\n\
@@ -28,7 +28,7 @@ fn until_read(cluster: &Cluster, events: u64) {
     wait(&format!("{events} events"), || cluster.get("/v1/health").filter(|h| h["events"] == events));
 }
 
-fn alert_of(cluster: &Cluster, rule: &str, session: &str) -> Value {
+pub fn alert_of(cluster: &Cluster, rule: &str, session: &str) -> Value {
     wait(&format!("the alert of {rule} in {session}"), || {
         cluster.alerts_of(rule).into_iter().find(|alert| alert["session_id"] == session)
     })

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use clawdstrike_edr::alert::{Alert, Evidence, Status};
 use clawdstrike_edr::session::{RecentEvent, SessionView};
 use clawdstrike_edr::store::{ActionRow, EventRow, SessionRow};
-use clawdstrike_rules::plan::{Action, ActionKind, Severity};
+use clawdstrike_rules::plan::{Action, ActionKind, OnRemoval, Severity};
 use clawdstrike_telemetry::EventType;
 
 /// 2026-01-05T10:00:00Z in microseconds.
@@ -52,6 +52,8 @@ pub(crate) fn alert(id: &str, revision: u64) -> Alert {
         shadow: false,
         backfilled: false,
         rule_removed: false,
+        on_removal: OnRemoval::Keep,
+        retracted_because: None,
         trigger_event: "{}".into(),
         handling: Default::default(),
     }

@@ -7,7 +7,7 @@ use super::{absence, action, field, new_value, pattern, sequence, threshold, win
 use crate::context::Context;
 use crate::diagnostic::{Span, quoted};
 use crate::duration::DAY;
-use crate::plan::{Condition, Field, Origin, Rule, Severity};
+use crate::plan::{Condition, Field, OnRemoval, Origin, Rule, Severity};
 use crate::schema::value;
 use crate::shape::{KeyShape, Mapping, Needs, Rest, Shape};
 use crate::suggest;
@@ -78,6 +78,11 @@ pub(crate) static RULE: Shape = Shape {
         KeyShape::optional("backfill_actions", "Run actions also for alerts that back-fill opened.", || {
             value::flag(false)
         }),
+        KeyShape::optional(
+            "on_removal",
+            "What becomes of open alerts when the rule goes.",
+            || json!({"type": "string", "enum": OnRemoval::NAMES.map(|(name, _)| name), "default": "keep"}),
+        ),
     ],
     rest: Rest::Unknown,
     needs: Needs::Nothing,
@@ -195,6 +200,7 @@ fn plan(cx: &mut Context<'_>, keys: &mut Mapping<'_>, id: &str) -> Option<Rule> 
         .map(|name| optional(keys.take(name), Vec::new(), |node| texts(cx, node, name)));
     let shadow = flag(cx, keys, "shadow", false);
     let backfill_actions = flag(cx, keys, "backfill_actions", false);
+    let on_removal = optional(keys.take("on_removal"), OnRemoval::Keep, |node| on_removal(cx, node));
     let conditions = conditions?;
     let longest = conditions.iter().map(Condition::window).max().unwrap_or_default();
     let mut rule = Rule {
@@ -212,6 +218,7 @@ fn plan(cx: &mut Context<'_>, keys: &mut Mapping<'_>, id: &str) -> Option<Rule> 
         false_positives: false_positives?,
         shadow: shadow?,
         backfill_actions: backfill_actions?,
+        on_removal: on_removal?,
         version: String::new(),
         origin,
     };
@@ -276,6 +283,17 @@ fn severity(cx: &mut Context<'_>, node: &Node) -> Option<Severity> {
     }
     let names = SEVERITIES.map(|(name, _)| name);
     cx.error(node.span, "E022", format!("{} is no severity", quoted(text))).hint(suggest::hint(text, &names));
+    None
+}
+
+fn on_removal(cx: &mut Context<'_>, node: &Node) -> Option<OnRemoval> {
+    let text = cx.text(node, "\"on_removal\"")?;
+    if let Some((_, choice)) = OnRemoval::NAMES.iter().find(|(name, _)| *name == text) {
+        return Some(*choice);
+    }
+    let names = OnRemoval::NAMES.map(|(name, _)| name);
+    let message = format!("\"on_removal\" is {}, which is nothing that alerts can do", quoted(text));
+    cx.error(node.span, "E029", message).hint(suggest::hint(text, &names));
     None
 }
 

@@ -31,13 +31,14 @@ pub(super) async fn run(args: ShowArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-const FACTS: [&str; 17] = [
+const FACTS: [&str; 18] = [
     "alert_id",
     "rule_id",
     "rule_name",
     "rule_version",
     "severity",
     "status",
+    "retracted_because",
     "superseded_by",
     "tenant_id",
     "agent_id",
