@@ -40,6 +40,7 @@ fn config(webhook: Option<SocketAddr>, control: Option<SocketAddr>) -> config::R
         agent_control_api: control.map(|a| format!("http://{a}/api/")),
         max_actions_per_hour: 1_000_000,
         max_actions_per_agent_per_hour: 1_000_000,
+        max_quarantined_percent: 100,
         ..config::Response::default()
     }
 }

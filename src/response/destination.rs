@@ -286,7 +286,7 @@ impl Receiver {
                     action = name(&work),
                     "action can't be carried out: {reason}"
                 );
-                (Outcome::Never(reason), How::Done { answered: false })
+                (Outcome::Refused(reason), How::Done { answered: false })
             }
         };
         self.shared.ledger.attempted(due.item.key.clone(), outcome).await.ok()?;
@@ -324,7 +324,9 @@ impl Receiver {
                     "action given up: {reason}; see `clawdstrike-edr actions list --state failed`"
                 );
                 self.shared.set_degraded(self.destination, Some(reason.clone()));
-                (Outcome::Never(reason), How::Done { answered: verdict == Verdict::Never })
+                let refused = verdict == Verdict::Never;
+                let outcome = if refused { Outcome::Refused(reason) } else { Outcome::GivenUp(reason) };
+                (outcome, How::Done { answered: refused })
             }
         }
     }

@@ -5,6 +5,7 @@
 
 mod breaker;
 mod destination;
+mod fleet;
 mod format;
 mod ledger;
 mod progress;
@@ -24,6 +25,7 @@ use tokio::task::JoinHandle;
 
 use crate::alert::Alert;
 use crate::config;
+use crate::wall_clock;
 use destination::{Running, Shared};
 pub use ledger::{Change, Decision, Entry, Filter, Objection, State};
 use ledger::{Decided, Ended, Ledger, Policy, Verdict};
@@ -70,6 +72,7 @@ pub struct Orchestrator {
     receivers: BTreeMap<Destination, Running>,
     progress: Arc<Progress>,
     log: Arc<Log>,
+    seen: Mutex<fleet::Seen>,
     tidying: JoinHandle<()>,
 }
 
@@ -96,7 +99,7 @@ impl Orchestrator {
             .build()
             .map_err(|e| format!("[response] the HTTP client doesn't start: {e}"))?;
         let bases = receivers(config).map(|(to, base)| Ok((to, base?))).collect::<Result<Vec<_>, String>>()?;
-        let policy = Policy::new(config, bases.iter().map(|(to, _)| *to), limits.give_up_after);
+        let policy = Policy::new(config, bases.iter().map(|(to, _)| *to), limits.give_up_after)?;
         let keys = Keys::read(&config.webhook_signing_keys)?;
         let routing_key = match (config.soc_format, &config.soc_routing_key) {
             (_, Some(setting)) => {
@@ -131,8 +134,21 @@ impl Orchestrator {
             receivers,
             progress: Arc::new(Progress::new()),
             log,
+            seen: Mutex::default(),
             tidying: tokio::spawn(tidy(ledger)),
         })
+    }
+
+    /// Sessions of these agents, as (tenant_id, agent_id), have changed: they are of the fleet, of which only a share is put
+    /// into quarantine. Doesn't wait for anything but room before the ledger; what is submitted next is decided with them.
+    pub async fn saw<'a>(&self, agents: impl Iterator<Item = (&'a str, &'a str)>) {
+        let hour = ledger::hour_of(wall_clock::now());
+        let new = self.seen.lock().unwrap_or_else(PoisonError::into_inner).new_ones(hour, agents);
+        if !new.is_empty()
+            && let Err(Ended) = self.shared.ledger.saw(new).await
+        {
+            tracing::error!("the ledger has ended: agents are not counted until the next start");
+        }
     }
 
     /// Takes the versions of alerts that `epoch` made, in their order. The first version that asks for actions has them
