@@ -19,6 +19,8 @@ pub struct Response {
     pub soc_routing_key: Option<String>,
     /// Keys that sign what goes to the webhook, each `env:NAME` or `file:PATH`: the one in force, and while keys change the next.
     pub webhook_signing_keys: Vec<String>,
+    /// The same for what goes to the agents' control API.
+    pub control_signing_keys: Vec<String>,
     /// Say what would be sent, send nothing.
     pub dry_run: bool,
     /// Actions that wait for an approval, whatever the rule says.
@@ -63,6 +65,7 @@ impl Default for Response {
             soc_format: SocFormat::Json,
             soc_routing_key: None,
             webhook_signing_keys: Vec::new(),
+            control_signing_keys: Vec::new(),
             dry_run: false,
             requires_approval: Vec::new(),
             max_actions_per_hour: 100,

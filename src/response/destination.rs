@@ -41,7 +41,8 @@ pub(super) struct Counters {
 /// What all receivers share.
 pub(super) struct Shared {
     pub(super) client: Client,
-    pub(super) keys: Keys,
+    pub(super) webhook_keys: Keys,
+    pub(super) control_keys: Keys,
     /// What the webhook reads, and PagerDuty's key.
     pub(super) soc: (SocFormat, Option<String>),
     pub(super) limits: Limits,
@@ -345,17 +346,29 @@ impl Receiver {
         }
     }
 
+    /// Each receiver has keys of its own, so that none can speak to another in the engine's name. Where the path says what is to
+    /// be done it is signed too, with the key that says whether it was done: else a request could be turned into another.
+    fn sign(&self, request: &Request, key: &str) -> Option<(String, String)> {
+        let now = wall_clock::now() / 1_000_000;
+        let body = request.body.as_deref().unwrap_or_default();
+        match self.destination {
+            Destination::SocWebhook => self.shared.webhook_keys.sign(now, &[body]),
+            Destination::AgentControl => {
+                let base = self.base.path().trim_end_matches('/');
+                let path = request.url.path().strip_prefix(base).unwrap_or_default();
+                self.shared.control_keys.sign(now, &[key.as_bytes(), b".", path.as_bytes(), b".", body])
+            }
+        }
+    }
+
     /// Sends a request once: what the answer means, and why it failed if it did. The reason never holds the URL, which may be
     /// secret, nor anything that the receiver wrote.
     async fn send(&self, request: &Request, key: &str) -> (Verdict, String) {
         let mut post = self.shared.client.post(request.url.clone()).header("Idempotency-Key", key);
+        if let Some((now, signatures)) = self.sign(request, key) {
+            post = post.header(sign::TIMESTAMP, now).header(sign::SIGNATURE, signatures);
+        }
         if let Some(body) = &request.body {
-            // The agents' control API doesn't get signatures by a key that the SOC's receiver has.
-            if self.destination == Destination::SocWebhook
-                && let Some((now, signatures)) = self.shared.keys.sign(wall_clock::now() / 1_000_000, body)
-            {
-                post = post.header(sign::TIMESTAMP, now).header(sign::SIGNATURE, signatures);
-            }
             post = post.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
         let mut response = match post.send().await {

@@ -100,7 +100,8 @@ impl Orchestrator {
             .map_err(|e| format!("[response] the HTTP client doesn't start: {e}"))?;
         let bases = receivers(config).map(|(to, base)| Ok((to, base?))).collect::<Result<Vec<_>, String>>()?;
         let policy = Policy::new(config, bases.iter().map(|(to, _)| *to), limits.give_up_after)?;
-        let keys = Keys::read(&config.webhook_signing_keys)?;
+        let webhook_keys = Keys::read("webhook_signing_keys", &config.webhook_signing_keys)?;
+        let control_keys = Keys::read("control_signing_keys", &config.control_signing_keys)?;
         let routing_key = match (config.soc_format, &config.soc_routing_key) {
             (_, Some(setting)) => {
                 Some(sign::secret(setting).map_err(|why| format!("[response] soc_routing_key: {why}"))?)
@@ -116,7 +117,8 @@ impl Orchestrator {
         let ledger = Ledger::open(&ledger_file(state), policy)?;
         let shared = Arc::new(Shared {
             client,
-            keys,
+            webhook_keys,
+            control_keys,
             soc: (config.soc_format, routing_key),
             ledger: ledger.clone(),
             counters: Default::default(),
