@@ -131,13 +131,18 @@ async fn an_alert_that_became_part_of_another_keeps_its_actions() {
     unanswered(&running, &control, 1).await;
     let gone =
         Alert { superseded_by: Some("heir".into()), status: Status::Retracted, run_actions: false, ..old.clone() };
-    let heir = Alert { alert_id: "heir".into(), run_actions: false, ..old };
+    let heir = Alert { alert_id: "heir".into(), run_actions: false, ..old.clone() };
     running.orchestrator.submit(2, [gone, heir].into()).await;
     control.gate.add_permits(100);
     all_done(&running).await;
     assert_eq!(running.count(State::Acknowledged).await, 2);
     assert_eq!(control.received().len(), 2);
     assert!(running.rows().await.iter().all(|row| row.superseded_by.as_deref() == Some("heir")));
+    // It holds by itself after all, and what was done for it stays done.
+    running.submit(3, version(&old, 3, Status::Updated)).await;
+    all_done(&running).await;
+    assert_eq!(control.received().len(), 2);
+    assert!(running.rows().await.iter().all(|row| row.superseded_by.is_none()));
 }
 
 #[tokio::test]

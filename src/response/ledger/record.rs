@@ -34,6 +34,14 @@ struct New<'a> {
     quarantine_for: Option<i64>,
 }
 
+/// Where an action stands, what became of its alert, and when it was last asked for.
+struct Known {
+    state: State,
+    retracted: bool,
+    superseded: bool,
+    touched: i64,
+}
+
 /// What the table knows of an alert's agent.
 struct Of<'a> {
     table: &'a Table,
@@ -75,11 +83,12 @@ impl Table {
             let key = hex(&idempotency_key(&alert.alert_id, action_name(action.kind), params.as_bytes()));
             match self.known(&key)? {
                 // It was called off, and is wanted after all.
-                Some((State::Cancelled, true, _)) | None => {}
-                Some((_, retracted, touched)) => {
-                    holds_again |= retracted;
-                    if retracted || touched < now.saturating_sub(policy.keep / TOUCH_SHARE) {
-                        let sql = "UPDATE actions SET alert_retracted = 0, touched_at = ?2 WHERE key = ?1";
+                Some(Known { state: State::Cancelled, retracted: true, .. }) | None => {}
+                Some(Known { retracted, superseded, touched, .. }) => {
+                    let gone = retracted || superseded;
+                    holds_again |= gone;
+                    if gone || touched < now.saturating_sub(policy.keep / TOUCH_SHARE) {
+                        let sql = "UPDATE actions SET alert_retracted = 0, superseded_by = NULL, touched_at = ?2 WHERE key = ?1";
                         self.db.prepare_cached(sql)?.execute(params![key, now])?;
                     }
                     continue;
@@ -100,11 +109,14 @@ impl Table {
         Ok(decided)
     }
 
-    /// Where an action stands, whether its alert was retracted, and when it was last asked for.
-    fn known(&self, key: &str) -> rusqlite::Result<Option<(State, bool, i64)>> {
-        let sql = "SELECT state, alert_retracted, touched_at FROM actions WHERE key = ?1";
+    fn known(&self, key: &str) -> rusqlite::Result<Option<Known>> {
+        let sql = "SELECT state, alert_retracted, superseded_by IS NOT NULL, touched_at FROM actions WHERE key = ?1";
         let mut statement = self.db.prepare_cached(sql)?;
-        statement.query_row([key], |row| Ok((state(row, 0)?, row.get(1)?, row.get(2)?))).optional()
+        let known = |row: &rusqlite::Row<'_>| {
+            let (retracted, superseded, touched) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            Ok(Known { state: state(row, 0)?, retracted, superseded, touched })
+        };
+        statement.query_row([key], known).optional()
     }
 
     fn retract(&mut self, alert: &Alert, policy: &Policy, now: i64) -> rusqlite::Result<Vec<Decided>> {

@@ -154,7 +154,7 @@ fn done(ledger: &[Row], received: &[Received], deeds: &[Deed]) -> Vec<String> {
         };
         match rows.get(deed.key.as_str()) {
             None => wrong.push(format!("it was done, and is in no ledger: {deed:?}")),
-            Some(row) if !fits(&row) => wrong.push(format!("{deed:?} was done for {row:?}")),
+            Some(row) if !fits(row) => wrong.push(format!("{deed:?} was done for {row:?}")),
             Some(_) => {}
         }
     }
