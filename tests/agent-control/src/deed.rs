@@ -60,7 +60,7 @@ impl Deed {
             "quarantine_agent" => format!(" for {} s", self.body["duration_secs"]),
             "rate_limit" => format!(" to {} requests a minute", self.body["requests_per_minute"]),
             "increase_logging" => format!(" to {}", self.body["level"]),
-            "alert_soc" => format!(" {} {} {:?}", self.body["status"], self.body["severity"], self.body["rule_name"]),
+            "alert_soc" => format!(" {} {} {}", self.body["status"], self.body["severity"], self.body["rule_name"]),
             "update_policy" => format!(" {}", self.body["policy_patch"]),
             _ => String::new(),
         };
