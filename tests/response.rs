@@ -107,8 +107,10 @@ impl Running {
         totals.into_iter().find(|(s, _)| *s == state).map_or(0, |(_, n)| n)
     }
 
+    /// Of one look: between two an action may go from one of the states to the other.
     async fn unfinished(&self) -> u64 {
-        self.count(State::Pending).await + self.count(State::Sent).await
+        let totals = self.actions().totals().await.expect("a ledger").into_iter();
+        totals.filter(|(state, _)| matches!(state, State::Pending | State::Sent)).map(|(_, n)| n).sum()
     }
 
     /// The only row's.
@@ -352,6 +354,25 @@ async fn retry_after_is_waited_for() {
     all_done(&orchestrator).await;
     let received = soc.received();
     assert!(received[1].at - received[0].at >= Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn no_receiver_is_asked_more_often_than_it_may_be() {
+    let (soc, control) = (receiver(), receiver());
+    let config = config::Response {
+        soc_requests_per_second: Some(2),
+        ..config(Some(serve(&soc).await), Some(serve(&control).await))
+    };
+    let (running, began) = (Running::new(&config, quick()), Instant::now());
+    for n in 0..6 {
+        let wanted = [action(ActionKind::AlertSoc), action(ActionKind::QuarantineAgent)];
+        running.submit(n, Arc::new(alert(&format!("a{n}"), &wanted))).await;
+    }
+    until("the other receiver has everything", || control.deeds().len() == 6).await;
+    all_done(&running).await;
+    // Two at once, then four in two seconds.
+    let last = soc.received().last().expect("a request").at;
+    assert!(soc.deeds().len() == 6 && last - began >= Duration::from_millis(1_990), "{:?}", last - began);
 }
 
 #[tokio::test]

@@ -21,6 +21,10 @@ pub struct Response {
     pub webhook_signing_keys: Vec<String>,
     /// The same for what goes to the agents' control API.
     pub control_signing_keys: Vec<String>,
+    /// Requests to the webhook within a second, and as many at once; further ones wait. Left out: no bound.
+    pub soc_requests_per_second: Option<u32>,
+    /// The same of the agents' control API.
+    pub control_requests_per_second: Option<u32>,
     /// Say what would be sent, send nothing.
     pub dry_run: bool,
     /// Actions that wait for an approval, whatever the rule says.
@@ -66,6 +70,8 @@ impl Default for Response {
             soc_routing_key: None,
             webhook_signing_keys: Vec::new(),
             control_signing_keys: Vec::new(),
+            soc_requests_per_second: None,
+            control_requests_per_second: None,
             dry_run: false,
             requires_approval: Vec::new(),
             max_actions_per_hour: 100,
@@ -93,6 +99,15 @@ impl Response {
         }
         if self.approval_expires.0 <= 0 {
             return Err("[response] approval_expires must be at least \"1s\": nobody could approve anything".into());
+        }
+        let rates = [
+            ("soc_requests_per_second", self.soc_requests_per_second),
+            ("control_requests_per_second", self.control_requests_per_second),
+        ];
+        if let Some((key, _)) = rates.into_iter().find(|(_, rate)| *rate == Some(0)) {
+            return Err(format!(
+                "[response] {key} is 0: nothing would ever be sent; leave it out for no bound, or use dry_run"
+            ));
         }
         if self.max_quarantined_percent > 100 {
             return Err(format!(
@@ -136,6 +151,7 @@ mod tests {
         let hours = "from = \"22:00\"\nto = \"02:00\"";
         for (text, why) in [
             ("[response]\nmax_quarantined_percent = 101\n".to_owned(), "to 100 (none does)"),
+            ("[response]\nsoc_requests_per_second = 0\n".to_owned(), "leave it out"),
             ("[response]\nfour_eyes = true\n[api]\nallow_anonymous = true\n".to_owned(), "allow_anonymous = false"),
             (window(hours), "name"),
             (window(&format!("name = \"\"\n{hours}")), "empty \"name\""),

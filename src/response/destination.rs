@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::breaker::Breaker;
 use super::format;
 use super::ledger::{Go, Item, Ledger, Outcome, Work};
+use super::pace::Pace;
 use super::request::{self, Destination, Request, action_name};
 use super::retry::{Limits, Verdict, classify};
 use super::sign::{self, Keys};
@@ -93,7 +94,7 @@ impl Drop for Running {
 }
 
 /// Starts a receiver's task: what the ledger has for it from earlier runs goes first.
-pub(super) fn start(destination: Destination, base: Url, shared: Arc<Shared>) -> Running {
+pub(super) fn start(destination: Destination, base: Url, per_second: Option<u32>, shared: Arc<Shared>) -> Running {
     let (news, heard) = watch::channel(1);
     let (settled_in, settled) = watch::channel(0);
     let receiver = Arc::new(Receiver { destination, base, shared });
@@ -109,6 +110,7 @@ pub(super) fn start(destination: Destination, base: Url, shared: Arc<Shared>) ->
         lanes: HashMap::new(),
         held: HashMap::new(),
         breaker: Breaker::default(),
+        pace: Pace::new(per_second, Instant::now()),
         flights: JoinSet::new(),
     };
     Running { news: Arc::new(news), settled, task: tokio::spawn(desk.run()) }
@@ -154,6 +156,7 @@ struct Desk {
     /// Retractions that wait for their alerts' openings.
     held: HashMap<String, Due>,
     breaker: Breaker,
+    pace: Pace,
     flights: JoinSet<Option<Landed>>,
 }
 
@@ -209,7 +212,7 @@ impl Desk {
         true
     }
 
-    /// Sends what may be sent now; says when to look again if the breaker keeps something back.
+    /// Sends what may be sent now; says when to look again if the breaker or the pace keeps something back.
     fn launch(&mut self) -> Option<Instant> {
         let now = Instant::now();
         while let Some(entry) = self.delayed.first_entry()
@@ -224,6 +227,10 @@ impl Desk {
             if let Some(lane) = self.lanes.get_mut(&due.item.alert_id) {
                 lane.push_back(due);
                 continue;
+            }
+            if let Err(at) = self.pace.take(now) {
+                self.ready.push_front(due);
+                return Some(at);
             }
             self.lanes.insert(due.item.alert_id.clone(), VecDeque::new());
             let receiver = Arc::clone(&self.receiver);

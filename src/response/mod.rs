@@ -8,6 +8,7 @@ mod destination;
 mod fleet;
 mod format;
 mod ledger;
+mod pace;
 mod progress;
 mod request;
 mod retry;
@@ -127,7 +128,13 @@ impl Orchestrator {
         });
         // In a dry run what earlier runs left is kept for later.
         let bases = bases.into_iter().filter(|_| !config.dry_run);
-        let start = |(to, base)| (to, destination::start(to, base, Arc::clone(&shared)));
+        let start = |(to, base)| {
+            let per_second = match to {
+                Destination::SocWebhook => config.soc_requests_per_second,
+                Destination::AgentControl => config.control_requests_per_second,
+            };
+            (to, destination::start(to, base, per_second, Arc::clone(&shared)))
+        };
         let receivers: BTreeMap<_, _> = bases.map(start).collect();
         let news = receivers.iter().map(|(to, running)| (*to, running.news())).collect();
         let log = Arc::new(Log { news, ..Log::default() });

@@ -52,7 +52,8 @@ struct Engine {
 }
 
 impl Engine {
-    fn start(control: SocketAddr, people: [&str; 2]) -> Engine {
+    /// Agents are stopped by whoever is at this base URL; with these environment variables.
+    fn start(control: &str, people: [&str; 2], environment: &[(&str, &str)]) -> Engine {
         let folder = tempfile::tempdir().expect("a folder");
         let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
         let path = |name: &str| folder.path().join(name);
@@ -63,7 +64,7 @@ impl Engine {
         let text = format!(
             "[[source]]\ntype = \"jsonl\"\nname = \"events\"\npath = \"data\"\n\
              [store]\ntype = \"none\"\n\
-             [response]\nagent_control_api = \"http://{control}/api\"\nmax_actions_per_hour = {CAP}\nmax_quarantined_percent = 100\n\
+             [response]\nagent_control_api = \"{control}\"\nmax_actions_per_hour = {CAP}\nmax_quarantined_percent = 100\n\
              [api]\nlisten = \"127.0.0.1:{port}\"\nrequests_per_second = 100000\n"
         );
         std::fs::write(path("workers.toml"), text).expect("a file");
@@ -78,6 +79,7 @@ impl Engine {
         let up = Command::new(env!("CARGO_BIN_EXE_clawdstrike-edr"))
             .args(["up", "--config"])
             .arg(path("workers.toml"))
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -143,19 +145,31 @@ impl Drop for Engine {
     }
 }
 
+/// The rule fires.
+fn event(n: usize) -> String {
+    json!({
+        "event_id": format!("e{n}"), "agent_id": format!("agent-{n}"), "session_id": "s", "timestamp": "2024-05-06T10:00:00Z",
+        "event_type": "file_access", "action": {"target": "/etc/hosts"},
+        "result": {"allowed": true, "guard": "", "severity": "info", "message": ""}, "context": {},
+    })
+    .to_string()
+        + "\n"
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_go_through_the_proxy_of_the_environment() {
+    let proxy = receiver();
+    let address = format!("http://{}", serve(&proxy).await);
+    let engine = Engine::start("http://agents.invalid/api", ["ann", "bob"], &[("HTTP_PROXY", &address)]);
+    engine.write(&event(1));
+    engine.until("it is done", &[("acknowledged", 1)]).await;
+    assert_eq!(proxy.received()[0].headers["host"], "agents.invalid");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rule_that_fires_for_every_agent_of_a_thousand_stops_at_the_cap_until_somebody_approves() {
     let control = receiver();
-    let engine = Engine::start(serve(&control).await, ["ann", "bob"]);
-    let event = |n: usize| {
-        json!({
-            "event_id": format!("e{n}"), "agent_id": format!("agent-{n}"), "session_id": "s", "timestamp": "2024-05-06T10:00:00Z",
-            "event_type": "file_access", "action": {"target": "/etc/hosts"},
-            "result": {"allowed": true, "guard": "", "severity": "info", "message": ""}, "context": {},
-        })
-        .to_string()
-            + "\n"
-    };
+    let engine = Engine::start(&format!("http://{}/api", serve(&control).await), ["ann", "bob"], &[]);
     engine.write(&(0..AGENTS).map(event).collect::<String>());
     engine.until("the cap holds", &[("acknowledged", CAP), ("waiting", AGENTS - CAP)]).await;
     assert_eq!(control.deeds().len(), CAP);
