@@ -2,6 +2,7 @@
 //! the environment or from files, never from here.
 
 mod api;
+mod maintenance;
 mod response;
 pub mod roles;
 mod store;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use api::{Api, Oidc, Tls};
+pub use maintenance::{Day, Maintenance};
 pub use response::{Response, SocFormat};
 pub use store::{Retention, SslMode, Store};
 
@@ -453,7 +455,7 @@ impl Config {
             }
         }
         self.store.check()?;
-        self.response.check()?;
+        self.response.check(&self.api)?;
         self.api.check()
     }
 }

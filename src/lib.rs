@@ -21,6 +21,7 @@ pub mod simulate;
 pub mod source;
 pub mod spool;
 pub mod store;
+pub mod time_window;
 pub mod view;
 pub mod wall_clock;
 

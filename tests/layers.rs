@@ -22,6 +22,7 @@ const LAYERS: [&[&str]; 6] = [
         "frame",
         "loads",
         "spool",
+        "time_window",
     ],
     &["source", "store", "render", "response", "simulate", "checkpoint"],
     &["runtime"],

@@ -1,11 +1,13 @@
 //! The response orchestrator against real HTTP receivers that fail, hang, redirect, or are down.
 
+#[path = "response/control.rs"]
+mod control;
+#[path = "response/fleet.rs"]
+mod fleet;
 #[path = "response/ledger.rs"]
 mod ledger;
 #[path = "response/mirror.rs"]
 mod mirror;
-#[path = "response/receiver.rs"]
-mod receiver;
 #[path = "response/trouble.rs"]
 mod trouble;
 
@@ -18,18 +20,15 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use clawdstrike_agent_control::Receiver;
 use clawdstrike_edr::alert::{Alert, Evidence, Status};
 use clawdstrike_edr::config;
 use clawdstrike_edr::response::{Decision, Entry, Filter, Limits, Objection, Orchestrator, State};
 use clawdstrike_rules::plan::{Action, ActionKind, OnRemoval, Severity};
 use clawdstrike_telemetry::EventType;
-use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
-use sha2::Sha256;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-
-use receiver::Receiver;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const NOTHING_PENDING: u64 = u64::MAX;
@@ -40,6 +39,7 @@ fn config(webhook: Option<SocketAddr>, control: Option<SocketAddr>) -> config::R
         agent_control_api: control.map(|a| format!("http://{a}/api/")),
         max_actions_per_hour: 1_000_000,
         max_actions_per_agent_per_hour: 1_000_000,
+        max_quarantined_percent: 100,
         ..config::Response::default()
     }
 }
@@ -51,6 +51,20 @@ fn quick() -> Limits {
         timeout: Duration::from_secs(5),
         ..Limits::default()
     }
+}
+
+/// Both receivers in one, as the configuration above has them.
+fn receiver() -> Receiver {
+    Receiver::new().below("/api")
+}
+
+/// One that refuses everything with this status.
+fn refusing(status: StatusCode) -> Receiver {
+    receiver().but(move |_, _| Some(status.into_response()))
+}
+
+async fn serve(receiver: &Receiver) -> SocketAddr {
+    receiver.serve().await.expect("a free port")
 }
 
 /// An orchestrator with a ledger in a folder of its own.
@@ -93,8 +107,10 @@ impl Running {
         totals.into_iter().find(|(s, _)| *s == state).map_or(0, |(_, n)| n)
     }
 
+    /// Of one look: between two an action may go from one of the states to the other.
     async fn unfinished(&self) -> u64 {
-        self.count(State::Pending).await + self.count(State::Sent).await
+        let totals = self.actions().totals().await.expect("a ledger").into_iter();
+        totals.filter(|(state, _)| matches!(state, State::Pending | State::Sent)).map(|(_, n)| n).sum()
     }
 
     /// The only row's.
@@ -199,8 +215,8 @@ async fn all_done(running: &Running) {
 
 #[tokio::test]
 async fn each_action_is_sent_once_as_in_the_brief() {
-    let (soc, control) = (Receiver::ok(), Receiver::ok());
-    let orchestrator = start(Some(soc.serve().await), Some(control.serve().await));
+    let (soc, control) = (receiver(), receiver());
+    let orchestrator = start(Some(serve(&soc).await), Some(serve(&control).await));
     let alert = alert(
         "a1",
         &[
@@ -241,8 +257,8 @@ async fn each_action_is_sent_once_as_in_the_brief() {
 
 #[tokio::test]
 async fn the_webhook_has_the_briefs_fields_and_the_status() {
-    let soc = Receiver::ok();
-    let orchestrator = start(Some(soc.serve().await), None);
+    let soc = receiver();
+    let orchestrator = start(Some(serve(&soc).await), None);
     orchestrator.submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc)]))).await;
     all_done(&orchestrator).await;
 
@@ -268,36 +284,10 @@ async fn the_webhook_has_the_briefs_fields_and_the_status() {
 }
 
 #[tokio::test]
-async fn the_webhook_is_signed_and_the_control_api_is_not() {
-    let (soc, control) = (Receiver::ok(), Receiver::ok());
-    let key = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(key.path(), "0123456789abcdef").expect("a file");
-    let config = config::Response {
-        webhook_signing_keys: vec![format!("file:{}", key.path().display())],
-        ..config(Some(soc.serve().await), Some(control.serve().await))
-    };
-    let running = Running::new(&config, quick());
-    running
-        .submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc), action(ActionKind::QuarantineAgent)])))
-        .await;
-    all_done(&running).await;
-    let signed = soc.received().remove(0);
-    let header = |name: &str| signed.headers[name].to_str().expect("a text").to_owned();
-    let mut mac = Hmac::<Sha256>::new_from_slice(b"0123456789abcdef").expect("a key");
-    mac.update(format!("{}.", header("x-clawdstrike-timestamp")).as_bytes());
-    mac.update(&signed.raw);
-    let expected: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(header("x-clawdstrike-signature"), format!("v1={expected}"));
-    assert!(!control.received()[0].headers.contains_key("x-clawdstrike-signature"));
-}
-
-#[tokio::test]
 async fn a_retraction_is_told_once_and_after_the_opening() {
     // The opening is refused for a while, so the retraction comes while it is on its way.
-    let soc = Receiver::new(|index, _| {
-        if index < 4 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }.into_response()
-    });
-    let orchestrator = start(Some(soc.serve().await), None);
+    let soc = receiver().but(|index, _| (index < 4).then(|| StatusCode::SERVICE_UNAVAILABLE.into_response()));
+    let orchestrator = start(Some(serve(&soc).await), None);
     let alert = alert("a1", &[action(ActionKind::AlertSoc)]);
     orchestrator.submit(1, version(&alert, 1, Status::Open)).await;
     until("the opening is on its way", || !soc.received().is_empty()).await;
@@ -313,8 +303,8 @@ async fn a_retraction_is_told_once_and_after_the_opening() {
 
 #[tokio::test]
 async fn nobody_is_told_of_the_retraction_of_what_they_never_heard() {
-    let soc = Receiver::new(|_, _| StatusCode::BAD_REQUEST.into_response());
-    let orchestrator = start(Some(soc.serve().await), None);
+    let soc = refusing(StatusCode::BAD_REQUEST);
+    let orchestrator = start(Some(serve(&soc).await), None);
     orchestrator.submit(1, version(&alert("unheard", &[action(ActionKind::AlertSoc)]), 1, Status::Retracted)).await;
     let refused = alert("refused", &[action(ActionKind::AlertSoc)]);
     orchestrator.submit(1, version(&refused, 1, Status::Open)).await;
@@ -326,12 +316,15 @@ async fn nobody_is_told_of_the_retraction_of_what_they_never_heard() {
 
 #[tokio::test]
 async fn what_may_pass_is_tried_again_with_the_same_key() {
-    let answers = [503, 429, 408, 425, 500, 200];
-    let soc = Receiver::new(move |index, _| StatusCode::from_u16(answers[index]).expect("a status").into_response());
-    let orchestrator = start(Some(soc.serve().await), None);
+    let answers = [503, 429, 408, 425, 500];
+    let soc = receiver().but(move |index, _| {
+        let status = answers.get(index)?;
+        Some(StatusCode::from_u16(*status).expect("a status").into_response())
+    });
+    let orchestrator = start(Some(serve(&soc).await), None);
     orchestrator.submit(9, Arc::new(alert("a1", &[action(ActionKind::AlertSoc)]))).await;
     all_done(&orchestrator).await;
-    assert_eq!(soc.received().len(), answers.len());
+    assert_eq!((soc.received().len(), soc.deeds().len()), (answers.len() + 1, 1));
     assert_eq!(soc.received().iter().map(|r| &r.key).collect::<BTreeSet<_>>().len(), 1);
     assert_eq!((orchestrator.counts().retries, orchestrator.counts().sent), (5, 1));
     assert!(orchestrator.degraded().is_empty());
@@ -339,12 +332,12 @@ async fn what_may_pass_is_tried_again_with_the_same_key() {
 
 #[tokio::test]
 async fn a_refusal_and_a_redirect_are_final() {
-    let elsewhere = Receiver::ok();
-    let target = format!("http://{}/stolen", elsewhere.serve().await);
-    let soc = Receiver::new(|_, _| StatusCode::NOT_FOUND.into_response());
-    let control =
-        Receiver::new(move |_, _| (StatusCode::TEMPORARY_REDIRECT, [("location", target.clone())]).into_response());
-    let orchestrator = start(Some(soc.serve().await), Some(control.serve().await));
+    let elsewhere = receiver();
+    let target = format!("http://{}/stolen", serve(&elsewhere).await);
+    let soc = refusing(StatusCode::NOT_FOUND);
+    let moved = move || (StatusCode::TEMPORARY_REDIRECT, [("location", target.clone())]).into_response();
+    let control = receiver().but(move |_, _| Some(moved()));
+    let orchestrator = start(Some(serve(&soc).await), Some(serve(&control).await));
     orchestrator
         .submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc), action(ActionKind::QuarantineAgent)])))
         .await;
@@ -356,11 +349,9 @@ async fn a_refusal_and_a_redirect_are_final() {
 
 #[tokio::test]
 async fn retry_after_is_waited_for() {
-    let soc = Receiver::new(|index, _| match index {
-        0 => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")]).into_response(),
-        _ => StatusCode::OK.into_response(),
-    });
-    let orchestrator = start(Some(soc.serve().await), None);
+    let later = || (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")]).into_response();
+    let soc = receiver().but(move |index, _| (index == 0).then(later));
+    let orchestrator = start(Some(serve(&soc).await), None);
     orchestrator.submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc)]))).await;
     all_done(&orchestrator).await;
     let received = soc.received();
@@ -368,9 +359,28 @@ async fn retry_after_is_waited_for() {
 }
 
 #[tokio::test]
+async fn no_receiver_is_asked_more_often_than_it_may_be() {
+    let (soc, control) = (receiver(), receiver());
+    let config = config::Response {
+        soc_requests_per_second: Some(2),
+        ..config(Some(serve(&soc).await), Some(serve(&control).await))
+    };
+    let (running, began) = (Running::new(&config, quick()), Instant::now());
+    for n in 0..6 {
+        let wanted = [action(ActionKind::AlertSoc), action(ActionKind::QuarantineAgent)];
+        running.submit(n, Arc::new(alert(&format!("a{n}"), &wanted))).await;
+    }
+    until("the other receiver has everything", || control.deeds().len() == 6).await;
+    all_done(&running).await;
+    // Two at once, then four in two seconds.
+    let last = soc.received().last().expect("a request").at;
+    assert!(soc.deeds().len() == 6 && last - began >= Duration::from_millis(1_990), "{:?}", last - began);
+}
+
+#[tokio::test]
 async fn a_slow_receiver_delays_only_itself() {
-    let (soc, control) = (Receiver::hanging(), Receiver::ok());
-    let orchestrator = start(Some(soc.serve().await), Some(control.serve().await));
+    let (soc, control) = (receiver().hanging(), receiver());
+    let orchestrator = start(Some(serve(&soc).await), Some(serve(&control).await));
     for n in 0..100 {
         let alert = alert(&format!("a{n}"), &[action(ActionKind::AlertSoc), action(ActionKind::QuarantineAgent)]);
         orchestrator.submit(n, Arc::new(alert)).await;
@@ -396,8 +406,8 @@ async fn a_receiver_that_is_down_gets_everything_once_it_is_up() {
     assert!(orchestrator.degraded().contains_key("soc_webhook"));
     assert!(!orchestrator.degraded()["soc_webhook"].contains("s3cret"));
 
-    let soc = Receiver::ok();
-    soc.serve_on(TcpListener::bind(address).await.expect("the same port")).await;
+    let soc = receiver();
+    soc.serve_on(TcpListener::bind(address).await.expect("the same port")).expect("an address");
     all_done(&orchestrator).await;
     let ids: BTreeSet<String> =
         soc.received().iter().map(|r| r.body.clone().expect("a body")["alert_id"].to_string()).collect();
@@ -406,9 +416,9 @@ async fn a_receiver_that_is_down_gets_everything_once_it_is_up() {
 
 #[tokio::test]
 async fn what_is_never_taken_is_given_up() {
-    let soc = Receiver::new(|_, _| StatusCode::BAD_GATEWAY.into_response());
+    let soc = refusing(StatusCode::BAD_GATEWAY);
     let limits = Limits { give_up_after: Duration::from_millis(100), ..quick() };
-    let config = config(Some(soc.serve().await), None);
+    let config = config(Some(serve(&soc).await), None);
     let orchestrator = Running::new(&config, limits);
     orchestrator.submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc)]))).await;
     all_done(&orchestrator).await;
@@ -418,9 +428,9 @@ async fn what_is_never_taken_is_given_up() {
 
 #[tokio::test]
 async fn what_has_no_room_in_memory_waits_in_the_ledger() {
-    let soc = Receiver::hanging();
+    let soc = receiver().hanging();
     let limits = Limits { rows: 3, in_flight: 1, timeout: Duration::from_secs(60), ..quick() };
-    let running = Running::new(&config(Some(soc.serve().await), None), limits);
+    let running = Running::new(&config(Some(serve(&soc).await), None), limits);
     for n in 0..500 {
         running.submit(n, Arc::new(alert(&format!("a{n}"), &[action(ActionKind::AlertSoc)]))).await;
     }
@@ -434,8 +444,8 @@ async fn what_has_no_room_in_memory_waits_in_the_ledger() {
 
 #[tokio::test]
 async fn ids_made_to_mislead_stay_in_their_place() {
-    let control = Receiver::ok();
-    let orchestrator = start(None, Some(control.serve().await));
+    let control = receiver();
+    let orchestrator = start(None, Some(serve(&control).await));
     let hostile = |id: &str, agent: &str, session: &str| Alert {
         agent_id: agent.into(),
         session_id: session.into(),
@@ -452,8 +462,8 @@ async fn ids_made_to_mislead_stay_in_their_place() {
 
 #[tokio::test]
 async fn a_dry_run_sends_nothing() {
-    let soc = Receiver::ok();
-    let config = config::Response { dry_run: true, ..config(Some(soc.serve().await), None) };
+    let soc = receiver();
+    let config = config::Response { dry_run: true, ..config(Some(serve(&soc).await), None) };
     let orchestrator = Running::new(&config, quick());
     let alert = alert("a1", &[action(ActionKind::AlertSoc), action(ActionKind::QuarantineAgent)]);
     orchestrator.submit(1, version(&alert, 1, Status::Open)).await;
@@ -467,8 +477,8 @@ async fn a_dry_run_sends_nothing() {
 
 #[tokio::test]
 async fn actions_that_may_not_or_cannot_run_are_counted() {
-    let soc = Receiver::ok();
-    let orchestrator = start(Some(soc.serve().await), None);
+    let soc = receiver();
+    let orchestrator = start(Some(serve(&soc).await), None);
     let held = with_params(ActionKind::AlertSoc, json!({"requires_approval": true}));
     orchestrator.submit(1, Arc::new(alert("a1", &[held, action(ActionKind::QuarantineAgent)]))).await;
     let shadow = Alert { run_actions: false, shadow: true, ..alert("a2", &[action(ActionKind::AlertSoc)]) };
@@ -483,8 +493,8 @@ async fn actions_that_may_not_or_cannot_run_are_counted() {
 
 #[tokio::test]
 async fn draining_ends_at_its_deadline_and_leaves_the_rest_in_the_ledger() {
-    let (soc, control) = (Receiver::hanging(), Receiver::ok());
-    let config = config(Some(soc.serve().await), Some(control.serve().await));
+    let (soc, control) = (receiver().hanging(), receiver());
+    let config = config(Some(serve(&soc).await), Some(serve(&control).await));
     let running = Running::new(&config, quick());
     running.submit(4, Arc::new(alert("a1", &[action(ActionKind::QuarantineAgent)]))).await;
     running.submit(5, Arc::new(alert("a2", &[action(ActionKind::AlertSoc)]))).await;

@@ -38,7 +38,7 @@ pub use explain::{
     RuleReading, explain,
 };
 pub use pattern::{MAX_PATTERN_CHARS, REGEX_SIZE_LIMIT};
-pub use resolve::{MAX_CONDITIONS, MAX_COUNT, MAX_ITEMS, MAX_STEPS};
+pub use resolve::{MAX_CONDITIONS, MAX_COUNT, MAX_ITEMS, MAX_STEPS, time_of_day};
 pub use yaml::{MAX_DEPTH, MAX_FILE_BYTES, MAX_NODES};
 
 use context::Context;

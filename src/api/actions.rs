@@ -46,7 +46,7 @@ pub(super) async fn one(
     found.map(|entry| Json(json!({"action": entry.to_json()}))).ok_or_else(|| no_action(&id))
 }
 
-/// What waits is carried out.
+/// What waits is carried out; under `four_eyes` once a second person says so too.
 pub(super) async fn approve(app: Of<App>, write: Writing, id: Id, none: NoParams, body: Body<Nothing>) -> Decided {
     decide(Decision::Approve, app, write, id, none, body).await
 }
@@ -78,7 +78,10 @@ async fn decide(
     let detail = [("action_id", json!(id))];
     let deed = async move {
         let entry = ledger(&app)?.decide(&id, decision, &by).await?.map_err(|why| objected(&id, decision, why))?;
-        let detail = json!({"alert_id": entry.alert_id, "action": entry.action, "state": entry.state.name()});
+        let mut detail = json!({"alert_id": entry.alert_id, "action": entry.action, "state": entry.state.name()});
+        if let Some(first) = &entry.approved_by {
+            detail["approved_by"] = json!(first);
+        }
         Ok((entry, detail))
     };
     let entry = write.carry_out(detail, deed).await?;
@@ -102,6 +105,12 @@ fn objected(id: &str, decision: Decision, objection: Objection) -> ApiError {
             )
             .with("state", state.name().into())
         }
+        Objection::SecondNeeded => ApiError::new(
+            StatusCode::CONFLICT,
+            "second_person_needed",
+            format!("you have approved action \"{id}\" already, and [response] four_eyes asks for a second person"),
+            "let somebody with another token approve it",
+        ),
         Objection::Retracted => ApiError::new(
             StatusCode::CONFLICT,
             "alert_retracted",

@@ -3,7 +3,7 @@
 use clawdstrike_rules::plan::ActionKind;
 use serde::{Deserialize, Serialize};
 
-use super::Duration;
+use super::{Api, Duration, Maintenance};
 
 /// What alerts do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,12 @@ pub struct Response {
     pub soc_routing_key: Option<String>,
     /// Keys that sign what goes to the webhook, each `env:NAME` or `file:PATH`: the one in force, and while keys change the next.
     pub webhook_signing_keys: Vec<String>,
+    /// The same for what goes to the agents' control API.
+    pub control_signing_keys: Vec<String>,
+    /// Requests to the webhook within a second, and as many at once; further ones wait. Left out: no bound.
+    pub soc_requests_per_second: Option<u32>,
+    /// The same of the agents' control API.
+    pub control_requests_per_second: Option<u32>,
     /// Say what would be sent, send nothing.
     pub dry_run: bool,
     /// Actions that wait for an approval, whatever the rule says.
@@ -27,6 +33,13 @@ pub struct Response {
     pub max_actions_per_hour: u32,
     /// The same of one agent.
     pub max_actions_per_agent_per_hour: u32,
+    /// Of a hundred agents of the fleet so many are in quarantine at most, but one always may be; a quarantine beyond waits for an
+    /// approval. 0: each does. 100: none does.
+    pub max_quarantined_percent: u8,
+    /// Approvals take two different people.
+    pub four_eyes: bool,
+    /// When actions that change what agents may do wait for an approval.
+    pub maintenance: Vec<Maintenance>,
     /// What nobody has approved for so long expires.
     pub approval_expires: Duration,
     /// Rows of the ledger are kept for so long after their alert last asked for them. An alert that goes on longer acts again.
@@ -56,10 +69,16 @@ impl Default for Response {
             soc_format: SocFormat::Json,
             soc_routing_key: None,
             webhook_signing_keys: Vec::new(),
+            control_signing_keys: Vec::new(),
+            soc_requests_per_second: None,
+            control_requests_per_second: None,
             dry_run: false,
             requires_approval: Vec::new(),
             max_actions_per_hour: 100,
             max_actions_per_agent_per_hour: 10,
+            max_quarantined_percent: 10,
+            four_eyes: false,
+            maintenance: Vec::new(),
             approval_expires: Duration::seconds(24 * 3600),
             keep_actions: Duration::seconds(30 * 24 * 3600),
         }
@@ -71,7 +90,7 @@ const LEAST_KEPT: Duration = Duration::seconds(24 * 3600);
 
 impl Response {
     /// What contradicts itself.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self, api: &Api) -> Result<(), String> {
         if self.keep_actions < LEAST_KEPT {
             return Err(format!(
                 "[response] keep_actions ({}) is less than {LEAST_KEPT}: actions could be carried out twice",
@@ -80,6 +99,35 @@ impl Response {
         }
         if self.approval_expires.0 <= 0 {
             return Err("[response] approval_expires must be at least \"1s\": nobody could approve anything".into());
+        }
+        let rates = [
+            ("soc_requests_per_second", self.soc_requests_per_second),
+            ("control_requests_per_second", self.control_requests_per_second),
+        ];
+        if let Some((key, _)) = rates.into_iter().find(|(_, rate)| *rate == Some(0)) {
+            return Err(format!(
+                "[response] {key} is 0: nothing would ever be sent; leave it out for no bound, or use dry_run"
+            ));
+        }
+        if self.max_quarantined_percent > 100 {
+            return Err(format!(
+                "[response] max_quarantined_percent is {}: write a whole number from 0 (each quarantine waits for an approval) to 100 (none does)",
+                self.max_quarantined_percent
+            ));
+        }
+        if self.four_eyes && api.allow_anonymous {
+            return Err("[response] four_eyes with [api] allow_anonymous: who shows no token could be anybody, also who approved \
+                        first; set allow_anonymous = false and give each person a token (`clawdstrike-edr token create`)"
+                .into());
+        }
+        for (n, window) in self.maintenance.iter().enumerate() {
+            window.times()?;
+            if self.maintenance[..n].iter().any(|other| other.name == window.name) {
+                return Err(format!(
+                    "two of [[response.maintenance]] are named \"{}\": the ledger tells the name as the reason, so names must differ",
+                    window.name
+                ));
+            }
         }
         Ok(())
     }
@@ -95,6 +143,30 @@ mod tests {
         assert!(error.contains("keep_actions (1h)"), "{error}");
         let error = Config::parse("[response]\napproval_expires = \"0s\"\n").unwrap_err();
         assert!(error.contains("approval_expires"), "{error}");
+    }
+
+    #[test]
+    fn bounds_and_windows_that_make_no_sense_are_refused_with_the_way_out() {
+        let window = |text: &str| format!("[[response.maintenance]]\n{text}\n");
+        let hours = "from = \"22:00\"\nto = \"02:00\"";
+        for (text, why) in [
+            ("[response]\nmax_quarantined_percent = 101\n".to_owned(), "to 100 (none does)"),
+            ("[response]\nsoc_requests_per_second = 0\n".to_owned(), "leave it out"),
+            ("[response]\nfour_eyes = true\n[api]\nallow_anonymous = true\n".to_owned(), "allow_anonymous = false"),
+            (window(hours), "name"),
+            (window(&format!("name = \"\"\n{hours}")), "empty \"name\""),
+            (window(&format!("name = \"w\"\ndays = []\n{hours}")), "\"w\": \"days\" is empty"),
+            (window(&format!("name = \"w\"\ndays = [\"monday\"]\n{hours}")), "monday"),
+            (window("name = \"w\"\nfrom = \"9\"\nto = \"10:00\""), "\"from\" is \"9\""),
+            (window("name = \"w\"\nfrom = \"09:00\"\nto = \"24:01\""), "\"to\" is \"24:01\""),
+            (window(&format!("name = \"w\"\ntz = \"Europe/Berln\"\n{hours}")), "\"Europe/Berln\" is no time zone"),
+            (window(&format!("name = \"w\"\n{hours}")).repeat(2), "are named \"w\""),
+        ] {
+            let error = Config::parse(&text).unwrap_err();
+            assert!(error.contains(why), "{text}{error}");
+        }
+        let config = Config::parse(&window(&format!("name = \"w\"\ntz = \"Europe/Berlin\"\n{hours}"))).unwrap();
+        assert_eq!(config.response.maintenance[0].days.len(), 7);
     }
 
     #[test]

@@ -9,12 +9,12 @@ use clawdstrike_rules::plan::{AllowEntry, HostPart, Matcher, TargetPattern, Test
 use clawdstrike_telemetry::{Event, EventType, target};
 use hashbrown::HashMap;
 
-use super::allow::Times;
 use super::class::{CLASS_BITS, ClassDef};
 use super::field::{CompiledTest, Fields, Place, regex, scalar_bytes};
 use super::key::{Hashed, Hasher};
 use super::patterns::Patterns;
 use super::rules::{AllowId, MatcherId, Rules};
+use crate::time_window::Times;
 
 /// Targets and agents remembered before a memory starts again.
 const MEMORY: usize = 1 << 17;

@@ -14,7 +14,6 @@
 mod again;
 pub mod alerting;
 pub mod alerts;
-mod allow;
 mod broadcast;
 mod class;
 mod classify;

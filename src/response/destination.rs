@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::breaker::Breaker;
 use super::format;
 use super::ledger::{Go, Item, Ledger, Outcome, Work};
+use super::pace::Pace;
 use super::request::{self, Destination, Request, action_name};
 use super::retry::{Limits, Verdict, classify};
 use super::sign::{self, Keys};
@@ -41,7 +42,8 @@ pub(super) struct Counters {
 /// What all receivers share.
 pub(super) struct Shared {
     pub(super) client: Client,
-    pub(super) keys: Keys,
+    pub(super) webhook_keys: Keys,
+    pub(super) control_keys: Keys,
     /// What the webhook reads, and PagerDuty's key.
     pub(super) soc: (SocFormat, Option<String>),
     pub(super) limits: Limits,
@@ -92,7 +94,7 @@ impl Drop for Running {
 }
 
 /// Starts a receiver's task: what the ledger has for it from earlier runs goes first.
-pub(super) fn start(destination: Destination, base: Url, shared: Arc<Shared>) -> Running {
+pub(super) fn start(destination: Destination, base: Url, per_second: Option<u32>, shared: Arc<Shared>) -> Running {
     let (news, heard) = watch::channel(1);
     let (settled_in, settled) = watch::channel(0);
     let receiver = Arc::new(Receiver { destination, base, shared });
@@ -108,6 +110,7 @@ pub(super) fn start(destination: Destination, base: Url, shared: Arc<Shared>) ->
         lanes: HashMap::new(),
         held: HashMap::new(),
         breaker: Breaker::default(),
+        pace: Pace::new(per_second, Instant::now()),
         flights: JoinSet::new(),
     };
     Running { news: Arc::new(news), settled, task: tokio::spawn(desk.run()) }
@@ -153,6 +156,7 @@ struct Desk {
     /// Retractions that wait for their alerts' openings.
     held: HashMap<String, Due>,
     breaker: Breaker,
+    pace: Pace,
     flights: JoinSet<Option<Landed>>,
 }
 
@@ -208,7 +212,7 @@ impl Desk {
         true
     }
 
-    /// Sends what may be sent now; says when to look again if the breaker keeps something back.
+    /// Sends what may be sent now; says when to look again if the breaker or the pace keeps something back.
     fn launch(&mut self) -> Option<Instant> {
         let now = Instant::now();
         while let Some(entry) = self.delayed.first_entry()
@@ -223,6 +227,10 @@ impl Desk {
             if let Some(lane) = self.lanes.get_mut(&due.item.alert_id) {
                 lane.push_back(due);
                 continue;
+            }
+            if let Err(at) = self.pace.take(now) {
+                self.ready.push_front(due);
+                return Some(at);
             }
             self.lanes.insert(due.item.alert_id.clone(), VecDeque::new());
             let receiver = Arc::clone(&self.receiver);
@@ -286,7 +294,7 @@ impl Receiver {
                     action = name(&work),
                     "action can't be carried out: {reason}"
                 );
-                (Outcome::Never(reason), How::Done { answered: false })
+                (Outcome::Refused(reason), How::Done { answered: false })
             }
         };
         self.shared.ledger.attempted(due.item.key.clone(), outcome).await.ok()?;
@@ -324,7 +332,9 @@ impl Receiver {
                     "action given up: {reason}; see `clawdstrike-edr actions list --state failed`"
                 );
                 self.shared.set_degraded(self.destination, Some(reason.clone()));
-                (Outcome::Never(reason), How::Done { answered: verdict == Verdict::Never })
+                let refused = verdict == Verdict::Never;
+                let outcome = if refused { Outcome::Refused(reason) } else { Outcome::GivenUp(reason) };
+                (outcome, How::Done { answered: refused })
             }
         }
     }
@@ -343,17 +353,29 @@ impl Receiver {
         }
     }
 
+    /// Each receiver has keys of its own, so that none can speak to another in the engine's name. Where the path says what is to
+    /// be done it is signed too, with the key that says whether it was done: else a request could be turned into another.
+    fn sign(&self, request: &Request, key: &str) -> Option<(String, String)> {
+        let now = wall_clock::now() / 1_000_000;
+        let body = request.body.as_deref().unwrap_or_default();
+        match self.destination {
+            Destination::SocWebhook => self.shared.webhook_keys.sign(now, &[body]),
+            Destination::AgentControl => {
+                let base = self.base.path().trim_end_matches('/');
+                let path = request.url.path().strip_prefix(base).unwrap_or_default();
+                self.shared.control_keys.sign(now, &[key.as_bytes(), b".", path.as_bytes(), b".", body])
+            }
+        }
+    }
+
     /// Sends a request once: what the answer means, and why it failed if it did. The reason never holds the URL, which may be
     /// secret, nor anything that the receiver wrote.
     async fn send(&self, request: &Request, key: &str) -> (Verdict, String) {
         let mut post = self.shared.client.post(request.url.clone()).header("Idempotency-Key", key);
+        if let Some((now, signatures)) = self.sign(request, key) {
+            post = post.header(sign::TIMESTAMP, now).header(sign::SIGNATURE, signatures);
+        }
         if let Some(body) = &request.body {
-            // The agents' control API doesn't get signatures by a key that the SOC's receiver has.
-            if self.destination == Destination::SocWebhook
-                && let Some((now, signatures)) = self.shared.keys.sign(wall_clock::now() / 1_000_000, body)
-            {
-                post = post.header(sign::TIMESTAMP, now).header(sign::SIGNATURE, signatures);
-            }
             post = post.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
         let mut response = match post.send().await {

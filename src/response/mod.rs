@@ -5,8 +5,10 @@
 
 mod breaker;
 mod destination;
+mod fleet;
 mod format;
 mod ledger;
+mod pace;
 mod progress;
 mod request;
 mod retry;
@@ -24,6 +26,7 @@ use tokio::task::JoinHandle;
 
 use crate::alert::Alert;
 use crate::config;
+use crate::wall_clock;
 use destination::{Running, Shared};
 pub use ledger::{Change, Decision, Entry, Filter, Objection, State};
 use ledger::{Decided, Ended, Ledger, Policy, Verdict};
@@ -70,6 +73,7 @@ pub struct Orchestrator {
     receivers: BTreeMap<Destination, Running>,
     progress: Arc<Progress>,
     log: Arc<Log>,
+    seen: Mutex<fleet::Seen>,
     tidying: JoinHandle<()>,
 }
 
@@ -96,8 +100,9 @@ impl Orchestrator {
             .build()
             .map_err(|e| format!("[response] the HTTP client doesn't start: {e}"))?;
         let bases = receivers(config).map(|(to, base)| Ok((to, base?))).collect::<Result<Vec<_>, String>>()?;
-        let policy = Policy::new(config, bases.iter().map(|(to, _)| *to), limits.give_up_after);
-        let keys = Keys::read(&config.webhook_signing_keys)?;
+        let policy = Policy::new(config, bases.iter().map(|(to, _)| *to), limits.give_up_after)?;
+        let webhook_keys = Keys::read("webhook_signing_keys", &config.webhook_signing_keys)?;
+        let control_keys = Keys::read("control_signing_keys", &config.control_signing_keys)?;
         let routing_key = match (config.soc_format, &config.soc_routing_key) {
             (_, Some(setting)) => {
                 Some(sign::secret(setting).map_err(|why| format!("[response] soc_routing_key: {why}"))?)
@@ -113,7 +118,8 @@ impl Orchestrator {
         let ledger = Ledger::open(&ledger_file(state), policy)?;
         let shared = Arc::new(Shared {
             client,
-            keys,
+            webhook_keys,
+            control_keys,
             soc: (config.soc_format, routing_key),
             ledger: ledger.clone(),
             counters: Default::default(),
@@ -122,7 +128,13 @@ impl Orchestrator {
         });
         // In a dry run what earlier runs left is kept for later.
         let bases = bases.into_iter().filter(|_| !config.dry_run);
-        let start = |(to, base)| (to, destination::start(to, base, Arc::clone(&shared)));
+        let start = |(to, base)| {
+            let per_second = match to {
+                Destination::SocWebhook => config.soc_requests_per_second,
+                Destination::AgentControl => config.control_requests_per_second,
+            };
+            (to, destination::start(to, base, per_second, Arc::clone(&shared)))
+        };
         let receivers: BTreeMap<_, _> = bases.map(start).collect();
         let news = receivers.iter().map(|(to, running)| (*to, running.news())).collect();
         let log = Arc::new(Log { news, ..Log::default() });
@@ -131,8 +143,21 @@ impl Orchestrator {
             receivers,
             progress: Arc::new(Progress::new()),
             log,
+            seen: Mutex::default(),
             tidying: tokio::spawn(tidy(ledger)),
         })
+    }
+
+    /// Sessions of these agents, as (tenant_id, agent_id), have changed: they are of the fleet, of which only a share is put
+    /// into quarantine. Doesn't wait for anything but room before the ledger; what is submitted next is decided with them.
+    pub async fn saw<'a>(&self, agents: impl Iterator<Item = (&'a str, &'a str)>) {
+        let hour = ledger::hour_of(wall_clock::now());
+        let new = self.seen.lock().unwrap_or_else(PoisonError::into_inner).new_ones(hour, agents);
+        if !new.is_empty()
+            && let Err(Ended) = self.shared.ledger.saw(new).await
+        {
+            tracing::error!("the ledger has ended: agents are not counted until the next start");
+        }
     }
 
     /// Takes the versions of alerts that `epoch` made, in their order. The first version that asks for actions has them

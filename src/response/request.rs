@@ -155,6 +155,12 @@ pub(super) fn control(base: &Url, agent: &str, session: &str, action: &Action) -
     Ok(Request { url: join(base, &path)?, body })
 }
 
+/// How long the agent is in quarantine that this action asks for, in microseconds; `None`: it asks for none.
+pub(super) fn quarantine_micros(action: &Action) -> Option<i64> {
+    let seconds = (action.kind == ActionKind::QuarantineAgent).then(|| quarantine_seconds(action).ok()).flatten()?;
+    Some(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000))
+}
+
 fn quarantine_seconds(action: &Action) -> Result<u64, String> {
     let Some(value) = action.params.get("duration") else { return Ok(QUARANTINE_SECONDS) };
     let micros = value.as_str().and_then(time::parse_duration);

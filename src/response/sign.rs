@@ -1,4 +1,4 @@
-//! Signatures of webhooks: HMAC-SHA256 over the moment of sending and the body, so that a receiver knows whom a request is
+//! Signatures of requests: HMAC-SHA256 over the moment of sending and what is sent, so that a receiver knows whom a request is
 //! from, and an old one can't be sent again. Keys come from the environment or from files, and show nowhere.
 
 use std::io::Read;
@@ -23,45 +23,46 @@ const KEY_BYTES: (usize, u64) = (16, 4_096);
 pub(super) struct Keys(Vec<Hmac<Sha256>>);
 
 impl Keys {
-    /// Reads the keys that these settings name.
+    /// Reads the keys that the settings below this name in `[response]` name.
     ///
     /// # Errors
     /// One can't be had, or isn't fit for it. The key itself is never repeated.
-    pub(super) fn read(settings: &[String]) -> Result<Keys, String> {
+    pub(super) fn read(name: &str, settings: &[String]) -> Result<Keys, String> {
         if settings.len() > MAX_KEYS {
             return Err(format!(
-                "[response] webhook_signing_keys has {} keys, expected at most {MAX_KEYS}: the one in force, and the next",
+                "[response] {name} has {} keys, expected at most {MAX_KEYS}: the one in force, and the next",
                 settings.len()
             ));
         }
-        settings.iter().map(|setting| key(setting)).collect::<Result<_, _>>().map(Keys)
+        settings.iter().map(|setting| key(name, setting)).collect::<Result<_, _>>().map(Keys)
     }
 
-    /// The values of [`TIMESTAMP`] and [`SIGNATURE`] for a body that is sent now, in seconds since 1970.
-    pub(super) fn sign(&self, now: i64, body: &[u8]) -> Option<(String, String)> {
+    /// The values of [`TIMESTAMP`] and [`SIGNATURE`] for these parts, one after the other, that are sent now, in seconds since
+    /// 1970.
+    pub(super) fn sign(&self, now: i64, parts: &[&[u8]]) -> Option<(String, String)> {
         if self.0.is_empty() {
             return None;
         }
         let sign = |key: &Hmac<Sha256>| {
             let mut mac = key.clone();
             mac.update(format!("{now}.").as_bytes());
-            mac.update(body);
+            parts.iter().for_each(|part| mac.update(part));
             format!("v1={}", hex(&mac.finalize().into_bytes()))
         };
         Some((now.to_string(), self.0.iter().map(sign).collect::<Vec<_>>().join(",")))
     }
 }
 
-fn key(setting: &str) -> Result<Hmac<Sha256>, String> {
-    let secret = secret(setting).map_err(|why| format!("[response] webhook_signing_keys: {why}"))?;
+fn key(name: &str, setting: &str) -> Result<Hmac<Sha256>, String> {
+    let secret = secret(setting).map_err(|why| format!("[response] {name}: {why}"))?;
     if secret.len() < KEY_BYTES.0 {
         return Err(format!(
-            "[response] webhook_signing_keys: the key of \"{setting}\" has {} bytes, expected at least {}: `openssl rand -hex 32` makes one",
+            "[response] {name}: the key of \"{setting}\" has {} bytes, expected at least {}: `openssl rand -hex 32` makes one",
             secret.len(),
             KEY_BYTES.0
         ));
     }
-    Hmac::new_from_slice(secret.as_bytes()).map_err(|e| format!("[response] webhook_signing_keys: \"{setting}\": {e}"))
+    Hmac::new_from_slice(secret.as_bytes()).map_err(|e| format!("[response] {name}: \"{setting}\": {e}"))
 }
 
 /// What a setting `env:NAME` or `file:PATH` names, without space around it. A secret that stands there itself isn't repeated.
@@ -97,7 +98,9 @@ mod tests {
     fn signatures_are_those_that_others_compute() {
         let (_one, one) = file("0123456789abcdef\n");
         let (_two, two) = file("fedcba9876543210fedcba9876543210");
-        let sign = |settings: &[String]| Keys::read(settings).expect("keys").sign(1_714_989_600, b"{\"a\":1}");
+        let sign = |settings: &[String]| {
+            Keys::read("webhook_signing_keys", settings).expect("keys").sign(1_714_989_600, &[b"{\"a\"", b":1}"])
+        };
         // printf '1714989600.{"a":1}' | openssl dgst -sha256 -hmac 0123456789abcdef
         let first = "v1=15c871a3664d568cf16468dc28fafecbd6ef4d88d766d3aee5717926df3c1031";
         assert_eq!(sign(std::slice::from_ref(&one)), Some(("1714989600".into(), first.into())));
@@ -120,8 +123,8 @@ mod tests {
             (vec!["file:/no/such/key".into()], "/no/such/key"),
             (vec![long.clone(), long.clone(), long], "at most 2"),
         ] {
-            let error = Keys::read(&settings).err().expect("an error");
-            assert!(error.contains(why) && error.contains("webhook_signing_keys"), "{error}");
+            let error = Keys::read("control_signing_keys", &settings).err().expect("an error");
+            assert!(error.contains(why) && error.contains("control_signing_keys"), "{error}");
             assert!(!error.contains("s3cret"), "{error}");
         }
     }

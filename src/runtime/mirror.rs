@@ -60,7 +60,11 @@ fn row(change: Change) -> ActionRow {
         receiver: entry.receiver,
         state: entry.state.name(),
         reason: entry.reason,
-        decided_by: entry.decided_by,
+        // The two of four eyes in one column, in the order in which they decided.
+        decided_by: match (entry.approved_by, entry.decided_by) {
+            (Some(first), Some(last)) => Some(format!("{first}, {last}")),
+            (first, last) => first.or(last),
+        },
         attempts: entry.attempts,
         alert_retracted: entry.alert_retracted,
         superseded_by: entry.superseded_by,

@@ -93,6 +93,11 @@ async fn run(sinks: Sinks, mut from: mpsc::Receiver<Told>, acked: Arc<AtomicU64>
 
 async fn take(sinks: &Sinks, batch: Exported) {
     let Exported { epoch, alerts, sessions } = batch;
+    let live = sessions.iter().filter_map(|change| match change {
+        SessionChange::Now(view) => Some((view.tenant_id.as_str(), view.agent_id.as_str())),
+        _ => None,
+    });
+    sinks.response.saw(live).await;
     let mut views = Vec::new();
     let mut gone = Vec::new();
     for change in sessions {

@@ -1,6 +1,8 @@
 //! The ledger of actions through the API and the command line.
 
 use clawdstrike_edr::alert::{Alert, Status};
+use clawdstrike_edr::audit::Audit;
+use clawdstrike_edr::config::{Api, Response};
 use clawdstrike_rules::plan::{Action, ActionKind, Severity};
 use serde_json::{Value, json};
 
@@ -24,6 +26,12 @@ async fn with_actions() -> Engine {
     engine.response.submit(1, alerts.into()).await;
     until("one failed", || async { engine.get("/v1/actions?state=failed").await.1["total"] == 1 }).await;
     engine
+}
+
+async fn ask_for_quarantine(engine: &Engine) {
+    let action = Action { kind: ActionKind::QuarantineAgent, params: Default::default() };
+    let alert = Alert { actions: vec![action], ..alert("one", Severity::High, Status::Open) };
+    engine.response.submit(1, [alert].into()).await;
 }
 
 fn first_id(body: &Value) -> String {
@@ -98,6 +106,41 @@ async fn readers_see_actions_and_only_responders_decide() {
     assert_eq!(engine.ask("GET", "/v1/actions", Some(&analyst)).await.0, 200);
     let (code, _, body) = engine.ask("POST", &format!("/v1/actions/{id}/approve"), Some(&analyst)).await;
     assert_eq!((code, &body["permission"]), (403, &json!("write:responses")));
+}
+
+#[tokio::test]
+async fn four_eyes_are_two_tokens_and_the_trail_tells_both() {
+    let api = Api { allow_anonymous: false, ..Api::default() };
+    let engine = Engine::start_acting(api, Response { four_eyes: true, ..Response::default() }).await;
+    let (ann, bob) = (engine.token("administrator").await, engine.token("security_engineer").await);
+    ask_for_quarantine(&engine).await;
+    let list = async || engine.ask("GET", "/v1/actions?state=waiting", Some(&ann)).await.2;
+    until("it waits", || async { list().await["total"] == 1 }).await;
+    let id = first_id(&list().await);
+    let approve = async |token: &str| engine.act(&format!("/v1/actions/{id}/approve"), token).await;
+    let (code, body) = approve(&ann).await;
+    let action = &body["action"];
+    assert_eq!((code, &action["state"], &action["approved_by"]), (200, &json!("waiting"), &json!("administrator")));
+    let (code, body) = approve(&ann).await;
+    assert_eq!((code, &body["code"]), (409, &json!("second_person_needed")));
+    let (code, body) = approve(&bob).await;
+    let action = &body["action"];
+    assert_eq!(
+        (code, &action["state"], &action["approved_by"], &action["decided_by"]),
+        (200, &json!("pending"), &json!("administrator"), &json!("security_engineer"))
+    );
+    let trail = Audit::of(engine.state.path()).page(None, 100).expect("a trail").rows;
+    let approvals = trail.iter().rev().filter(|row| row["action"] == "actions.approve" && row["outcome"] != "begun");
+    let told: Vec<_> = approvals
+        .map(|row| (&row["who"]["name"], &row["outcome"], &row["detail"]["state"], &row["detail"]["approved_by"]))
+        .collect();
+    let (ann, bob) = (&json!("administrator"), &json!("security_engineer"));
+    let (done, failed, none) = (&json!("done"), &json!("failed"), &Value::Null);
+    assert_eq!(
+        told,
+        [(ann, done, &json!("waiting"), ann), (ann, failed, none, none), (bob, done, &json!("pending"), ann)],
+        "{trail:#?}"
+    );
 }
 
 #[tokio::test]

@@ -54,16 +54,20 @@ impl Engine {
 
     /// As configured, but on a free port.
     pub(crate) async fn start_with(config: Api) -> Engine {
+        Engine::start_acting(config, config::Response::default()).await
+    }
+
+    /// With these bounds on responses; nobody is asked, and quarantines wait for an approval.
+    pub(crate) async fn start_acting(config: Api, response: config::Response) -> Engine {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let (changes, _) = broadcast::channel(WATCH_LAG);
         let rules = Arc::new(watch::Sender::new(Arc::new(no_rules())));
         let (stats, stats_seen) = watch::channel(Stats { epoch: 7, ..Stats::default() });
         let state = tempfile::tempdir().expect("a folder");
-        // Nobody is asked: of what alerts ask for, quarantines wait for an approval.
         let response = config::Response {
             agent_control_api: Some("http://127.0.0.1:9".into()),
             requires_approval: vec![ActionKind::QuarantineAgent],
-            ..config::Response::default()
+            ..response
         };
         let response = Orchestrator::start(&response, state.path()).expect("a ledger");
         let handle = Handle::new(requests, changes.clone(), rules, stats_seen).with_actions(response.actions());
@@ -116,6 +120,13 @@ impl Engine {
     /// POST of a JSON body: status and JSON.
     pub(crate) async fn post(&self, route: &str, body: &Value) -> (u16, Value) {
         let response = http().post(self.url(route)).json(body).send().await.expect("an answer");
+        (response.status().as_u16(), response.json().await.expect("JSON"))
+    }
+
+    /// POST of nothing in particular, with a token: status and JSON.
+    pub(crate) async fn act(&self, route: &str, token: &str) -> (u16, Value) {
+        let request = http().post(self.url(route)).bearer_auth(token).json(&serde_json::json!({}));
+        let response = request.send().await.expect("an answer");
         (response.status().as_u16(), response.json().await.expect("JSON"))
     }
 

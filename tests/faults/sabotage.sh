@@ -46,7 +46,7 @@ for name in "${names[@]}"; do
     seed=$(sed -n 's/^error: .*--seed \([0-9]*\).*/\1/p' "$log")
     faults=$(sed -n '/^error: /,/^all of it/s/^  after [^:]*: //p' "$log" | paste -sd ';')
     # What differs, or what the harness waited for in vain.
-    found=$(grep -m 1 -oE '(missing|unexpected) (alert|session|event): |waited .* in vain.*|the cluster ended.*|after SIGTERM.*' "$log" || tail -n 1 "$log")
+    found=$(grep -m 1 -oE '(missing|unexpected) (alert|session|event): |action: [a-z ]+|waited .* in vain.*|the cluster ended.*|after SIGTERM.*' "$log" || tail -n 1 "$log")
     printf '| %s | caught: %s | seed %s | %s |\n' "$name" "${found%: }" "$seed" "$faults"
   fi
 done

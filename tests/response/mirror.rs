@@ -49,8 +49,8 @@ async fn kept(running: &Running) -> Vec<(String, String, u32)> {
 
 #[tokio::test]
 async fn a_store_that_is_away_holds_no_response_and_gets_the_latest_state_of_each_action() {
-    let control = Receiver::ok();
-    let config = config(None, Some(control.serve().await));
+    let control = receiver();
+    let config = config(None, Some(serve(&control).await));
     let running = Running::new(&config, quick());
     // A file stands where the store's folder should be.
     let (place, path) = (running.folder.path().join("store"), running.folder.path().join("store/edr.db"));

@@ -190,21 +190,24 @@ fn days(cx: &mut Context<'_>, node: &Node) -> Option<u8> {
     Some(days)
 }
 
-/// Minutes since midnight of `9:00`, `09:00` or `24:00`.
 fn minutes(cx: &mut Context<'_>, node: &Node) -> Option<u16> {
     let text = cx.text(node, "a time of day")?;
-    let time = text.split_once(':').and_then(|(hours, minutes)| {
-        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-        let shaped = (1..=2).contains(&hours.len()) && minutes.len() == 2 && digits(hours) && digits(minutes);
-        let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
-        let time = hours * 60 + minutes;
-        (shaped && minutes < 60 && time <= DAY_MINUTES).then_some(time)
-    });
+    let time = time_of_day(text);
     if time.is_none() {
         cx.error(node.span, "E081", format!("{} is no time of day", quoted(text)))
             .hint("write hours and minutes: \"09:00\"");
     }
     time
+}
+
+/// Minutes since midnight of `9:00`, `09:00` or `24:00`; `None`: it is no time of day.
+pub fn time_of_day(text: &str) -> Option<u16> {
+    let (hours, minutes) = text.split_once(':')?;
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let shaped = (1..=2).contains(&hours.len()) && minutes.len() == 2 && digits(hours) && digits(minutes);
+    let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
+    let time = hours * 60 + minutes;
+    (shaped && minutes < 60 && time <= DAY_MINUTES).then_some(time)
 }
 
 fn zone(cx: &mut Context<'_>, node: &Node) -> Option<String> {

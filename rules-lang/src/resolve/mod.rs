@@ -15,6 +15,7 @@ mod sequence;
 mod threshold;
 mod window;
 
+pub use allowlist::time_of_day;
 pub use comparison::MAX_COUNT;
 pub use rule::{MAX_CONDITIONS, MAX_ITEMS};
 pub use sequence::MAX_STEPS;

@@ -10,7 +10,7 @@ use crate::cli::{Exit, OutputArgs};
 /// Failed actions that are asked for at a time.
 const PAGE: usize = 1_000;
 
-/// Carry out an action that waits for an approval.
+/// Carry out an action that waits for an approval; under `[response] four_eyes` two people must say so.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  clawdstrike-edr actions approve 5106da8e85907fa6")]
 pub(in crate::cli) struct ApproveArgs {
@@ -112,8 +112,9 @@ fn say(out: &mut Out, answer: &Value, format: Format) -> anyhow::Result<()> {
         return out.document(answer);
     }
     let action = &answer["action"];
+    let needs = if action["state"] == "waiting" { ": a second person must approve it" } else { "" };
     out.text(&format!(
-        "{} ({} of {}) is {}",
+        "{} ({} of {}) is {}{needs}",
         field(action, "id"),
         field(action, "action"),
         field(action, "agent_id"),

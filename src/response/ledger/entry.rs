@@ -75,6 +75,7 @@ pub struct Entry {
     pub receiver: Option<String>,
     pub state: State,
     pub reason: Option<String>,
+    pub approved_by: Option<String>,
     pub decided_by: Option<String>,
     pub attempts: u32,
     pub alert_retracted: bool,
@@ -116,6 +117,7 @@ impl Entry {
         let more = [
             ("receiver", &self.receiver),
             ("reason", &self.reason),
+            ("approved_by", &self.approved_by),
             ("decided_by", &self.decided_by),
             ("superseded_by", &self.superseded_by),
         ];
@@ -144,7 +146,7 @@ pub struct Filter {
 /// What somebody may decide of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Carry it out. Of what waits.
+    /// Carry it out. Of what waits. Where two must approve, the first doesn't release it yet.
     Approve,
     /// Don't. Of what waits, or is still to be sent for the first time.
     Reject,
@@ -161,4 +163,6 @@ pub enum Objection {
     State(State),
     /// Its alert was retracted meanwhile.
     Retracted,
+    /// Two must approve it, and this one has already.
+    SecondNeeded,
 }

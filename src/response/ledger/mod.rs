@@ -5,6 +5,7 @@
 //! process: a machine that loses power forgets at most the latest answers, and then repeats requests with the same key.
 
 mod entry;
+mod fleet;
 mod policy;
 mod record;
 mod table;
@@ -21,6 +22,7 @@ use crate::alert::Alert;
 use crate::response::request::Destination;
 use crate::wall_clock;
 pub use entry::{Change, Decision, Entry, Filter, Objection, State};
+pub(super) use fleet::{MOST_AGENTS, hour_of};
 pub(super) use policy::{Policy, Verdict};
 pub(super) use record::Decided;
 use table::Table;
@@ -119,6 +121,11 @@ impl Ledger {
             Ok(all)
         };
         self.send(true, work, done).await
+    }
+
+    /// Sessions of these agents, as (tenant_id, agent_id), have changed. It is written before whatever is asked next.
+    pub(super) async fn saw(&self, agents: Vec<(String, String)>) -> Result<(), Ended> {
+        self.send(false, move |table, _| table.saw(&agents, wall_clock::now()), drop).await
     }
 
     pub(super) async fn queue(&self, to: Destination, after: i64, limit: u32) -> Result<Vec<Item>, Ended> {

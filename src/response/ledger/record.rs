@@ -5,10 +5,11 @@ use clawdstrike_rules::plan::Action;
 use rusqlite::{OptionalExtension, params};
 
 use super::entry::State;
-use super::policy::{HOUR, Policy, Verdict, is_capped};
+use super::fleet::Quarantined;
+use super::policy::{HOUR, Lately, Policy, Verdict, is_capped};
 use super::table::{Table, is_retraction, state};
 use crate::alert::{Alert, Status};
-use crate::response::request::{Destination, RETRACTION, action_name, hex, idempotency_key};
+use crate::response::request::{Destination, RETRACTION, action_name, hex, idempotency_key, quarantine_micros};
 
 /// An alert that goes on is noted so often, so that its rows aren't taken for old: a share of the time that they are kept.
 const TOUCH_SHARE: i64 = 10;
@@ -29,6 +30,35 @@ struct New<'a> {
     params: String,
     verdict: &'a Verdict,
     counted: bool,
+    /// How long, if it is a quarantine; microseconds.
+    quarantine_for: Option<i64>,
+}
+
+/// Where an action stands, what became of its alert, and when it was last asked for.
+struct Known {
+    state: State,
+    retracted: bool,
+    superseded: bool,
+    touched: i64,
+}
+
+/// What the table knows of an alert's agent.
+struct Of<'a> {
+    table: &'a Table,
+    alert: &'a Alert,
+    now: i64,
+}
+
+impl Lately for Of<'_> {
+    type Error = rusqlite::Error;
+
+    fn passed(&self) -> rusqlite::Result<(u64, u64)> {
+        self.table.counted(self.now - HOUR, &self.alert.agent_id)
+    }
+
+    fn quarantined(&self) -> rusqlite::Result<Quarantined> {
+        self.table.quarantined(&self.alert.tenant_id, &self.alert.agent_id, self.now)
+    }
 }
 
 impl Table {
@@ -53,24 +83,22 @@ impl Table {
             let key = hex(&idempotency_key(&alert.alert_id, action_name(action.kind), params.as_bytes()));
             match self.known(&key)? {
                 // It was called off, and is wanted after all.
-                Some((State::Cancelled, true, _)) | None => {}
-                Some((_, retracted, touched)) => {
-                    holds_again |= retracted;
-                    if retracted || touched < now.saturating_sub(policy.keep / TOUCH_SHARE) {
-                        let sql = "UPDATE actions SET alert_retracted = 0, touched_at = ?2 WHERE key = ?1";
+                Some(Known { state: State::Cancelled, retracted: true, .. }) | None => {}
+                Some(Known { retracted, superseded, touched, .. }) => {
+                    let gone = retracted || superseded;
+                    holds_again |= gone;
+                    if gone || touched < now.saturating_sub(policy.keep / TOUCH_SHARE) {
+                        let sql = "UPDATE actions SET alert_retracted = 0, superseded_by = NULL, touched_at = ?2 WHERE key = ?1";
                         self.db.prepare_cached(sql)?.execute(params![key, now])?;
                     }
                     continue;
                 }
             }
-            let verdict = policy.decide(action, || self.counted(now - HOUR, &alert.agent_id))?;
+            let verdict = policy.decide(action, now, &Of { table: self, alert, now })?;
             let counted = is_capped(action.kind) && matches!(verdict, Verdict::Send(_));
-            self.insert(
-                alert,
-                &New { key, action: action_name(action.kind), params, verdict: &verdict, counted },
-                policy,
-                now,
-            )?;
+            let (action_name, quarantine_for) = (action_name(action.kind), quarantine_micros(action));
+            let new = New { key, action: action_name, params, verdict: &verdict, counted, quarantine_for };
+            self.insert(alert, &new, policy, now)?;
             decided.push(Decided { action: Some(action.clone()), verdict });
         }
         if holds_again {
@@ -81,11 +109,14 @@ impl Table {
         Ok(decided)
     }
 
-    /// Where an action stands, whether its alert was retracted, and when it was last asked for.
-    fn known(&self, key: &str) -> rusqlite::Result<Option<(State, bool, i64)>> {
-        let sql = "SELECT state, alert_retracted, touched_at FROM actions WHERE key = ?1";
+    fn known(&self, key: &str) -> rusqlite::Result<Option<Known>> {
+        let sql = "SELECT state, alert_retracted, superseded_by IS NOT NULL, touched_at FROM actions WHERE key = ?1";
         let mut statement = self.db.prepare_cached(sql)?;
-        statement.query_row([key], |row| Ok((state(row, 0)?, row.get(1)?, row.get(2)?))).optional()
+        let known = |row: &rusqlite::Row<'_>| {
+            let (retracted, superseded, touched) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            Ok(Known { state: state(row, 0)?, retracted, superseded, touched })
+        };
+        statement.query_row([key], known).optional()
     }
 
     fn retract(&mut self, alert: &Alert, policy: &Policy, now: i64) -> rusqlite::Result<Vec<Decided>> {
@@ -119,7 +150,14 @@ impl Table {
         }
         let verdict = Verdict::Send(Destination::SocWebhook);
         let key = hex(&idempotency_key(&alert.alert_id, RETRACTION, b""));
-        let new = New { key, action: RETRACTION, params: "{}".into(), verdict: &verdict, counted: false };
+        let new = New {
+            key,
+            action: RETRACTION,
+            params: "{}".into(),
+            verdict: &verdict,
+            counted: false,
+            quarantine_for: None,
+        };
         self.insert(alert, &new, policy, now)?;
         Ok(vec![Decided { action: None, verdict }])
     }
@@ -132,11 +170,12 @@ impl Table {
         let document = to_soc.then(|| serde_json::to_string(alert).unwrap_or_default());
         let turn = self.next_turn();
         let sql = "INSERT INTO actions (key, alert_id, revision, rule_id, severity, tenant_id, agent_id, session_id, action, params, \
-                   receiver, state, reason, turn, counted_at, created_at, updated_at, touched_at, give_up_at, document) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?16, ?16, ?17, ?18) \
+                   receiver, state, reason, turn, counted_at, created_at, updated_at, touched_at, give_up_at, document, \
+                   quarantine_for, quarantined_until) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?16, ?16, ?17, ?18, ?19, ?20) \
                    ON CONFLICT (key) DO UPDATE SET revision = excluded.revision, receiver = excluded.receiver, state = excluded.state, \
                    reason = excluded.reason, turn = excluded.turn, counted_at = excluded.counted_at, alert_retracted = 0, \
-                   superseded_by = NULL, updated_at = excluded.updated_at, touched_at = excluded.touched_at, \
+                   superseded_by = NULL, approved_by = NULL, quarantined_until = coalesce(excluded.quarantined_until, quarantined_until), updated_at = excluded.updated_at, touched_at = excluded.touched_at, \
                    give_up_at = excluded.give_up_at, document = excluded.document";
         self.db.prepare_cached(sql)?.execute(params![
             new.key,
@@ -157,6 +196,8 @@ impl Table {
             now,
             now.saturating_add(policy.give_up_after),
             document,
+            new.quarantine_for,
+            new.quarantine_for.filter(|_| state == State::Pending).map(|_| i64::MAX),
         ])?;
         Ok(())
     }

@@ -14,8 +14,11 @@ use crate::alert::Alert;
 use crate::response::request::{Destination, RETRACTION, kind_of};
 
 /// The steps of the schema, in order; `user_version` says how many a file has. Shipped ones are never edited.
-const SCHEMA: [&str; 2] =
-    [include_str!("../../../sql/ledger/001_actions.sql"), include_str!("../../../sql/ledger/002_mirror.sql")];
+const SCHEMA: [&str; 3] = [
+    include_str!("../../../sql/ledger/001_actions.sql"),
+    include_str!("../../../sql/ledger/002_mirror.sql"),
+    include_str!("../../../sql/ledger/003_safety.sql"),
+];
 /// How long an opening waits for a process that is about to end.
 const BUSY: Duration = Duration::from_secs(10);
 /// Prepared statements kept; there are fewer.
@@ -24,7 +27,8 @@ const STATEMENTS: usize = 32;
 const PRUNED: u32 = 10_000;
 
 pub(super) const COLUMNS: &str = "key, alert_id, rule_id, severity, tenant_id, agent_id, session_id, action, params, receiver, \
-     state, reason, decided_by, attempts, alert_retracted, superseded_by, created_at, updated_at";
+     state, reason, decided_by, attempts, alert_retracted, superseded_by, created_at, updated_at, \
+     approved_by";
 
 /// What is to be sent.
 #[derive(Clone, Debug)]
@@ -56,7 +60,10 @@ pub(in crate::response) enum Go {
 pub(in crate::response) enum Outcome {
     Taken,
     Later(String),
-    Never(String),
+    /// The receiver will not carry it out.
+    Refused(String),
+    /// It may have been carried out, for all that is known.
+    GivenUp(String),
 }
 
 /// A place in a receiver's queue.
@@ -199,7 +206,12 @@ impl Table {
     pub(super) fn attempted(&self, key: &str, outcome: &Outcome, now: i64) -> rusqlite::Result<()> {
         match outcome {
             Outcome::Taken => self.end(key, State::Acknowledged, None, now),
-            Outcome::Never(reason) => self.end(key, State::Failed, Some(reason), now),
+            Outcome::GivenUp(reason) => self.end(key, State::Failed, Some(reason), now),
+            Outcome::Refused(reason) => {
+                self.end(key, State::Failed, Some(reason), now)?;
+                let sql = "UPDATE actions SET quarantined_until = NULL WHERE key = ?1";
+                self.db.prepare_cached(sql)?.execute([key]).map(drop)
+            }
             Outcome::Later(reason) => {
                 let sql = "UPDATE actions SET reason = ?2, updated_at = ?3 WHERE key = ?1";
                 self.db.prepare_cached(sql)?.execute(params![key, reason, now]).map(drop)
@@ -207,10 +219,11 @@ impl Table {
         }
     }
 
-    /// What is done needs no document; what failed may be tried again.
+    /// What is done needs no document; what failed may be tried again. A quarantine that was asked for may hold from now on.
     pub(super) fn end(&self, key: &str, state: State, reason: Option<&str>, now: i64) -> rusqlite::Result<()> {
         let sql = "UPDATE actions SET state = ?2, reason = ?3, updated_at = ?4, \
-                   document = CASE ?2 WHEN 'acknowledged' THEN NULL ELSE document END WHERE key = ?1";
+                   document = CASE ?2 WHEN 'acknowledged' THEN NULL ELSE document END, \
+                   quarantined_until = CASE WHEN attempts > 0 THEN ?4 + min(quarantine_for, 9223372036854775807 - ?4) END WHERE key = ?1";
         self.db.prepare_cached(sql)?.execute(params![key, state.name(), reason, now]).map(drop)
     }
 
@@ -232,9 +245,20 @@ impl Table {
         if to == State::Pending && entry.alert_retracted {
             return Ok(Err(Objection::Retracted));
         }
+        if decision == Decision::Approve && policy.four_eyes {
+            match &entry.approved_by {
+                None => return self.approve_first(&entry, by, now).map(Ok),
+                Some(first) if first == by => return Ok(Err(Objection::SecondNeeded)),
+                Some(_) => {}
+            }
+        }
+        if to == State::Rejected {
+            self.end(&entry.key, to, entry.reason.as_deref(), now)?;
+        }
         let turn = self.next_turn();
-        let sql = "UPDATE actions SET state = ?2, decided_by = ?3, turn = ?4, give_up_at = ?5, updated_at = ?6, touched_at = ?6 \
-                   WHERE key = ?1";
+        let sql = "UPDATE actions SET state = ?2, decided_by = ?3, turn = ?4, give_up_at = ?5, updated_at = ?6, touched_at = ?6, \
+                   quarantined_until = CASE WHEN ?2 = 'rejected' THEN quarantined_until \
+                   WHEN quarantine_for IS NOT NULL THEN 9223372036854775807 END WHERE key = ?1";
         self.db.prepare_cached(sql)?.execute(params![
             entry.key,
             to.name(),
@@ -244,6 +268,15 @@ impl Table {
             now
         ])?;
         Ok(self.find(&entry.key)?.ok_or(Objection::Unknown))
+    }
+
+    /// Notes the first of two approvals: the action goes on waiting.
+    fn approve_first(&self, entry: &Entry, by: &str, now: i64) -> rusqlite::Result<Entry> {
+        let why = entry.reason.as_deref().map(|reason| format!("{reason}; ")).unwrap_or_default();
+        let reason = format!("{why}\"{by}\" has approved it, and [response] four_eyes asks for a second person");
+        let sql = "UPDATE actions SET approved_by = ?2, reason = ?3, updated_at = ?4, touched_at = ?4 WHERE key = ?1";
+        self.db.prepare_cached(sql)?.execute(params![entry.key, by, reason, now])?;
+        Ok(Entry { approved_by: Some(by.to_owned()), reason: Some(reason), updated_at: now, ..entry.clone() })
     }
 
     /// The row whose key begins with this, if there is exactly one.
@@ -289,7 +322,7 @@ impl Table {
             "SELECT {COLUMNS}, change, revision FROM actions WHERE change > (SELECT copied FROM mirror) ORDER BY change LIMIT ?1"
         );
         let change = |row: &Row<'_>| {
-            Ok(Change { entry: entry(row)?, number: count_of(row.get(18)?), revision: count_of(row.get(19)?) })
+            Ok(Change { entry: entry(row)?, number: count_of(row.get(19)?), revision: count_of(row.get(20)?) })
         };
         self.db.prepare_cached(&sql)?.query_map([limit as i64], change)?.collect()
     }
@@ -322,9 +355,10 @@ impl Table {
         )?;
         self.db.execute(
             "DELETE FROM actions WHERE rowid IN (SELECT rowid FROM actions WHERE touched_at <= ?1 \
-             AND state NOT IN ('pending', 'sent', 'waiting') LIMIT ?2)",
-            params![now.saturating_sub(policy.keep), PRUNED],
+             AND state NOT IN ('pending', 'sent', 'waiting') AND coalesce(quarantined_until, 0) <= ?3 LIMIT ?2)",
+            params![now.saturating_sub(policy.keep), PRUNED, now],
         )?;
+        self.tidy_fleet(now)?;
         Ok(expired)
     }
 }
@@ -367,6 +401,7 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         receiver: row.get(9)?,
         state: state(row, 10)?,
         reason: row.get(11)?,
+        approved_by: row.get(18)?,
         decided_by: row.get(12)?,
         attempts: row.get(13)?,
         alert_retracted: row.get(14)?,

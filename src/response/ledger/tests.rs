@@ -1,5 +1,7 @@
 //! The table by itself: random histories with crashes, and what only time brings about.
 
+mod safety;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
@@ -22,9 +24,10 @@ fn policy() -> Policy {
     let config = config::Response {
         max_actions_per_hour: 1_000_000,
         max_actions_per_agent_per_hour: 1_000_000,
+        max_quarantined_percent: 100,
         ..config::Response::default()
     };
-    Policy::new(&config, RECEIVERS, Duration::from_secs(3_600))
+    Policy::new(&config, RECEIVERS, Duration::from_secs(3_600)).expect("a policy")
 }
 
 fn alert(id: usize, status: Status) -> Alert {
@@ -169,7 +172,7 @@ impl World<'_> {
         let outcome = match how {
             0 | 1 => Outcome::Taken,
             2 => Outcome::Later("it answered 503".into()),
-            _ => Outcome::Never("it answered 400".into()),
+            _ => Outcome::Refused("it answered 400".into()),
         };
         let now = self.now;
         within(self.table(), |table| table.attempted(&item.key, &outcome, now));
@@ -259,7 +262,7 @@ fn what_nobody_approves_expires() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut table = open(&folder);
     let config = config::Response { requires_approval: vec![ActionKind::QuarantineAgent], ..Default::default() };
-    let policy = Policy::new(&config, RECEIVERS, Duration::from_secs(3_600));
+    let policy = Policy::new(&config, RECEIVERS, Duration::from_secs(3_600)).expect("a policy");
     let mut alert = alert(1, Status::Open);
     alert.actions.retain(|action| action.kind == ActionKind::QuarantineAgent);
     within(&mut table, |table| table.record(&alert, &policy, 1));
@@ -301,7 +304,7 @@ fn a_cap_is_free_again_after_an_hour() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut table = open(&folder);
     let config = config::Response { max_actions_per_agent_per_hour: 2, ..Default::default() };
-    let policy = Policy::new(&config, RECEIVERS, Duration::from_secs(3_600));
+    let policy = Policy::new(&config, RECEIVERS, Duration::from_secs(3_600)).expect("a policy");
     let mut at = |id: usize, now: i64| {
         let decided = within(&mut table, |table| table.record(&alert(id, Status::Open), &policy, now));
         decided.iter().filter(|decided| decided.verdict.state() == State::Waiting).count()

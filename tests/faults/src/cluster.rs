@@ -57,6 +57,11 @@ impl Engine {
         self.folder.join("rules")
     }
 
+    /// The engine's own folder.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
     pub(crate) fn log_path(&self) -> PathBuf {
         self.folder.join("log")
     }
@@ -136,6 +141,22 @@ impl Cluster {
             let list = ["rules", "list", "--output", "json", "--api", &self.api];
             let listed = Command::new(&self.binary).args(list).output()?;
             Ok(String::from_utf8_lossy(&listed.stdout).contains(&quoted).then_some(()))
+        })
+    }
+
+    /// Waits until no action is still to be sent.
+    pub(crate) fn await_actions(&mut self) -> anyhow::Result<()> {
+        wait("the end of all actions", || {
+            self.check()?;
+            let mut all_done = true;
+            for state in ["pending", "sent"] {
+                let list =
+                    ["actions", "list", "--limit", "1", "--output", "json", "--state", state, "--api", &self.api];
+                let listed = Command::new(&self.binary).args(list).output()?;
+                let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap_or_default();
+                all_done &= listed["total"] == 0;
+            }
+            Ok(all_done.then_some(()))
         })
     }
 

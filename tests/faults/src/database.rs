@@ -1,4 +1,4 @@
-//! What the store ends with: three queries, of which each row comes as one JSON document, in two dialects.
+//! What the store ends with: four queries, of which each row comes as one JSON document, in two dialects.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ use tokio_postgres::NoTls;
 pub(crate) struct Stored {
     /// Alerts that hold.
     pub(crate) alerts: Vec<Value>,
+    /// Alerts that were told once and don't hold.
+    pub(crate) retracted: Vec<Value>,
     /// Lives of sessions.
     pub(crate) sessions: Vec<Value>,
     /// Events.
@@ -53,8 +55,9 @@ const COUNTED: Duration = Duration::from_secs(300);
 /// Where a PostgreSQL's address is told.
 const URL: &str = "DATABASE_URL";
 
-const SQLITE: [&str; 3] = [
+const SQLITE: [&str; 4] = [
     "SELECT document FROM alerts WHERE status <> 'retracted'",
+    "SELECT document FROM alerts WHERE status = 'retracted'",
     "SELECT json_object('tenant_id', tenant_id, 'agent_id', agent_id, 'session_id', session_id, 'first_seen', first_seen,
         'last_seen', last_seen, 'resumed', json(iif(resumed, 'true', 'false')), 'events', events, 'violations', violations,
         'unique_targets', unique_targets, 'risk_score', CAST(risk_score AS INTEGER)) FROM sessions",
@@ -63,8 +66,9 @@ const SQLITE: [&str; 3] = [
         'severity', severity, 'metadata', json(metadata)) FROM agent_events",
 ];
 
-const POSTGRES: [&str; 3] = [
+const POSTGRES: [&str; 4] = [
     "SELECT document::text FROM alerts WHERE status <> 'retracted'",
+    "SELECT document::text FROM alerts WHERE status = 'retracted'",
     "SELECT json_build_object('tenant_id', tenant_id, 'agent_id', agent_id, 'session_id', session_id, 'first_seen', first_seen,
         'last_seen', last_seen, 'resumed', resumed, 'events', events, 'violations', violations,
         'unique_targets', unique_targets, 'risk_score', CAST(risk_score AS BIGINT))::text FROM sessions",
@@ -112,11 +116,16 @@ impl Database {
     /// # Errors
     /// It can't be read just now: it is down, or not set up yet.
     pub(crate) fn read(&self) -> anyhow::Result<Stored> {
-        let [alerts, sessions, events] = self.select(SQLITE, POSTGRES, ANSWER)?;
+        let [alerts, retracted, sessions, events] = self.select(SQLITE, POSTGRES, ANSWER)?;
         let parse = |rows: Vec<String>| -> anyhow::Result<Vec<Value>> {
             rows.iter().map(|row| Ok(serde_json::from_str(row)?)).collect()
         };
-        let mut stored = Stored { alerts: parse(alerts)?, sessions: parse(sessions)?, events: parse(events)? };
+        let mut stored = Stored {
+            alerts: parse(alerts)?,
+            retracted: parse(retracted)?,
+            sessions: parse(sessions)?,
+            events: parse(events)?,
+        };
         let times = ["time", "first_seen", "last_seen"];
         for row in stored.sessions.iter_mut().chain(&mut stored.events) {
             for name in times {

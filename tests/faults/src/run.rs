@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 use tempfile::TempDir;
 
+use crate::actions;
 use crate::cluster::{Cluster, Engine};
 use crate::database::Database;
 use crate::judge::{self, Verdict};
 use crate::log::{Log, Topic};
+use crate::receiver::Receiver;
 use crate::schedule::{Fault, Moment, Schedule, Step};
 use crate::services::{Outage, Services};
 use crate::stream::Stream;
@@ -19,6 +21,8 @@ use crate::wait::wait;
 
 /// Lines of the engine's log that a failure repeats.
 const LAST_LINES: usize = 60;
+/// The receiver of actions answers 503 to every so manieth request.
+const AWAY_EVERY: usize = 9;
 /// How often something is written.
 const LITTLE: Duration = Duration::from_millis(50);
 
@@ -31,16 +35,18 @@ pub struct Report {
     pub exact_after: Duration,
     /// Rows that were compared.
     pub rows: usize,
+    /// Rows of the ledger, what of them was done, and the requests that it took.
+    pub actions: [usize; 3],
     /// For each start after the first, the alerts with evidence from before and after: windows that were open.
     pub across: Vec<usize>,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { took, exact_after, rows, .. } = self;
+        let Report { took, exact_after, rows, actions: [actions, deeds, requests], .. } = self;
         write!(
             f,
-            "{rows} rows, exact {:.1} s after the last record, {:.1} s in all",
+            "{rows} rows, {actions} actions of which {deeds} were done in {requests} requests, exact {:.1} s after the last record, {:.1} s in all",
             exact_after.as_secs_f64(),
             took.as_secs_f64()
         )
@@ -67,6 +73,7 @@ struct Run<'a> {
     stream: Stream,
     log: Log,
     database: Database,
+    receiver: Receiver,
     /// Rule files: name and text.
     rules: Vec<(String, String)>,
     outages: Vec<Outage>,
@@ -90,13 +97,19 @@ impl<'a> Run<'a> {
             Some(server) => Database::postgres(server.create_database(&name).map_err(anyhow::Error::msg)?)?,
             None => Database::sqlite(folder),
         };
-        let settings =
-            format!("[checkpoint]\nevery = \"1s\"\n{}{}{}", stream.settings(), database.settings(), log.settings());
+        let receiver = Receiver::keeping(AWAY_EVERY)?;
+        let settings = format!(
+            "[checkpoint]\nevery = \"1s\"\n{}{}{}{}",
+            stream.settings(),
+            database.settings(),
+            receiver.settings(),
+            log.settings()
+        );
         let environment = database.environment();
         let engine = Engine { binary: binary.to_owned(), folder: folder.to_owned(), settings, environment };
         std::fs::create_dir_all(engine.rules())?;
         let rules = vec![("generated.yaml".to_owned(), stream.rules.clone())];
-        let run = Run { services, engine, stream, log, database, rules, outages: Vec::new() };
+        let run = Run { services, engine, stream, log, database, receiver, rules, outages: Vec::new() };
         run.write_rules()?;
         Ok(run)
     }
@@ -126,19 +139,28 @@ impl<'a> Run<'a> {
             self.log.append(partition, end)?;
         }
         self.log.flush()?;
-        let verdict = Verdict::of(&judge::rules(&self.rules)?, &self.log.read()?, &self.stream.options);
+        let rules = judge::rules(&self.rules)?;
+        let verdict = Verdict::of(&rules, &self.log.read()?, &self.stream.options);
         let last = Instant::now();
         self.await_exact(&mut cluster, &verdict)?;
         let exact_after = last.elapsed();
+        cluster.await_actions()?;
         // What is left to say at the end changes nothing.
         cluster.terminate()?;
-        match verdict.differences(&self.database.read()?) {
-            found if found.is_empty() => {
-                let across = before.iter().map(|ids| verdict.across(ids)).collect();
-                Ok(Report { took: began.elapsed(), exact_after, rows: verdict.rows(), across })
-            }
-            found => Err(anyhow!("{found}").context("exact at first, and after the end")),
+        let stored = self.database.read()?;
+        let found = verdict.differences(&stored);
+        if !found.is_empty() {
+            return Err(anyhow!("{found}").context("exact at first, and not after the end"));
         }
+        let ledger = actions::ledger(&self.engine.state())?;
+        let (received, deeds) = (self.receiver.received(), self.receiver.deeds());
+        let found = actions::differences(&rules, &stored, &ledger, &received, &deeds);
+        if !found.is_empty() {
+            return Err(anyhow!("{found}").context("alerts are exact, and their actions aren't"));
+        }
+        let across = before.iter().map(|ids| verdict.across(ids)).collect();
+        let actions = [ledger.len(), deeds.len(), received.len()];
+        Ok(Report { took: began.elapsed(), exact_after, rows: verdict.rows(), actions, across })
     }
 
     /// Writes a share of what is left, within so long.

@@ -32,6 +32,7 @@ impl Stream {
             options.max_lateness = WEEK;
         }
         options.dedup_window = options.dedup_window.max(options.max_lateness);
+        let rules = rules.replace("\"actions\":[\"alert\"]", &format!("\"actions\":{}", actions()));
         Stream { rules, options, written: vec![0; files.len()], partitions: files }
     }
 
@@ -79,7 +80,7 @@ impl Stream {
         let step =
             |step: &str| json!({"event_type": "file_access", "target_glob": format!("/reloaded-{number}/{step}")});
         let condition = json!({"type": "sequence", "window": "7d", "events": [step("a"), step("b")]});
-        let rule = json!({"id": id, "name": id, "severity": "high", "conditions": [condition], "actions": ["alert"]});
+        let rule = json!({"id": id, "name": id, "severity": "high", "conditions": [condition], "actions": actions()});
         (id, json!({"rules": [rule]}).to_string())
     }
 
@@ -100,6 +101,11 @@ impl Stream {
         let end = |n| record(&format!("end-{n}"), "end", after, "/end").into_bytes();
         (0..self.partitions.len()).map(end).collect()
     }
+}
+
+/// What every rule asks for: a line in the log, the SOC, and the agents' platform with and without a body.
+fn actions() -> Value {
+    json!(["alert", "alert_soc", "terminate_session", {"quarantine_agent": {"duration": "2h"}}])
 }
 
 fn latest(lines: &[u8]) -> Option<i64> {

@@ -62,8 +62,7 @@ impl Trial {
             None => Database::sqlite(folder),
         };
         let receiver = Receiver::start()?;
-        let hook = format!("[response]\nsoc_webhook = \"{}\"\n", receiver.url());
-        let settings = format!("{}{hook}{}", database.settings(), log.settings());
+        let settings = format!("{}{}{}", database.settings(), receiver.settings(), log.settings());
         let environment = database.environment();
         let engine = Engine { binary: binary.to_owned(), folder: folder.to_owned(), settings, environment };
         std::fs::create_dir_all(engine.rules())?;

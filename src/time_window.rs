@@ -1,10 +1,11 @@
-//! Weekly time windows of allowlist entries (SPEC §4, "Allowlist"), by event time.
+//! Weekly time windows: of allowlist entries by event time (SPEC §4, "Allowlist"), of maintenance by the wall clock. Knows no clock.
 
 use clawdstrike_rules::plan::TimeWindow;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 /// A time window with its zone looked up.
+#[derive(Clone, Debug)]
 pub struct Times {
     window: TimeWindow,
     zone: TimeZone,
