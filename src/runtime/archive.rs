@@ -12,8 +12,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use sha2::{Digest, Sha256};
 
 use super::handle::Handle;
+use super::sampling::Sampler;
 use crate::config::{Config, OnLost, Source, TimeFrom};
 use crate::inbox::{Inbox, Inboxes, Message, PartitionId, RecordBatch};
+use crate::render::settings::Settings;
 use crate::source::{self, Reader, StartAt};
 use crate::store::{ArchiveSender, EventRow};
 use crate::view::{Query, Rows};
@@ -39,6 +41,7 @@ struct Sources {
 #[derive(Default)]
 pub struct Archived {
     events: AtomicU64,
+    left_out: AtomicU64,
     sources: Mutex<Told>,
 }
 
@@ -57,6 +60,11 @@ impl Archived {
         self.events.load(Ordering::Relaxed)
     }
 
+    /// Low-risk events that were left out since the start, because only a share of them is kept.
+    pub fn left_out(&self) -> u64 {
+        self.left_out.load(Ordering::Relaxed)
+    }
+
     /// What the readers tell.
     pub fn sources(&self) -> MutexGuard<'_, Told> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
@@ -70,7 +78,7 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Starts reading all sources from where the store has them.
+    /// Starts reading all sources from where the store has them; `secret` is the cluster's.
     ///
     /// # Errors
     /// A source's configuration is wrong; the text says how.
@@ -79,6 +87,7 @@ impl Archive {
         store: ArchiveSender,
         handle: Handle,
         archived: Arc<Archived>,
+        secret: Vec<u8>,
     ) -> Result<Archive, String> {
         let known = loop {
             match store.positions().await {
@@ -103,12 +112,18 @@ impl Archive {
         };
         let (max_lateness, max_skew) = (config.limits.max_lateness.0, config.limits.max_skew.0);
         let clock = ClockRule { max_lateness, max_skew, by_reference: false };
+        let share = config.store.keeps().map_or(1.0, |sampling| sampling.low_risk);
+        let sampler = (share < 1.0).then(|| Sampler::new(share, secret, Settings::from_config(config)));
+        if sampler.is_some() {
+            tracing::info!(share, "of low-risk events a share is kept");
+        }
         let runtime = tokio::runtime::Handle::current();
         let task = tokio::task::spawn_blocking(move || {
             let mut stage = Stage {
                 sources,
                 clock,
                 references: HashMap::new(),
+                sampler,
                 archived,
                 rows: Vec::new(),
                 positions: BTreeMap::new(),
@@ -144,6 +159,8 @@ struct Stage {
     sources: Sources,
     clock: ClockRule,
     references: HashMap<PartitionId, Reference>,
+    /// `None`: all events are kept.
+    sampler: Option<Sampler>,
     archived: Arc<Archived>,
     rows: Vec<EventRow>,
     positions: BTreeMap<PartitionId, u64>,
@@ -160,7 +177,12 @@ impl Stage {
         let mut under_way = std::collections::VecDeque::new();
         loop {
             match from.recv_timeout(WAIT) {
-                Ok(Message::Batch(batch)) => self.take(&batch),
+                Ok(Message::Batch(batch)) => {
+                    if let Some(sampler) = &mut self.sampler {
+                        sampler.follow(&handle.rules().set, wall_clock::now());
+                    }
+                    self.take(&batch);
+                }
                 Ok(other) => {
                     self.note(other);
                     continue;
@@ -223,7 +245,16 @@ impl Stage {
             let Ok(event) = decode(raw) else { continue };
             let reference = self.references.entry(batch.partition).or_insert_with(Reference::largest);
             let stamp = reference.observe(&clock, event.timestamp, record.append, wall_clock::now());
-            self.rows.push(row(&event, stamp.time, &format!("{name}/{}/{}", batch.partition.partition, record.offset)));
+            let position = format!("{name}/{}/{}", batch.partition.partition, record.offset);
+            let mut row = row(&event, stamp.time, &position);
+            if let Some(sampler) = &mut self.sampler {
+                let Some(share) = sampler.share(&event, &stamp, &row.key) else {
+                    self.archived.left_out.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                };
+                row.sample_share = share;
+            }
+            self.rows.push(row);
         }
         self.positions.insert(batch.partition, batch.next_offset);
     }

@@ -58,6 +58,7 @@ const EVENTS: &[Column] = &[
     column("severity", Kind::Text),
     column("risk_score", Kind::Double),
     column("metadata", Kind::Json),
+    column("sample_share", Kind::Double),
 ];
 
 const ALERTS: &[Column] = &[

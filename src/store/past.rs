@@ -13,6 +13,8 @@ pub struct PastEvent {
     pub key: String,
     /// The whole record, JSON text. PostgreSQL keeps its meaning, not its bytes.
     pub record: String,
+    /// It is one of a share: others like it were left out.
+    pub sampled: bool,
 }
 
 impl Store {

@@ -134,7 +134,7 @@ mod tests {
     fn event(target: &str, metadata: &str) -> ExportedRow {
         let texts = ["2026-01-05T10:00:00.000000Z", "k", "", "a", "s", "mcp_tool", target, "true", "g", "low"];
         let mut row: ExportedRow = texts.iter().map(|t| Some((*t).to_owned())).collect();
-        row.extend([None, Some(metadata.to_owned())]);
+        row.extend([None, Some(metadata.to_owned()), Some("1".to_owned())]);
         row
     }
 
@@ -175,6 +175,6 @@ mod tests {
             assert!(line.contains(&quoted), "{line}");
         }
         let line = written(csv_line, &event("a=1", "{\"a\":\"b,c\"}"));
-        assert!(line.contains(",a=1,true,") && line.ends_with("low,,\"{\"\"a\"\":\"\"b,c\"\"}\"\r\n"), "{line}");
+        assert!(line.contains(",a=1,true,") && line.ends_with("low,,\"{\"\"a\"\":\"\"b,c\"\"}\",1\r\n"), "{line}");
     }
 }

@@ -19,11 +19,11 @@ impl Postgres {
         to: i64,
         each: &mut dyn FnMut(PastEvent) -> bool,
     ) -> Result<(), String> {
-        let sql = "SELECT (extract(epoch FROM time) * 1000000)::bigint, coalesce(event_key, ''), coalesce(metadata::text, '') \
-                   FROM agent_events WHERE time >= $1::text::timestamptz AND time <= $2::text::timestamptz \
+        let sql = "SELECT (extract(epoch FROM time) * 1000000)::bigint, coalesce(event_key, ''), coalesce(metadata::text, ''), \
+                   sample_share < 1 FROM agent_events WHERE time >= $1::text::timestamptz AND time <= $2::text::timestamptz \
                    ORDER BY time";
         let mut event =
-            |row: &Row| each(PastEvent { time: row.get(0), key: row.get(1), record: row.get(2) });
+            |row: &Row| each(PastEvent { time: row.get(0), key: row.get(1), record: row.get(2), sampled: row.get(3) });
         self.pages(sql, (from, to), &mut event).await
     }
 

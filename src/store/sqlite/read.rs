@@ -24,14 +24,15 @@ impl Sqlite {
         to: i64,
         each: &mut dyn FnMut(PastEvent) -> bool,
     ) -> Result<(), String> {
-        let sql = "SELECT time, event_key, metadata FROM agent_events WHERE time >= ?1 AND time <= ?2 \
+        let sql = "SELECT time, event_key, metadata, sample_share < 1 FROM agent_events WHERE time >= ?1 AND time <= ?2 \
                    ORDER BY time";
         let event = |row: &Row<'_>| {
             let text = |n| row.get::<_, Option<String>>(n).map(Option::unwrap_or_default).map_err(|e| told(&e));
             let (time, key, record) = (text(0)?, text(1)?, text(2)?);
             let time = parse(&time).ok_or_else(|| format!("the time \"{time}\" of an event isn't RFC 3339"))?;
+            let sampled = row.get(3).map_err(|e| told(&e))?;
             let bytes = key.len() + record.len();
-            Ok((PastEvent { time, key, record }, bytes))
+            Ok((PastEvent { time, key, record, sampled }, bytes))
         };
         self.pages(sql.to_owned(), (from, to), event, each).await
     }
