@@ -25,7 +25,7 @@ pub use crate::session::SessionKey;
 use crate::session::SessionView;
 
 pub use export::{Column, ExportedRow, Kept, Kind};
-pub use inspect::{Condition, Schema};
+pub use inspect::{Condition, Lack, Schema, Weight};
 pub use past::PastEvent;
 pub use pending::VersionSender;
 pub use postgres::Postgres;

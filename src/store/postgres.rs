@@ -16,7 +16,6 @@ use tokio_postgres::tls::TlsStream;
 use tokio_postgres::{Client, Connection, GenericClient, NoTls};
 
 use super::StoreError;
-use super::inspect::Condition;
 use super::migrate::{self, Applied, Migration};
 use super::row::Rows;
 use crate::config::{self, Retention};
@@ -24,6 +23,7 @@ use crate::store::retention::Due;
 use crate::wall_clock;
 
 mod days;
+mod inspect;
 mod read;
 mod retention;
 mod statements;
@@ -193,51 +193,6 @@ impl Postgres {
         let rows = timeout(deadline, query).await;
         let rows = self.settle(rows.map(|r| r.map_err(Some)).unwrap_or(Err(None)))?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
-    }
-
-    /// Looks at the database without changing it.
-    pub(super) async fn inspect(&self) -> Result<Condition, String> {
-        let (client, driver) = self.open().await.map_err(|e| e.to_string())?;
-        let looked = timeout(CONNECT_TIMEOUT, self.look(&client)).await;
-        driver.abort();
-        looked
-            .map_err(|_| format!("{}: no answer within {CONNECT_TIMEOUT:?}", self.place()))?
-            .map_err(|e| format!("{}: {}", self.place(), describe(&e)))
-    }
-
-    async fn look(&self, client: &Client) -> Result<Condition, tokio_postgres::Error> {
-        let before = wall_clock::now();
-        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-        let clock: i64 = client.query_one(sql, &[]).await?.get(0);
-        let after = wall_clock::now();
-        let version: String = client.query_one("SHOW server_version", &[]).await?.get(0);
-        let encoding: String = client.query_one("SHOW server_encoding", &[]).await?.get(0);
-        let sql = "SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'";
-        let timescale: Option<String> = client.query_opt(sql, &[]).await?.map(|row| row.get(0));
-        let sql = "SELECT to_regclass('schema_migrations') IS NOT NULL, \
-                   coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)";
-        let row = client.query_one(sql, &[]).await?;
-        let (exists, may_create): (bool, bool) = (row.get(0), row.get(1));
-        let applied = if exists { read_applied(client).await? } else { Vec::new() };
-        let sql = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')";
-        let available: bool = client.query_one(sql, &[]).await?.get(0);
-        let available = if available { Flavour::Timescaledb } else { Flavour::Plain };
-        let known = known(flavour(&applied).unwrap_or(available));
-        let with = timescale.map_or("without TimescaleDB".to_owned(), |v| format!("with TimescaleDB {v}"));
-        Ok(Condition {
-            place: self.place(),
-            product: format!("PostgreSQL {version} {with}"),
-            schema: migrate::compare(known, &applied),
-            outstanding: migrate::names(known, &applied),
-            clock_ahead: Some(clock - before.midpoint(after)),
-            objection: if encoding != "UTF8" {
-                Some(format!("the database's encoding is {encoding:?}: create it with ENCODING 'UTF8'"))
-            } else if !may_create {
-                Some("this user may not create tables in its schema: GRANT CREATE ON SCHEMA to it".into())
-            } else {
-                None
-            },
-        })
     }
 
     /// Turns an outcome (`Err(None)`: the deadline passed) into the store's terms. Unless the server has refused

@@ -88,7 +88,7 @@ impl Sqlite {
             schema: migrate::compare(migrate::SQLITE, &applied),
             outstanding: migrate::names(migrate::SQLITE, &applied),
             clock_ahead: None,
-            objection: None,
+            lacks: Vec::new(),
         })
     }
 
