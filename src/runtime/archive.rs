@@ -21,8 +21,10 @@ use crate::store::{ArchiveSender, EventRow};
 use crate::view::{Query, Rows};
 use crate::wall_clock;
 
-/// Rows written together.
-const ROWS: usize = 2_000;
+/// Rows written together, if so many wait: in one transaction, whose end is what takes long.
+pub const ROWS: usize = 8_000;
+/// Bytes of records that are enough for one, however few they are.
+const BYTES: usize = 8 << 20;
 /// Rows wait for others at most so long.
 const WAIT: Duration = Duration::from_millis(250);
 /// Written batches that may be unacknowledged: the next is made while the last is written.
@@ -126,6 +128,7 @@ impl Archive {
                 sampler,
                 archived,
                 rows: Vec::new(),
+                bytes: 0,
                 positions: BTreeMap::new(),
             };
             stage.run(&from, &store, &handle, &runtime);
@@ -163,6 +166,8 @@ struct Stage {
     sampler: Option<Sampler>,
     archived: Arc<Archived>,
     rows: Vec<EventRow>,
+    /// Of their records.
+    bytes: usize,
     positions: BTreeMap<PartitionId, u64>,
 }
 
@@ -190,33 +195,30 @@ impl Stage {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.positions.is_empty() || (self.rows.len() < ROWS && !from.is_empty()) {
+            let enough = self.rows.len() >= ROWS || self.bytes >= BYTES || from.is_empty();
+            if self.positions.is_empty() || !enough {
                 continue;
             }
             let mut rows = std::mem::take(&mut self.rows);
             let positions = std::mem::take(&mut self.positions);
+            self.bytes = 0;
             let name = |p: PartitionId| self.sources.names.get(usize::from(p.source)).cloned().unwrap_or_default();
-            let mut positions: Vec<_> = positions.into_iter().map(|(p, next)| (name(p), p.partition, next)).collect();
+            let positions = positions.into_iter().map(|(p, next)| (name(p), p.partition, next)).collect();
             runtime.block_on(add_risk(&mut rows, handle));
-            while !rows.is_empty() || !positions.is_empty() {
-                let rest = rows.split_off(rows.len().min(ROWS));
-                // Positions belong to the last rows: until those are written, all are read again.
-                let with = if rest.is_empty() { std::mem::take(&mut positions) } else { Vec::new() };
-                let count = rows.len() as u64;
-                match runtime.block_on(store.send(std::mem::replace(&mut rows, rest), with)) {
-                    Ok(receipt) => under_way.push_back((count, receipt)),
+            let count = rows.len() as u64;
+            match runtime.block_on(store.send(rows, positions)) {
+                Ok(receipt) => under_way.push_back((count, receipt)),
+                Err(_) => return,
+            }
+            // With nothing more to read there is time to wait for all of them.
+            let allowed = if from.is_empty() { 0 } else { UNDER_WAY };
+            while under_way.len() > allowed
+                && let Some((count, receipt)) = under_way.pop_front()
+            {
+                match runtime.block_on(receipt) {
+                    Ok(_) => self.archived.events.fetch_add(count, Ordering::Relaxed),
                     Err(_) => return,
-                }
-                // With nothing more to read there is time to wait for all of them.
-                let allowed = if from.is_empty() { 0 } else { UNDER_WAY };
-                while under_way.len() > allowed
-                    && let Some((count, receipt)) = under_way.pop_front()
-                {
-                    match runtime.block_on(receipt) {
-                        Ok(_) => self.archived.events.fetch_add(count, Ordering::Relaxed),
-                        Err(_) => return,
-                    };
-                }
+                };
             }
         }
     }
@@ -254,6 +256,7 @@ impl Stage {
                 };
                 row.sample_share = share;
             }
+            self.bytes += raw.len();
             self.rows.push(row);
         }
         self.positions.insert(batch.partition, batch.next_offset);

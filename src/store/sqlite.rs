@@ -23,6 +23,11 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept; there are fewer.
 const STATEMENTS: usize = 16;
 
+/// Of the file kept in memory by the connection that writes, KiB: a batch's index entries land all over it.
+const CACHE_KIB: i64 = 16 << 10;
+/// Pages of the WAL (16 MiB) after which it is copied into the file: that ends with a flush to disk, so not after each batch.
+const WAL_PAGES: i64 = 4_000;
+
 /// A database file and its connection.
 pub struct Sqlite {
     path: PathBuf,
@@ -147,6 +152,8 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     // Readers don't block the writer, nor it them.
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     // What was acknowledged survives a power cut.
     connection.pragma_update(None, "synchronous", "FULL")
 }
