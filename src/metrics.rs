@@ -35,6 +35,12 @@ pub const EVENTS: Metric = counter("clawdstrike_events_total", "Valid events, co
 /// Written by the archive stage.
 pub const ARCHIVED: Metric =
     counter("clawdstrike_events_archived_total", "Events that the archive stage has written to the store.", None);
+/// Left out by the archive stage.
+pub const ARCHIVE_LEFT_OUT: Metric = counter(
+    "clawdstrike_archive_left_out_total",
+    "Low-risk events that the archive stage has left out, because only a share of them is kept.",
+    None,
+);
 /// Records that are no valid event.
 pub const DEAD_LETTERS: Metric =
     counter("clawdstrike_dead_letters_total", "Records that are no valid event, by reason.", Some("reason"));

@@ -49,8 +49,12 @@ fn row(record: &str, key: &str) -> EventRow {
 
 /// A SQLite store with these events.
 fn store(folder: &TempDir, rows: Vec<EventRow>) -> config::Store {
-    let store =
-        config::Store::Sqlite { path: folder.path().join("edr.db"), events: true, retention: Default::default() };
+    let store = config::Store::Sqlite {
+        path: folder.path().join("edr.db"),
+        events: true,
+        retention: Default::default(),
+        sampling: Default::default(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let mut open = Store::open(&store).await.expect("a store").expect("SQLite");
@@ -141,7 +145,12 @@ fn events_of_one_time_come_back_in_the_order_of_their_positions() {
 fn a_store_that_cannot_be_read_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("none.db");
-    let past = Past::Store(config::Store::Sqlite { path: path.clone(), events: true, retention: Default::default() });
+    let past = Past::Store(config::Store::Sqlite {
+        path: path.clone(),
+        events: true,
+        retention: Default::default(),
+        sampling: Default::default(),
+    });
     let rules = read_then_send();
     let limits = Limits::default();
     let (from, to) = (START, NOW);

@@ -11,6 +11,8 @@ mod handling;
 mod kafka;
 #[path = "cluster/storage.rs"]
 mod storage;
+#[path = "cluster/store.rs"]
+mod store;
 mod wait;
 
 use std::io::{BufRead, BufReader};

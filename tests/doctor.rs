@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use clawdstrike_edr::config;
-use clawdstrike_edr::store::Store;
+use clawdstrike_edr::store::{Postgres as PostgresStore, Store};
 use clawdstrike_test_services::{Kafka, Postgres, Service as _, kafka, postgres, s3, s3_without_conditions};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -231,17 +231,22 @@ fn set_up(store: &config::Store) {
 fn old_and_foreign_schemas_of_sqlite_are_told_and_left_alone() {
     let folder = folder("");
     let path = folder.path().join("state/clawdstrike.db");
-    set_up(&config::Store::Sqlite { path: path.clone(), events: true, retention: Default::default() });
-    doctor(folder.path(), &[]).says("ok", "store", &["SQLite", "schema version 7"]);
+    set_up(&config::Store::Sqlite {
+        path: path.clone(),
+        events: true,
+        retention: Default::default(),
+        sampling: Default::default(),
+    });
+    doctor(folder.path(), &[]).says("ok", "store", &["SQLite", "schema version 8"]);
     let change = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-    change("DELETE FROM schema_migrations WHERE version = 7");
+    change("DELETE FROM schema_migrations WHERE version = 8");
     let told = doctor(folder.path(), &[]);
-    told.says("warning", "store", &["schema version 6", "this program's is 7", "back it up"]);
+    told.says("warning", "store", &["schema version 7", "this program's is 8", "back it up"]);
     assert_eq!(told.code, 0);
-    doctor(folder.path(), &[]).says("warning", "store", &["schema version 6"]);
-    change("INSERT INTO schema_migrations VALUES (7, '007_other', 'x', 'now')");
+    doctor(folder.path(), &[]).says("warning", "store", &["schema version 7"]);
+    change("INSERT INTO schema_migrations VALUES (8, '008_other', 'x', 'now')");
     let told = doctor(folder.path(), &[]);
-    told.says("error", "store", &["007_other", "another version"]);
+    told.says("error", "store", &["008_other", "another version"]);
     assert_eq!(told.code, 1);
 }
 
@@ -263,6 +268,61 @@ fn an_old_schema_of_postgres_is_told() {
     });
     let told = doctor(folder.path(), &[("EDR_DB", &url)]);
     told.says("warning", "store", &["PostgreSQL", "schema version 1", "brings it up to date"]);
+}
+
+#[test]
+fn what_a_database_lacks_is_told_with_the_way_out() {
+    let url = database().create_database("lacks").unwrap();
+    let folder = folder("[store]\ntype = \"postgres\"\nurl_env = \"EDR_DB\"");
+    // Connections end with their runtime: TimescaleDB here takes one at a time.
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let change = |url: &str, sql: &str| {
+        runtime().block_on(async {
+            let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+            tokio::spawn(connection);
+            client.batch_execute(sql).await.unwrap();
+        });
+    };
+    let open = |url: &str| {
+        runtime().block_on(async { Store::Postgres(PostgresStore::new(url).unwrap()).connect().await.unwrap() });
+    };
+    open(&url);
+    let told = doctor(folder.path(), &[("EDR_DB", &url)]);
+    told.says("ok", "store", &["no TimescaleDB", "install the extension"]);
+    assert_eq!(told.code, 0, "{:#}", told.document);
+    change(&url, "DROP VIEW agent_events_hourly");
+    let told = doctor(folder.path(), &[("EDR_DB", &url)]);
+    told.says("error", "store", &["missing: agent_events_hourly", "sql/postgres"]);
+    assert_eq!(told.code, 1);
+    // A user of its own, who may do a part of it.
+    change(
+        &url,
+        "CREATE ROLE doctor_guest LOGIN PASSWORD 'guest'; GRANT CREATE ON SCHEMA public TO doctor_guest; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON alerts, sessions, actions TO doctor_guest; \
+         GRANT SELECT ON schema_migrations, agent_events, archive_positions TO doctor_guest",
+    );
+    let (_, rest) = url.split_once('@').unwrap();
+    let guest = format!("postgres://doctor_guest:guest@{rest}");
+    let told = doctor(folder.path(), &[("EDR_DB", &guest)]);
+    told.says("error", "store", &["may not read and write agent_events, archive_positions", "GRANT"]);
+    told.says("error", "store", &["agent_events isn't this user's", "OWNER"]);
+
+    let server = clawdstrike_test_services::timescale().unwrap();
+    let url = server.url();
+    open(&url);
+    let told = doctor(folder.path(), &[("EDR_DB", &url)]);
+    told.says("ok", "store", &["with TimescaleDB"]);
+    let store: Vec<_> = told.document["findings"].as_array().unwrap().iter().filter(|f| f["part"] == "store").collect();
+    assert_eq!(store.len(), 1, "{store:?}");
+    change(
+        &url,
+        "SELECT remove_compression_policy('agent_events'); SELECT alter_job(job_id, scheduled => false) \
+         FROM timescaledb_information.jobs WHERE proc_name = 'policy_refresh_continuous_aggregate'",
+    );
+    let told = doctor(folder.path(), &[("EDR_DB", &url)]);
+    told.says("warning", "store", &["agent_events has no policy_compression", "add_compression_policy"]);
+    told.says("warning", "store", &["policy_refresh_continuous_aggregate of agent_events_hourly is switched off"]);
+    assert_eq!(told.code, 0, "{:#}", told.document);
 }
 
 #[test]

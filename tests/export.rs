@@ -56,6 +56,12 @@ impl Case {
         text
     }
 
+    /// Rows of a query over files of the folder, by a program that isn't ours.
+    fn duckdb(&self, sql: &str) -> Vec<Value> {
+        let rows = clawdstrike_test_services::duckdb(self.folder.path(), sql).unwrap();
+        serde_json::from_str(&rows).unwrap()
+    }
+
     fn openssl(&self, args: &[&str]) -> Output {
         Command::new("openssl").args(args).current_dir(self.folder.path()).output().unwrap()
     }
@@ -121,6 +127,74 @@ fn csv_is_safe_for_spreadsheets() {
     assert!(lines.next().unwrap().starts_with("time,event_key,tenant_id,agent_id,"));
     let row = lines.next().unwrap();
     assert!(row.contains(",\"'=HYPERLINK(\"\"http://evil.example\"\",\"\"x\"\")\",true,"), "{row}");
+}
+
+#[test]
+fn others_read_parquet_with_its_types_and_every_row_as_it_is() {
+    let hostile = hostile_events();
+    let count = hostile.len();
+    let mut events = hostile;
+    events.extend(batch().events);
+    events.push(EventRow { allowed: false, risk_score: None, target: None, ..event("last", T0 + 3_600_000_000) });
+    let case = Case::filled(Batch { events, ..batch() });
+    for table in ["events", "alerts", "sessions"] {
+        let told = case.run(&["export", "--table", table, "--format", "parquet", "--out", &format!("{table}.parquet")]);
+        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+        case.says(&["export", "--table", table, "--out", &format!("{table}.jsonl")]);
+    }
+    // As standard output has it, it is the same file.
+    let piped = case.run(&["export", "--table", "sessions", "--format", "parquet"]).stdout;
+    assert_eq!(piped, std::fs::read(case.path("sessions.parquet")).unwrap());
+
+    let types = |table: &str| {
+        let rows = case.duckdb(&format!("DESCRIBE FROM '{table}.parquet'"));
+        let text = |row: &Value, member: &str| row[member].as_str().unwrap().to_owned();
+        rows.iter().map(|row| format!("{} {}", text(row, "column_name"), text(row, "column_type"))).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        types("events").join(", "),
+        "time TIMESTAMP WITH TIME ZONE, event_key VARCHAR, tenant_id VARCHAR, agent_id VARCHAR, session_id VARCHAR, \
+         event_type VARCHAR, target VARCHAR, allowed BOOLEAN, guard VARCHAR, severity VARCHAR, risk_score DOUBLE, metadata JSON, sample_share DOUBLE"
+    );
+    let alerts = types("alerts").join(", ");
+    assert!(alerts.contains("revision BIGINT") && alerts.contains("shadow BOOLEAN, run_actions BOOLEAN, actions JSON"));
+
+    // Written in two ways, and read by a program that isn't ours: both are right, or they differ.
+    for (table, rows) in [("events", count + 2_000), ("alerts", 2), ("sessions", 1)] {
+        let text = lines(&std::fs::read_to_string(case.path(&format!("{table}.jsonl"))).unwrap());
+        assert_eq!(text.len(), rows, "{table}");
+        let mut read = case.duckdb(&format!("FROM '{table}.parquet'"));
+        for (read, text) in read.iter_mut().zip(&text) {
+            for (name, value) in read.as_object_mut().unwrap() {
+                *value = as_in_json_lines(std::mem::take(value), &text[name]);
+            }
+            assert_eq!(read, text, "{table}");
+        }
+        assert_eq!(read.len(), rows, "{table}");
+    }
+    let violation = "SELECT event_key, metadata ->> '$.agent_id' AS agent FROM 'events.parquet' WHERE NOT allowed AND \
+                     time = TIMESTAMPTZ '2026-01-05 11:00:00+00' AND risk_score IS NULL AND target IS NULL";
+    assert_eq!(case.duckdb(violation), [serde_json::json!({"event_key": "last", "agent": "agent-1"})]);
+
+    // Also where it is signed.
+    case.keys();
+    case.says(&["export", "bundle", "audit", "--key", "key.pem", "--format", "parquet"]);
+    assert!(case.says(&["export", "verify", "audit", "--key", "key.pub.pem"]).contains("alerts.parquet: 2 rows"));
+    assert_eq!(case.duckdb("SELECT count(*)::int AS n FROM 'audit/events.parquet'")[0]["n"], count + 2_000);
+}
+
+/// Here DuckDB tells 64-bit numbers, times and JSON as texts, and doubles that are whole as whole numbers.
+fn as_in_json_lines(read: Value, text: &Value) -> Value {
+    match (&read, text) {
+        (Value::Number(number), Value::Number(text)) if number.as_f64() == text.as_f64() => Value::Number(text.clone()),
+        (Value::String(number), Value::Number(_)) => serde_json::from_str(number).unwrap(),
+        (Value::String(json), Value::Object(_) | Value::Array(_)) => serde_json::from_str(json).unwrap(),
+        (Value::String(time), Value::String(text)) if text.ends_with('Z') && time.ends_with("+00") => {
+            let (seconds, rest) = time[..time.len() - 3].split_at(19);
+            format!("{}.{:0<6}Z", seconds.replace(' ', "T"), rest.trim_start_matches('.')).into()
+        }
+        _ => read,
+    }
 }
 
 #[test]

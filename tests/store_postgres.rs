@@ -3,6 +3,9 @@
 #[path = "store/rows.rs"]
 mod rows;
 
+#[path = "store/week.rs"]
+mod week;
+
 #[path = "store/retention_postgres.rs"]
 mod retention;
 
@@ -26,6 +29,8 @@ use rows::{
 
 /// The brief's schema, word for word: what a user may have set up before the engine came.
 const BRIEF_SCHEMA: &str = "
+CREATE EXTENSION IF NOT EXISTS timescaledb;
+
 CREATE TABLE agent_events (
     time TIMESTAMPTZ NOT NULL,
     agent_id TEXT NOT NULL,
@@ -38,11 +43,34 @@ CREATE TABLE agent_events (
     risk_score DOUBLE PRECISION,
     metadata JSONB
 );
+
 SELECT create_hypertable('agent_events', 'time');
+
+-- Continuous aggregates for dashboards
+CREATE MATERIALIZED VIEW agent_events_hourly
+WITH (timescaledb.continuous) AS
+SELECT
+    time_bucket('1 hour', time) AS bucket,
+    agent_id,
+    event_type,
+    COUNT(*) AS event_count,
+    COUNT(*) FILTER (WHERE NOT allowed) AS violation_count,
+    AVG(risk_score) AS avg_risk_score
+FROM agent_events
+GROUP BY bucket, agent_id, event_type;
+
+-- Retention policy
+SELECT add_retention_policy('agent_events', INTERVAL '90 days');
+
+-- Indexes for common queries
 CREATE INDEX idx_agent_events_agent ON agent_events (agent_id, time DESC);
 CREATE INDEX idx_agent_events_violations ON agent_events (time DESC)
     WHERE NOT allowed;
 ";
+
+/// Its compression, word for word.
+const COMPRESS: &str = "SELECT compress_chunk(c)
+FROM show_chunks('agent_events', older_than => INTERVAL '7 days') c;";
 
 /// The brief's Grafana panels, word for word.
 const ACTIVITY: &str = "SELECT bucket, event_count, violation_count FROM agent_events_hourly WHERE bucket > NOW() - INTERVAL '24 hours' ORDER BY bucket";
@@ -216,7 +244,7 @@ async fn processes_that_start_together_migrate_once() {
     for task in tasks {
         task.await.unwrap().write(&full_batch()).await.unwrap();
     }
-    assert_eq!(one::<i64>(&client(&url).await, "SELECT count(*) FROM schema_migrations").await, 9);
+    assert_eq!(one::<i64>(&client(&url).await, "SELECT count(*) FROM schema_migrations").await, 10);
 }
 
 #[tokio::test]
@@ -373,9 +401,7 @@ async fn timescaledb_aggregates_compresses_and_stays_exact() {
     let job: i32 = one(&reader, job).await;
     reader.batch_execute(&format!("CALL run_job({job})")).await.unwrap();
     assert_eq!(one::<i64>(&reader, total).await, 15);
-    let compressed =
-        "SELECT count(compress_chunk(c)) FROM show_chunks('agent_events', older_than => INTERVAL '7 days') c";
-    assert!(one::<i64>(&reader, compressed).await > 0);
+    assert!(!reader.query(COMPRESS, &[]).await.unwrap().is_empty());
     drop(reader);
 
     // A replay meets the compressed rows too, and what is new since the refresh shows at once.
@@ -395,19 +421,40 @@ async fn a_schema_that_was_set_up_by_hand_is_adopted() {
     let server = tokio::task::spawn_blocking(|| services::timescale().unwrap()).await.unwrap();
     let url = server.url();
     let user = client(&url).await;
-    user.batch_execute(BRIEF_SCHEMA).await.unwrap();
+    // As psql does it: an aggregate can't be filled in the transaction of several statements.
+    for statement in BRIEF_SCHEMA.split_inclusive(';').filter(|text| text.trim().ends_with(';')) {
+        user.batch_execute(statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
+    }
     let row = "INSERT INTO agent_events VALUES (now(), 'by hand', 's', 'mcp_tool', 't', true, 'g', 'low', 1, '{}')";
     user.batch_execute(row).await.unwrap();
     drop(user);
     let mut store = open(&url).await;
+    let mut rows = recent_events();
+    rows.extend(events("old", 5, now() - 20 * 86_400_000_000));
     let hostile = hostile_events();
-    let count = hostile.len() as i64;
-    let batch = Batch { alerts: vec![hostile_alert("h")], events: hostile, ..Batch::default() };
+    let count = rows.len() + hostile.len();
+    let batch = Batch {
+        alerts: vec![hostile_alert("h")],
+        events: rows.into_iter().chain(hostile).collect(),
+        ..Batch::default()
+    };
     store.write(&batch).await.unwrap();
     store.write(&batch).await.unwrap();
     drop(store);
+    let reader = client(&url).await;
     let total = "SELECT sum(event_count)::bigint FROM agent_events_hourly";
-    assert_eq!(one::<i64>(&client(&url).await, total).await, 1 + count);
+    assert_eq!(one::<i64>(&reader, total).await, 1 + count as i64);
+    // Its own row and a hostile one of the last hour aren't among those that the panels are asked about here.
+    reader
+        .batch_execute("DELETE FROM agent_events WHERE agent_id = 'by hand' OR time > now() + INTERVAL '1 day'")
+        .await
+        .unwrap();
+    the_briefs_queries_answer(&reader).await;
+    assert!(!reader.query(COMPRESS, &[]).await.unwrap().is_empty());
+    the_briefs_queries_answer(&reader).await;
+    let retention = "SELECT count(*) FROM timescaledb_information.jobs WHERE proc_name = 'policy_retention' \
+                     AND hypertable_name = 'agent_events' AND config ->> 'drop_after' = '90 days'";
+    assert_eq!(one::<i64>(&reader, retention).await, 1);
 }
 
 #[tokio::test]

@@ -3,10 +3,15 @@
 #[path = "store/rows.rs"]
 mod rows;
 
+#[path = "store/week.rs"]
+mod week;
+
 #[path = "store/retention_sqlite.rs"]
 mod retention;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clawdstrike_edr::config;
@@ -20,7 +25,12 @@ use rows::{
 };
 
 async fn open(path: &Path) -> Store {
-    let config = config::Store::Sqlite { path: path.into(), events: true, retention: Default::default() };
+    let config = config::Store::Sqlite {
+        path: path.into(),
+        events: true,
+        retention: Default::default(),
+        sampling: Default::default(),
+    };
     Store::open(&config).await.unwrap().unwrap()
 }
 
@@ -147,8 +157,52 @@ async fn two_that_open_a_new_file_together_both_succeed() {
     for task in tasks {
         task.await.unwrap().write(&full_batch()).await.unwrap();
     }
-    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM schema_migrations"), 7);
+    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM schema_migrations"), 8);
     assert_eq!(one::<i64>(&path, "SELECT count(*) FROM agent_events"), 3);
+}
+
+#[tokio::test]
+async fn reading_back_is_in_order_ends_when_told_and_leaves_the_runtime_to_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(&folder.path().join("edr.db")).await;
+    // Many pages by their rows, and many by their bytes.
+    let large =
+        |i: i64| EventRow { metadata: format!("\"{}\"", "x".repeat(1 << 20)), ..event(&format!("l/{i}"), T0 + i) };
+    let mut rows: Vec<_> = (0..20).map(large).chain(events("s", 2_500, T0 + 20)).collect();
+    rows.reverse();
+    store.write(&Batch { events: rows, ..Batch::default() }).await.unwrap();
+    let expected: Vec<_> = (0..20).map(|i| format!("l/{i}")).chain((0..2_500).map(|i| format!("s/{i}"))).collect();
+
+    // On this runtime's only thread.
+    let turns = Arc::new(AtomicU64::new(0));
+    let other = tokio::spawn({
+        let turns = turns.clone();
+        async move {
+            loop {
+                turns.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let (mut read, mut turns_at_end) = (Vec::new(), 0);
+    let all = store.past_events(T0, T0 + 2_519, |event| {
+        assert!(!event.sampled);
+        read.push(event.key);
+        turns_at_end = turns.load(Ordering::Relaxed);
+        true
+    });
+    all.await.unwrap();
+    other.abort();
+    assert_eq!(read, expected);
+    assert!(turns_at_end > 0, "nobody else had a turn before the last row");
+
+    let mut some = 0;
+    let first = store.past_events(T0, i64::MAX, |_| {
+        some += 1;
+        some < 5
+    });
+    first.await.unwrap();
+    assert_eq!(some, 5);
 }
 
 #[cfg(unix)]
@@ -174,7 +228,12 @@ async fn refuses_a_database_of_another_version() {
         .unwrap()
         .execute("UPDATE schema_migrations SET checksum = 'x' WHERE version = 2", [])
         .unwrap();
-    let config = config::Store::Sqlite { path: path.clone(), events: true, retention: Default::default() };
+    let config = config::Store::Sqlite {
+        path: path.clone(),
+        events: true,
+        retention: Default::default(),
+        sampling: Default::default(),
+    };
     let error = Store::open(&config).await.err().unwrap();
     assert!(error.contains("002_alerts") && error.contains("edr.db"), "{error}");
 }
@@ -206,6 +265,7 @@ async fn a_missing_or_wrong_url_is_told_without_showing_it() {
         sslrootcert: None,
         events: true,
         retention: Default::default(),
+        sampling: Default::default(),
     };
     let error = Store::open(&config("CLAWDSTRIKE_TEST_UNSET")).await.err().unwrap();
     assert!(error.contains("\"CLAWDSTRIKE_TEST_UNSET\" is not set"), "{error}");
@@ -231,7 +291,12 @@ impl Blocked {
     }
 
     fn store(&self) -> Store {
-        let config = config::Store::Sqlite { path: self.path(), events: true, retention: Default::default() };
+        let config = config::Store::Sqlite {
+            path: self.path(),
+            events: true,
+            retention: Default::default(),
+            sampling: Default::default(),
+        };
         Store::prepare(&config).unwrap().unwrap()
     }
 

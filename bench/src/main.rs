@@ -74,12 +74,12 @@ fn main() -> anyhow::Result<()> {
         Row::new("JSONL to alerts, 4 rules, 1 worker", || to_alerts(&files, &brief, 1)),
         Row::new("JSONL to alerts, 4 rules, 2 workers", || to_alerts(&files, &brief, 2)),
     ]));
-    table.group(measure(args.runs, rows)?);
+    table.group(measure(args.runs, rows, |m| m.cpu)?);
     let sequences = compiled("sequences on one event type", &[10, 1_000, 10_000], sequences)?;
     let mixed = compiled("rules of mixed kinds", &[10, 100, 1_000, 10_000], mixed)?;
     for sets in [&sequences, &mixed] {
         let rows = sets.iter().map(|set| Row::new(&set.name, || to_alerts(&files, &set.rules, 1)));
-        table.group(measure(args.runs, args.wanted(rows.collect()))?);
+        table.group(measure(args.runs, args.wanted(rows.collect()), |m| m.cpu)?);
     }
     let checkpoints = |every: Option<u64>| {
         let (files, brief, folder) = (&files, &brief, folder.path());
@@ -90,7 +90,7 @@ fn main() -> anyhow::Result<()> {
         Row::new("checkpoints every 5 s", checkpoints(Some(5))),
         Row::new("checkpoints every 1 s", checkpoints(Some(1))),
     ];
-    table.group(measure(args.runs, args.wanted(rows))?);
+    table.group(measure(args.runs, args.wanted(rows), |m| m.cpu)?);
     if args.kafka {
         let measured = kafka::to_alerts(&files, args.events)?;
         table.group(vec![("Kafka to alerts, 4 rules, 1 worker".to_owned(), measured)]);

@@ -29,15 +29,20 @@ impl<'a> Row<'a> {
     }
 }
 
-/// The fastest of some runs of each row, by CPU time. Rows take turns, so that a slow minute of the machine slows all.
-pub fn measure(runs: usize, rows: Vec<Row<'_>>) -> anyhow::Result<Vec<(String, Measured)>> {
+/// The fastest of some runs of each row, by the time that `by` takes of it. Rows take turns, so that a slow minute of the machine
+/// slows all.
+pub fn measure(
+    runs: usize,
+    rows: Vec<Row<'_>>,
+    by: impl Fn(&Measured) -> Duration,
+) -> anyhow::Result<Vec<(String, Measured)>> {
     let mut best: Vec<Option<Measured>> = vec![None; rows.len()];
     let (names, mut work): (Vec<_>, Vec<_>) = rows.into_iter().map(|row| (row.name, row.work)).unzip();
     for run in 0..runs.max(1) {
         for ((name, work), best) in names.iter().zip(&mut work).zip(&mut best) {
             let measured = once(work)?;
-            eprintln!("run {} of {name}: {:.0?}", run + 1, measured.cpu);
-            *best = Some(best.filter(|b| b.cpu <= measured.cpu).unwrap_or(measured));
+            eprintln!("run {} of {name}: {:.0?}", run + 1, by(&measured));
+            *best = Some(best.filter(|b| by(b) <= by(&measured)).unwrap_or(measured));
         }
     }
     Ok(names.into_iter().zip(best).filter_map(|(name, best)| Some((name, best?))).collect())

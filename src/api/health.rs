@@ -43,6 +43,7 @@ pub(super) async fn health(State(app): State<App>, NoParams: NoParams) -> Json<V
         "lost_records": stats.lost_records,
         "archive_lost_records": stats.archive_lost_records,
         "archived": stats.archived,
+        "archive_left_out": stats.archive_left_out,
         "version": env!("CARGO_PKG_VERSION"),
     }))
 }
@@ -80,6 +81,7 @@ fn render(app: &App) -> prometheus::Result<Vec<u8>> {
     one(metrics::SESSIONS_LEFT, stats.sessions_left as f64)?;
     one(metrics::GROUPS_SHED, stats.groups_shed as f64)?;
     one(metrics::ARCHIVED, stats.archived as f64)?;
+    one(metrics::ARCHIVE_LEFT_OUT, stats.archive_left_out as f64)?;
     one(metrics::EPOCH, stats.epoch as f64)?;
     one(metrics::RULES, rules.set.rules.len() as f64)?;
     one(metrics::RULES_LOAD_FAILED, flag(rules.last_error.is_some()))?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::output::{Format, Out};
 use super::{Exit, OutputArgs};
 use crate::config::Config;
-use crate::store::{Condition, Schema, Store};
+use crate::store::{Condition, Schema, Store, Weight};
 
 /// Bring the store's schema up to date, as every start does; `--dry-run` says what that would do and changes nothing.
 #[derive(Debug, Args)]
@@ -39,8 +39,8 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<Exit> {
     if let Schema::Foreign(why) = &condition.schema {
         return Err(anyhow!("{}: {why}", condition.place));
     }
-    if let Some(objection) = &condition.objection {
-        return Err(anyhow!("{}: {objection}", condition.place));
+    if let Some(lack) = condition.lacks.iter().find(|lack| lack.weight == Weight::Fatal) {
+        return Err(anyhow!("{}: {}: {}", condition.place, lack.what, lack.way_out));
     }
     if !args.dry_run {
         store.connect().await?;

@@ -22,6 +22,9 @@ pub enum Store {
         /// What is removed, and when.
         #[serde(default)]
         retention: Retention,
+        /// Which events are kept.
+        #[serde(default)]
+        sampling: Sampling,
     },
     /// PostgreSQL, with or without TimescaleDB.
     Postgres {
@@ -40,12 +43,20 @@ pub enum Store {
         /// What is removed, and when.
         #[serde(default)]
         retention: Retention,
+        /// Which events are kept.
+        #[serde(default)]
+        sampling: Sampling,
     },
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Store::Sqlite { path: "state/clawdstrike.db".into(), events: true, retention: Retention::default() }
+        Store::Sqlite {
+            path: "state/clawdstrike.db".into(),
+            events: true,
+            retention: Retention::default(),
+            sampling: Sampling::default(),
+        }
     }
 }
 
@@ -107,6 +118,21 @@ impl Default for Retention {
     }
 }
 
+/// `[store.sampling]`: which events a store keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sampling {
+    /// The share of low-risk events that is kept, above 0 and at most 1: those that were allowed, that their guard doesn't rate
+    /// above low, and that no rule needs. 1: all of them.
+    pub low_risk: f64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling { low_risk: 1.0 }
+    }
+}
+
 /// TimescaleDB's hourly counts are refreshed from events up to a day before these are removed.
 const LEAST_EVENTS: Duration = Duration::seconds(3 * 86_400);
 /// A rule's window may be as long: an alert must not be removed while it can still change.
@@ -115,12 +141,28 @@ const LEAST_HISTORY: Duration = Duration::seconds(14 * 86_400);
 const LEAST_SIZE: Bytes = Bytes(16 << 20);
 
 impl Store {
+    /// Whether, and which, events are kept: `None` for none.
+    pub fn keeps(&self) -> Option<Sampling> {
+        match self {
+            Store::Sqlite { events: true, sampling, .. } | Store::Postgres { events: true, sampling, .. } => {
+                Some(*sampling)
+            }
+            _ => None,
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
-        let (retention, sqlite) = match self {
+        let (retention, sampling, sqlite) = match self {
             Store::None => return Ok(()),
-            Store::Sqlite { retention, .. } => (retention, true),
-            Store::Postgres { retention, .. } => (retention, false),
+            Store::Sqlite { retention, sampling, .. } => (retention, sampling, true),
+            Store::Postgres { retention, sampling, .. } => (retention, sampling, false),
         };
+        let share = sampling.low_risk;
+        if !(share > 0.0 && share <= 1.0) {
+            return Err(format!(
+                "[store.sampling] low_risk ({share}) is no share above 0 and up to 1: write 0.1 to keep one in ten, or 1 for all"
+            ));
+        }
         let Retention { events, history, max_size } = retention;
         if *events < LEAST_EVENTS {
             return Err(format!(
@@ -180,6 +222,19 @@ mod tests {
         ] {
             let error = retention(kind, text).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn all_events_are_kept_unless_a_share_is_named() {
+        let kept = |text: &str| Config::parse(text).map(|config| config.store.keeps().map(|s| s.low_risk));
+        let sqlite = "[store]\ntype = \"sqlite\"\npath = \"x\"\n";
+        assert_eq!(kept(sqlite).unwrap(), Some(1.0));
+        assert_eq!(kept(&format!("{sqlite}[store.sampling]\nlow_risk = 0.1\n")).unwrap(), Some(0.1));
+        assert_eq!(kept(&format!("{sqlite}events = false\n")).unwrap(), None);
+        for share in ["0.0", "-1.0", "1.5", "nan"] {
+            let error = kept(&format!("{sqlite}[store.sampling]\nlow_risk = {share}\n")).unwrap_err();
+            assert!(error.contains("low_risk"), "{error}");
         }
     }
 }

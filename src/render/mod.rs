@@ -32,6 +32,7 @@ mod keep;
 mod key;
 mod log;
 mod matched;
+pub mod needs;
 mod partitions;
 mod patterns;
 mod reallow;

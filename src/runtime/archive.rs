@@ -12,15 +12,19 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use sha2::{Digest, Sha256};
 
 use super::handle::Handle;
+use super::sampling::Sampler;
 use crate::config::{Config, OnLost, Source, TimeFrom};
 use crate::inbox::{Inbox, Inboxes, Message, PartitionId, RecordBatch};
+use crate::render::settings::Settings;
 use crate::source::{self, Reader, StartAt};
 use crate::store::{ArchiveSender, EventRow};
 use crate::view::{Query, Rows};
 use crate::wall_clock;
 
-/// Rows written together.
-const ROWS: usize = 2_000;
+/// Rows written together, if so many wait: in one transaction, whose end is what takes long.
+pub const ROWS: usize = 8_000;
+/// Bytes of records that are enough for one, however few they are.
+const BYTES: usize = 8 << 20;
 /// Rows wait for others at most so long.
 const WAIT: Duration = Duration::from_millis(250);
 /// Written batches that may be unacknowledged: the next is made while the last is written.
@@ -39,6 +43,7 @@ struct Sources {
 #[derive(Default)]
 pub struct Archived {
     events: AtomicU64,
+    left_out: AtomicU64,
     sources: Mutex<Told>,
 }
 
@@ -57,6 +62,11 @@ impl Archived {
         self.events.load(Ordering::Relaxed)
     }
 
+    /// Low-risk events that were left out since the start, because only a share of them is kept.
+    pub fn left_out(&self) -> u64 {
+        self.left_out.load(Ordering::Relaxed)
+    }
+
     /// What the readers tell.
     pub fn sources(&self) -> MutexGuard<'_, Told> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
@@ -70,7 +80,7 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Starts reading all sources from where the store has them.
+    /// Starts reading all sources from where the store has them; `secret` is the cluster's.
     ///
     /// # Errors
     /// A source's configuration is wrong; the text says how.
@@ -79,6 +89,7 @@ impl Archive {
         store: ArchiveSender,
         handle: Handle,
         archived: Arc<Archived>,
+        secret: Vec<u8>,
     ) -> Result<Archive, String> {
         let known = loop {
             match store.positions().await {
@@ -103,14 +114,21 @@ impl Archive {
         };
         let (max_lateness, max_skew) = (config.limits.max_lateness.0, config.limits.max_skew.0);
         let clock = ClockRule { max_lateness, max_skew, by_reference: false };
+        let share = config.store.keeps().map_or(1.0, |sampling| sampling.low_risk);
+        let sampler = (share < 1.0).then(|| Sampler::new(share, secret, Settings::from_config(config)));
+        if sampler.is_some() {
+            tracing::info!(share, "of low-risk events a share is kept");
+        }
         let runtime = tokio::runtime::Handle::current();
         let task = tokio::task::spawn_blocking(move || {
             let mut stage = Stage {
                 sources,
                 clock,
                 references: HashMap::new(),
+                sampler,
                 archived,
                 rows: Vec::new(),
+                bytes: 0,
                 positions: BTreeMap::new(),
             };
             stage.run(&from, &store, &handle, &runtime);
@@ -144,8 +162,12 @@ struct Stage {
     sources: Sources,
     clock: ClockRule,
     references: HashMap<PartitionId, Reference>,
+    /// `None`: all events are kept.
+    sampler: Option<Sampler>,
     archived: Arc<Archived>,
     rows: Vec<EventRow>,
+    /// Of their records.
+    bytes: usize,
     positions: BTreeMap<PartitionId, u64>,
 }
 
@@ -160,7 +182,12 @@ impl Stage {
         let mut under_way = std::collections::VecDeque::new();
         loop {
             match from.recv_timeout(WAIT) {
-                Ok(Message::Batch(batch)) => self.take(&batch),
+                Ok(Message::Batch(batch)) => {
+                    if let Some(sampler) = &mut self.sampler {
+                        sampler.follow(&handle.rules().set, wall_clock::now());
+                    }
+                    self.take(&batch);
+                }
                 Ok(other) => {
                     self.note(other);
                     continue;
@@ -168,33 +195,30 @@ impl Stage {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.positions.is_empty() || (self.rows.len() < ROWS && !from.is_empty()) {
+            let enough = self.rows.len() >= ROWS || self.bytes >= BYTES || from.is_empty();
+            if self.positions.is_empty() || !enough {
                 continue;
             }
             let mut rows = std::mem::take(&mut self.rows);
             let positions = std::mem::take(&mut self.positions);
+            self.bytes = 0;
             let name = |p: PartitionId| self.sources.names.get(usize::from(p.source)).cloned().unwrap_or_default();
-            let mut positions: Vec<_> = positions.into_iter().map(|(p, next)| (name(p), p.partition, next)).collect();
+            let positions = positions.into_iter().map(|(p, next)| (name(p), p.partition, next)).collect();
             runtime.block_on(add_risk(&mut rows, handle));
-            while !rows.is_empty() || !positions.is_empty() {
-                let rest = rows.split_off(rows.len().min(ROWS));
-                // Positions belong to the last rows: until those are written, all are read again.
-                let with = if rest.is_empty() { std::mem::take(&mut positions) } else { Vec::new() };
-                let count = rows.len() as u64;
-                match runtime.block_on(store.send(std::mem::replace(&mut rows, rest), with)) {
-                    Ok(receipt) => under_way.push_back((count, receipt)),
+            let count = rows.len() as u64;
+            match runtime.block_on(store.send(rows, positions)) {
+                Ok(receipt) => under_way.push_back((count, receipt)),
+                Err(_) => return,
+            }
+            // With nothing more to read there is time to wait for all of them.
+            let allowed = if from.is_empty() { 0 } else { UNDER_WAY };
+            while under_way.len() > allowed
+                && let Some((count, receipt)) = under_way.pop_front()
+            {
+                match runtime.block_on(receipt) {
+                    Ok(_) => self.archived.events.fetch_add(count, Ordering::Relaxed),
                     Err(_) => return,
-                }
-                // With nothing more to read there is time to wait for all of them.
-                let allowed = if from.is_empty() { 0 } else { UNDER_WAY };
-                while under_way.len() > allowed
-                    && let Some((count, receipt)) = under_way.pop_front()
-                {
-                    match runtime.block_on(receipt) {
-                        Ok(_) => self.archived.events.fetch_add(count, Ordering::Relaxed),
-                        Err(_) => return,
-                    };
-                }
+                };
             }
         }
     }
@@ -223,7 +247,17 @@ impl Stage {
             let Ok(event) = decode(raw) else { continue };
             let reference = self.references.entry(batch.partition).or_insert_with(Reference::largest);
             let stamp = reference.observe(&clock, event.timestamp, record.append, wall_clock::now());
-            self.rows.push(row(&event, stamp.time, &format!("{name}/{}/{}", batch.partition.partition, record.offset)));
+            let position = format!("{name}/{}/{}", batch.partition.partition, record.offset);
+            let mut row = row(&event, stamp.time, &position);
+            if let Some(sampler) = &mut self.sampler {
+                let Some(share) = sampler.share(&event, &stamp, &row.key) else {
+                    self.archived.left_out.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                };
+                row.sample_share = share;
+            }
+            self.bytes += raw.len();
+            self.rows.push(row);
         }
         self.positions.insert(batch.partition, batch.next_offset);
     }

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use clawdstrike_rules::plan::{Condition, RuleSet};
 
@@ -69,21 +69,27 @@ pub fn run(backtest: Backtest<'_>) -> Result<Outcome, String> {
         Past::Store(_) => Vec::new(),
     };
     let replay = Replay { files, rules: rules.clone(), workers, limits, now, changes: None, progress };
+    let sampled = AtomicBool::new(false);
     let mut outcome = match past {
         Past::Files(_) => replay::run(replay)?,
         Past::Store(store) => replay::run_fed(replay, EPOCH_RECORDS, |inboxes| {
             let begin = from.saturating_sub(lead(rules));
-            if let Err(reason) = feed(store, begin, to, &inboxes) {
-                // The workers have ended already if it can't be sent: then they say why.
-                let _ended = inboxes.local[0].send(Message::Failed(reason));
+            match feed(store, begin, to, &inboxes) {
+                Ok(some) => sampled.store(some, Ordering::Relaxed),
+                Err(reason) => {
+                    // The workers have ended already if it can't be sent: then they say why.
+                    let _ended = inboxes.local[0].send(Message::Failed(reason));
+                }
             }
         })?,
     };
+    outcome.sampled = sampled.into_inner();
     outcome.alerts.retain(|alert| alert.last_seen >= from && alert.first_seen <= to);
     Ok(outcome)
 }
 
-fn feed(store: &config::Store, from: i64, to: i64, inboxes: &Inboxes) -> Result<(), String> {
+/// Sends what the store kept; says whether some of it is a sample.
+fn feed(store: &config::Store, from: i64, to: i64, inboxes: &Inboxes) -> Result<bool, String> {
     for inbox in &inboxes.local {
         if inboxes.of(PARTITION).is_some_and(|own| std::ptr::eq(own, inbox)) {
             send(inboxes, Message::Assigned(PARTITION));
@@ -94,12 +100,17 @@ fn feed(store: &config::Store, from: i64, to: i64, inboxes: &Inboxes) -> Result<
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| format!("no runtime for the store's connection: {e}"))?;
     let mut feeder = Feeder { inboxes, same_time: Vec::new(), batch: empty(0) };
-    runtime.block_on(store.past_events(from, to, |event| feeder.take(event)))?;
+    let mut sampled = false;
+    let take = |event: PastEvent| {
+        sampled |= event.sampled;
+        feeder.take(event)
+    };
+    runtime.block_on(store.past_events(from, to, take))?;
     feeder.end();
     for inbox in &inboxes.local {
         let _ended = inbox.send(Message::Ended(PARTITION.source));
     }
-    Ok(())
+    Ok(sampled)
 }
 
 /// Whether somebody took it.

@@ -88,6 +88,8 @@ pub struct Stats {
     pub archive_lost_records: std::collections::BTreeMap<String, u64>,
     /// Events that the archive stage has written to the store since the start.
     pub archived: u64,
+    /// Low-risk events that it has left out since the start, because only a share of them is kept.
+    pub archive_left_out: u64,
     /// Parts that don't work as they should, with the reason.
     pub degraded: std::collections::BTreeMap<String, String>,
 }

@@ -13,5 +13,6 @@ mod refill;
 pub mod replay;
 pub mod rule_tests;
 pub mod rules;
+mod sampling;
 pub mod sinks;
 pub mod up;

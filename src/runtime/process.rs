@@ -23,7 +23,7 @@ use super::recovery::{self, Beginning, Coordinate};
 use super::{dead_letters, mirror, refill, rules, sinks, up};
 use crate::audit::{Audit, Entry, Outcome, Who};
 use crate::checkpoint::{self, Troubles};
-use crate::config::{Config, Store as StoreConfig};
+use crate::config::Config;
 use crate::inbox::{Inbox, Inboxes, PartitionId, Waker};
 use crate::render::settings::Settings;
 use crate::response::Orchestrator;
@@ -74,6 +74,8 @@ struct Head {
     writer: Option<StoreWriter>,
     response: Arc<Orchestrator>,
     archived: Arc<Archived>,
+    /// The cluster's secret for hashes.
+    secret: Vec<u8>,
     acked: Arc<AtomicU64>,
     /// Who waits for the checkpoint's storage, and where that shows.
     checkpoints: (Troubles, watch::Sender<Stats>),
@@ -365,6 +367,7 @@ async fn start_head(
             writer,
             response,
             archived,
+            secret: sequencer.secret.clone(),
             acked,
             checkpoints,
             sinks,
@@ -491,13 +494,13 @@ async fn serve(
         head.background.push(tokio::spawn(mirror::run(head.response.actions(), writer.archive(), stopping)));
     }
     if let Some(writer) = &head.writer
-        && keeps_events(&config.store)
+        && config.store.keeps().is_some()
     {
         let (archive, config, handle) = (writer.archive(), config.clone(), head.handle.clone());
-        let archived = head.archived.clone();
+        let (archived, secret) = (head.archived.clone(), head.secret.clone());
         let mut stopping = head.stop_api.subscribe();
         head.background.push(tokio::spawn(async move {
-            match Archive::start(&config, archive, handle, archived).await {
+            match Archive::start(&config, archive, handle, archived, secret).await {
                 Ok(archive) => {
                     // An error means that process 0 is gone: stop as well.
                     drop(stopping.wait_for(|s| *s).await);
@@ -515,10 +518,6 @@ async fn serve(
         }
     }));
     Ok(())
-}
-
-fn keeps_events(store: &StoreConfig) -> bool {
-    matches!(store, StoreConfig::Sqlite { events: true, .. } | StoreConfig::Postgres { events: true, .. })
 }
 
 async fn stop_head(head: Head) {

@@ -62,6 +62,8 @@ pub struct Outcome {
     pub retimed: u64,
     /// Groups that lost kept events for want of room: their alerts may not be all there are.
     pub groups_shed: u64,
+    /// Some of the events were one of a share that a store keeps: others like them were left out.
+    pub sampled: bool,
 }
 
 /// What has left the dataflow, as a store would have it.

@@ -170,6 +170,7 @@ impl Outlet for SinkOutlet {
         self.stats.send_modify(|stats| {
             stats.epoch = epoch;
             stats.archived = self.archived.events();
+            stats.archive_left_out = self.archived.left_out();
             stats.degraded = degraded;
             stats.lost_records = lost_records;
             stats.archive_lost_records = archive_lost_records;

@@ -22,8 +22,12 @@ pub enum Kind {
     Text,
     /// RFC 3339 in UTC, with microseconds.
     Time,
-    /// A whole number, a double, or `true` and `false`.
-    Plain,
+    /// A whole number of 64 bits.
+    Integer,
+    /// A double as JSON writes it; where others wrote the row it may be `NaN` or infinite.
+    Double,
+    /// `true` or `false`.
+    Truth,
     /// JSON text.
     Json,
 }
@@ -35,16 +39,10 @@ pub struct Column {
     pub name: &'static str,
     /// How its values are to be read.
     pub kind: Kind,
-    /// SQLite has truth values as numbers.
-    pub(super) truth: bool,
 }
 
 const fn column(name: &'static str, kind: Kind) -> Column {
-    Column { name, kind, truth: false }
-}
-
-const fn truth(name: &'static str) -> Column {
-    Column { name, kind: Kind::Plain, truth: true }
+    Column { name, kind }
 }
 
 const EVENTS: &[Column] = &[
@@ -55,18 +53,19 @@ const EVENTS: &[Column] = &[
     column("session_id", Kind::Text),
     column("event_type", Kind::Text),
     column("target", Kind::Text),
-    truth("allowed"),
+    column("allowed", Kind::Truth),
     column("guard", Kind::Text),
     column("severity", Kind::Text),
-    column("risk_score", Kind::Plain),
+    column("risk_score", Kind::Double),
     column("metadata", Kind::Json),
+    column("sample_share", Kind::Double),
 ];
 
 const ALERTS: &[Column] = &[
     column("first_seen", Kind::Time),
     column("last_seen", Kind::Time),
     column("alert_id", Kind::Text),
-    column("revision", Kind::Plain),
+    column("revision", Kind::Integer),
     column("rule_id", Kind::Text),
     column("rule_name", Kind::Text),
     column("rule_version", Kind::Text),
@@ -76,10 +75,10 @@ const ALERTS: &[Column] = &[
     column("tenant_id", Kind::Text),
     column("agent_id", Kind::Text),
     column("session_id", Kind::Text),
-    column("match_count", Kind::Plain),
-    column("risk_score", Kind::Plain),
-    truth("shadow"),
-    truth("run_actions"),
+    column("match_count", Kind::Integer),
+    column("risk_score", Kind::Double),
+    column("shadow", Kind::Truth),
+    column("run_actions", Kind::Truth),
     column("actions", Kind::Json),
     column("trigger_event", Kind::Text),
     column("document", Kind::Json),
@@ -91,14 +90,14 @@ const SESSIONS: &[Column] = &[
     column("tenant_id", Kind::Text),
     column("agent_id", Kind::Text),
     column("session_id", Kind::Text),
-    column("epoch", Kind::Plain),
+    column("epoch", Kind::Integer),
     column("status", Kind::Text),
-    truth("resumed"),
-    column("events", Kind::Plain),
-    column("violations", Kind::Plain),
-    column("unique_targets", Kind::Plain),
-    column("risk_score", Kind::Plain),
-    column("open_alerts", Kind::Plain),
+    column("resumed", Kind::Truth),
+    column("events", Kind::Integer),
+    column("violations", Kind::Integer),
+    column("unique_targets", Kind::Integer),
+    column("risk_score", Kind::Double),
+    column("open_alerts", Kind::Integer),
     column("document", Kind::Json),
 ];
 
@@ -173,7 +172,7 @@ impl Store {
         // Databases write no other times.
         let (from, to) = (clamp(from), clamp(to));
         match self {
-            Store::Sqlite(store) => store.export(kept, from, to, &mut each),
+            Store::Sqlite(store) => store.export(kept, from, to, &mut each).await,
             Store::Postgres(store) => store.export(kept, from, to, &mut each).await,
         }
     }

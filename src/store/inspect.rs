@@ -15,8 +15,36 @@ pub struct Condition {
     pub outstanding: Vec<String>,
     /// How far its clock is ahead of this machine's, in microseconds, if it has one of its own.
     pub clock_ahead: Option<i64>,
-    /// Why the engine couldn't use it nonetheless, with the way out.
-    pub objection: Option<String>,
+    /// What it lacks.
+    pub lacks: Vec<Lack>,
+}
+
+/// Something that a store lacks.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lack {
+    /// How much it matters.
+    pub weight: Weight,
+    /// What.
+    pub what: String,
+    /// How it can be had.
+    pub way_out: &'static str,
+}
+
+/// How much a lack matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// It can be done without.
+    Optional,
+    /// Something doesn't happen that should.
+    Matters,
+    /// The engine can't keep things.
+    Fatal,
+}
+
+impl Lack {
+    pub(super) fn new(weight: Weight, what: impl Into<String>, way_out: &'static str) -> Lack {
+        Lack { weight, what: what.into(), way_out }
+    }
 }
 
 /// A database's schema against this program's.

@@ -25,7 +25,7 @@ pub use crate::session::SessionKey;
 use crate::session::SessionView;
 
 pub use export::{Column, ExportedRow, Kept, Kind};
-pub use inspect::{Condition, Schema};
+pub use inspect::{Condition, Lack, Schema, Weight};
 pub use past::PastEvent;
 pub use pending::VersionSender;
 pub use postgres::Postgres;
@@ -144,6 +144,8 @@ pub struct EventRow {
     pub risk_score: Option<f64>,
     /// The whole record, JSON text.
     pub metadata: String,
+    /// The share of events like this one that are kept, above 0; 1: all of them.
+    pub sample_share: f64,
 }
 
 impl EventRow {
@@ -162,6 +164,7 @@ impl EventRow {
             severity: event.severity.to_string(),
             risk_score: None,
             metadata: String::from_utf8_lossy(event.raw).into_owned(),
+            sample_share: 1.0,
         }
     }
 }

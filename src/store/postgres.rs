@@ -7,25 +7,24 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clawdstrike_telemetry::time::format;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::TlsStream;
-use tokio_postgres::{Client, Connection, GenericClient, NoTls, Row};
+use tokio_postgres::{Client, Connection, GenericClient, NoTls};
 
-use super::export::{Column, ExportedRow, Kept, Kind};
-use super::inspect::Condition;
+use super::StoreError;
 use super::migrate::{self, Applied, Migration};
 use super::row::Rows;
-use super::{PastEvent, StoreError};
 use crate::config::{self, Retention};
 use crate::store::retention::Due;
 use crate::wall_clock;
 
 mod days;
+mod inspect;
+mod read;
 mod retention;
 mod statements;
 mod tls;
@@ -47,10 +46,6 @@ const MIGRATION_DEADLINE: Duration = Duration::from_secs(600);
 const TCP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The advisory lock of migrations: of all processes that start together, one applies them.
 const MIGRATION_LOCK: i64 = 0x6564_725f_7371_6c31;
-/// Events read back at a time.
-const PAGE: i32 = 10_000;
-/// Rows of an export at a time: each may have a record of a MiB.
-const EXPORT_PAGE: i32 = 200;
 /// Of a server's message this much is passed on: it may quote what an agent wrote.
 const MESSAGE_CHARS: usize = 500;
 
@@ -198,108 +193,6 @@ impl Postgres {
         let rows = timeout(deadline, query).await;
         let rows = self.settle(rows.map(|r| r.map_err(Some)).unwrap_or(Err(None)))?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
-    }
-
-    /// Looks at the database without changing it.
-    pub(super) async fn inspect(&self) -> Result<Condition, String> {
-        let (client, driver) = self.open().await.map_err(|e| e.to_string())?;
-        let looked = timeout(CONNECT_TIMEOUT, self.look(&client)).await;
-        driver.abort();
-        looked
-            .map_err(|_| format!("{}: no answer within {CONNECT_TIMEOUT:?}", self.place()))?
-            .map_err(|e| format!("{}: {}", self.place(), describe(&e)))
-    }
-
-    /// See [`super::Store::past_events`].
-    pub(super) async fn past_events(
-        &self,
-        from: i64,
-        to: i64,
-        each: &mut dyn FnMut(PastEvent) -> bool,
-    ) -> Result<(), String> {
-        let failed = |e: tokio_postgres::Error| format!("{}: {}", self.place(), describe(&e));
-        let (mut client, driver) = self.open().await.map_err(|e| e.to_string())?;
-        let sql = "SELECT (extract(epoch FROM time) * 1000000)::bigint, coalesce(event_key, ''), coalesce(metadata::text, '') \
-                   FROM agent_events WHERE time >= $1::text::timestamptz AND time <= $2::text::timestamptz ORDER BY time";
-        let transaction = client.transaction().await.map_err(failed)?;
-        let portal = transaction.bind(sql, &[&format(from), &format(to)]).await.map_err(failed)?;
-        loop {
-            // A page at a time: the client would buffer all that the server sends.
-            let rows = transaction.query_portal(&portal, PAGE).await.map_err(failed)?;
-            let row = |row: &Row| PastEvent { time: row.get(0), key: row.get(1), record: row.get(2) };
-            if rows.is_empty() || !rows.iter().all(|r| each(row(r))) {
-                break;
-            }
-        }
-        driver.abort();
-        Ok(())
-    }
-
-    /// See [`super::Store::export`].
-    pub(super) async fn export(
-        &self,
-        kept: Kept,
-        from: i64,
-        to: i64,
-        each: &mut dyn FnMut(ExportedRow) -> bool,
-    ) -> Result<(), String> {
-        let failed = |e: tokio_postgres::Error| format!("{}: {}", self.place(), describe(&e));
-        let (mut client, driver) = self.open().await.map_err(|e| e.to_string())?;
-        let as_text = |column: &Column| match column.kind {
-            Kind::Time => format!(r#"to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#, column.name),
-            Kind::Text | Kind::Plain | Kind::Json => format!("{}::text", column.name),
-        };
-        let sql = kept.select(as_text, |n| format!("${n}::text::timestamptz"));
-        let transaction = client.transaction().await.map_err(failed)?;
-        let portal = transaction.bind(&sql, &[&format(from), &format(to)]).await.map_err(failed)?;
-        'pages: loop {
-            let rows = transaction.query_portal(&portal, EXPORT_PAGE).await.map_err(failed)?;
-            if rows.is_empty() {
-                break;
-            }
-            for row in &rows {
-                if !each((0..row.len()).map(|n| row.get(n)).collect()) {
-                    break 'pages;
-                }
-            }
-        }
-        driver.abort();
-        Ok(())
-    }
-
-    async fn look(&self, client: &Client) -> Result<Condition, tokio_postgres::Error> {
-        let before = wall_clock::now();
-        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-        let clock: i64 = client.query_one(sql, &[]).await?.get(0);
-        let after = wall_clock::now();
-        let version: String = client.query_one("SHOW server_version", &[]).await?.get(0);
-        let encoding: String = client.query_one("SHOW server_encoding", &[]).await?.get(0);
-        let sql = "SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'";
-        let timescale: Option<String> = client.query_opt(sql, &[]).await?.map(|row| row.get(0));
-        let sql = "SELECT to_regclass('schema_migrations') IS NOT NULL, \
-                   coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)";
-        let row = client.query_one(sql, &[]).await?;
-        let (exists, may_create): (bool, bool) = (row.get(0), row.get(1));
-        let applied = if exists { read_applied(client).await? } else { Vec::new() };
-        let sql = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')";
-        let available: bool = client.query_one(sql, &[]).await?.get(0);
-        let available = if available { Flavour::Timescaledb } else { Flavour::Plain };
-        let known = known(flavour(&applied).unwrap_or(available));
-        let with = timescale.map_or("without TimescaleDB".to_owned(), |v| format!("with TimescaleDB {v}"));
-        Ok(Condition {
-            place: self.place(),
-            product: format!("PostgreSQL {version} {with}"),
-            schema: migrate::compare(known, &applied),
-            outstanding: migrate::names(known, &applied),
-            clock_ahead: Some(clock - before.midpoint(after)),
-            objection: if encoding != "UTF8" {
-                Some(format!("the database's encoding is {encoding:?}: create it with ENCODING 'UTF8'"))
-            } else if !may_create {
-                Some("this user may not create tables in its schema: GRANT CREATE ON SCHEMA to it".into())
-            } else {
-                None
-            },
-        })
     }
 
     /// Turns an outcome (`Err(None)`: the deadline passed) into the store's terms. Unless the server has refused

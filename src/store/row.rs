@@ -283,6 +283,7 @@ fn clean_event(event: &EventRow) -> EventRow {
         severity: text(&event.severity),
         risk_score: event.risk_score.map(score),
         metadata: json_text(&event.metadata).into_owned(),
+        sample_share: event.sample_share,
     }
 }
 

@@ -6,23 +6,27 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clawdstrike_telemetry::time::{format, parse};
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
+use clawdstrike_telemetry::time::format;
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
-use super::export::{Column, ExportedRow, Kept};
 use super::inspect::Condition;
 use super::migrate::{self, Applied};
 use super::row::{ActionColumns, AlertColumns, RemovedColumns, Rows, SessionColumns};
-use super::{EventRow, PastEvent, StoreError};
+use super::{EventRow, StoreError};
 use crate::config::Retention;
 
+mod read;
 mod retention;
 
 /// How long a write waits for another process's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept; there are fewer.
 const STATEMENTS: usize = 16;
+
+/// Of the file kept in memory by the connection that writes, KiB: a batch's index entries land all over it.
+const CACHE_KIB: i64 = 16 << 10;
+/// Pages of the WAL (16 MiB) after which it is copied into the file: that ends with a flush to disk, so not after each batch.
+const WAL_PAGES: i64 = 4_000;
 
 /// A database file and its connection.
 pub struct Sqlite {
@@ -77,7 +81,7 @@ impl Sqlite {
         let failed = |e: rusqlite::Error| format!("{place}: {e}");
         let applied = match self.path.exists() {
             true => {
-                let connection = self.open_to_read().map_err(failed)?;
+                let connection = read::open_to_read(&self.path).map_err(failed)?;
                 let exists = connection.table_exists(None, "schema_migrations").map_err(failed)?;
                 if exists { read_applied(&connection).map_err(failed)? } else { Vec::new() }
             }
@@ -89,63 +93,8 @@ impl Sqlite {
             schema: migrate::compare(migrate::SQLITE, &applied),
             outstanding: migrate::names(migrate::SQLITE, &applied),
             clock_ahead: None,
-            objection: None,
+            lacks: Vec::new(),
         })
-    }
-
-    /// See [`super::Store::past_events`]. Blocks.
-    pub(super) fn past_events(
-        &self,
-        from: i64,
-        to: i64,
-        each: &mut dyn FnMut(PastEvent) -> bool,
-    ) -> Result<(), String> {
-        let failed = |e: rusqlite::Error| format!("database {:?}: {e}", self.path);
-        let connection = self.open_to_read().map_err(failed)?;
-        let sql = "SELECT time, event_key, metadata FROM agent_events WHERE time >= ?1 AND time <= ?2 ORDER BY time";
-        let mut statement = connection.prepare(sql).map_err(failed)?;
-        let mut rows = statement.query(params![format(from), format(to)]).map_err(failed)?;
-        while let Some(row) = rows.next().map_err(failed)? {
-            let text = |n: usize| row.get::<_, Option<String>>(n).map(Option::unwrap_or_default).map_err(failed);
-            let (time, key, record) = (text(0)?, text(1)?, text(2)?);
-            let time = parse(&time)
-                .ok_or_else(|| format!("database {:?}: the time \"{time}\" of an event isn't RFC 3339", self.path))?;
-            if !each(PastEvent { time, key, record }) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// See [`super::Store::export`]. Blocks.
-    pub(super) fn export(
-        &self,
-        kept: Kept,
-        from: i64,
-        to: i64,
-        each: &mut dyn FnMut(ExportedRow) -> bool,
-    ) -> Result<(), String> {
-        let failed = |e: rusqlite::Error| format!("database {:?}: {e}", self.path);
-        let connection = self.open_to_read().map_err(failed)?;
-        let sql = kept.select(|column| column.name.to_owned(), |n| format!("?{n}"));
-        let mut statement = connection.prepare(&sql).map_err(failed)?;
-        let mut rows = statement.query(params![format(from), format(to)]).map_err(failed)?;
-        while let Some(row) = rows.next().map_err(failed)? {
-            let value = |(n, column): (usize, &Column)| Ok(text_of(row.get_ref(n)?, column));
-            let values: rusqlite::Result<_> = kept.columns().iter().enumerate().map(value).collect();
-            if !each(values.map_err(failed)?) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// For looking only: makes no file, and waits for no writer.
-    fn open_to_read(&self) -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        Ok(connection)
     }
 
     /// Runs `work` on a blocking thread, with the connection, opened if need be.
@@ -167,17 +116,6 @@ impl Sqlite {
         })??;
         self.connection = Some(connection);
         Ok(out)
-    }
-}
-
-fn text_of(value: ValueRef<'_>, column: &Column) -> Option<String> {
-    match value {
-        ValueRef::Null => None,
-        ValueRef::Integer(n) if column.truth => Some((n != 0).to_string()),
-        ValueRef::Integer(n) => Some(n.to_string()),
-        // As JSON writes doubles: the shortest text that is read as the same.
-        ValueRef::Real(x) => Some(serde_json::json!(x).to_string()),
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
     }
 }
 
@@ -214,6 +152,8 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     // Readers don't block the writer, nor it them.
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     // What was acknowledged survives a power cut.
     connection.pragma_update(None, "synchronous", "FULL")
 }
@@ -379,7 +319,7 @@ fn write_action(
 
 fn write_event(transaction: &Transaction<'_>, row: &EventRow) -> rusqlite::Result<()> {
     let sql = "INSERT INTO agent_events (event_key, time, tenant_id, agent_id, session_id, event_type, target, allowed, guard, \
-               severity, risk_score, metadata) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) \
+               severity, risk_score, metadata, sample_share) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
                ON CONFLICT (event_key, time) DO NOTHING";
     transaction.prepare_cached(sql)?.execute(params![
         row.key,
@@ -394,6 +334,7 @@ fn write_event(transaction: &Transaction<'_>, row: &EventRow) -> rusqlite::Resul
         row.severity,
         row.risk_score,
         row.metadata,
+        row.sample_share,
     ])?;
     Ok(())
 }

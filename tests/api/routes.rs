@@ -266,6 +266,7 @@ async fn health_and_metrics_tell_the_counters() {
         archive_lost_records: [("kafka".to_owned(), 13)].into(),
         groups_shed: 8,
         archived: 900,
+        archive_left_out: 90,
         degraded: [("store \"a\nb".to_owned(), "down".to_owned())].into(),
     };
     engine.stats.send_replace(stats);
@@ -279,6 +280,7 @@ async fn health_and_metrics_tell_the_counters() {
         "# TYPE clawdstrike_events_total counter",
         "clawdstrike_events_total 1000",
         "clawdstrike_events_archived_total 900",
+        "clawdstrike_archive_left_out_total 90",
         "clawdstrike_sessions_left_total 7",
         "clawdstrike_source_lost_records_total{source=\"kafka\"} 12",
         "clawdstrike_archive_lost_records_total{source=\"kafka\"} 13",

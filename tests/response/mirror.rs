@@ -16,7 +16,12 @@ struct Copying {
 
 impl Copying {
     fn start(running: &Running, path: &Path) -> Copying {
-        let config = StoreConfig::Sqlite { path: path.into(), events: false, retention: Retention::default() };
+        let config = StoreConfig::Sqlite {
+            path: path.into(),
+            events: false,
+            retention: Retention::default(),
+            sampling: Default::default(),
+        };
         let writer = StoreWriter::start(Store::prepare(&config).expect("a good configuration").expect("a store"));
         let (stop, stopping) = watch::channel(false);
         let task = tokio::spawn(mirror::run(running.actions(), writer.archive(), stopping));

@@ -4,7 +4,7 @@ use clawdstrike_edr::config::{Duration, Retention};
 use clawdstrike_edr::store::{Postgres, Removed, Store};
 
 use super::rows::{action, alert, event, events, session_row};
-use super::{Batch, EventRow, client, database, now, one, services};
+use super::{Batch, EventRow, client, database, now, one, services, week};
 
 const DAY: i64 = 86_400_000_000;
 
@@ -96,6 +96,41 @@ async fn history_goes_by_its_last_event() {
     assert_eq!(one::<String>(&client, "SELECT string_agg(key, ' ') FROM actions").await, "kept");
     assert_eq!(one::<String>(&client, "SELECT string_agg(session_id, ' ') FROM sessions").await, "kept");
     assert_eq!(one::<i64>(&client, "SELECT sum(event_count)::bigint FROM agent_events_hourly").await, 1);
+}
+
+#[tokio::test]
+async fn each_day_of_a_week_exactly_what_is_due_goes() {
+    let url = database("week").await;
+    // Whatever its time, each day was one once.
+    let mut writing = open(&url, Retention { events: days(365), ..Retention::default() }).await;
+    let mut sweeping = unconnected(&url, week::retention());
+    let client = client(&url).await;
+    let names = async |sql: &str| {
+        let rows = client.query(sql, &[]).await.unwrap();
+        rows.iter().map(|row| row.get::<_, String>(0)).collect::<std::collections::BTreeSet<_>>()
+    };
+    let mut all = Vec::new();
+    for day in 0..7 {
+        let begin = midnight(9 - day);
+        let batch = week::day(begin);
+        writing.write(&batch).await.unwrap();
+        all.push(batch);
+        // In the middle of an hour of the next day.
+        let now = begin + DAY + 26_000_000_123;
+        let (due, due_history) = (now - 3 * DAY, now - 5 * DAY);
+        let removed = sweeping.sweep(now).await.unwrap();
+        assert_eq!((removed.events > 0, removed.alerts > 0), (day >= 3, day >= 4), "day {day}: {removed:?}");
+        // A day stays until all of it is due.
+        let (events, history) = week::kept(&all, due / DAY * DAY, due_history);
+        assert!(names("SELECT event_key FROM agent_events").await == events, "day {day}");
+        for column in ["alert_id FROM alerts", "key FROM actions", "session_id FROM sessions"] {
+            assert!(names(&format!("SELECT {column}")).await == history, "day {day}, {column}");
+        }
+        let (count, violations) = week::counted(&all, due_history);
+        let sums = "SELECT sum(event_count)::bigint || ' ' || sum(violation_count)::bigint FROM agent_events_hourly";
+        assert_eq!(one::<String>(&client, sums).await, format!("{count} {violations}"), "day {day}");
+        assert_eq!(sweeping.sweep(now).await.unwrap(), Removed::default(), "day {day}");
+    }
 }
 
 #[tokio::test]

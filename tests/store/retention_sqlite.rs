@@ -4,7 +4,7 @@ use clawdstrike_edr::config::{Bytes, Duration, Retention};
 use clawdstrike_edr::store::{Removed, Sqlite, Store};
 
 use super::rows::{T0, action, alert, event, events, session_row};
-use super::{Batch, EventRow, Path, one};
+use super::{Batch, EventRow, Path, one, week};
 
 const DAY: i64 = 86_400_000_000;
 
@@ -61,6 +61,39 @@ async fn what_is_due_is_removed_and_nothing_else() {
     // What comes back late is counted once more, and removed again.
     store.write(&Batch { events: kept, ..Batch::default() }).await.unwrap();
     assert_eq!(one::<i64>(&path, "SELECT sum(event_count) FROM agent_events_hourly"), 6);
+}
+
+#[tokio::test]
+async fn each_day_of_a_week_exactly_what_is_due_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edr.db");
+    let mut store = store(&path, week::retention());
+    let names = |sql: &str| {
+        let database = rusqlite::Connection::open(&path).unwrap();
+        let mut statement = database.prepare(sql).unwrap();
+        let names = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        names.collect::<Result<std::collections::BTreeSet<_>, _>>().unwrap()
+    };
+    let mut all = Vec::new();
+    for day in 0..7 {
+        let batch = week::day(T0 / DAY * DAY + day * DAY);
+        store.write(&batch).await.unwrap();
+        all.push(batch);
+        // In the middle of an hour of the next day.
+        let now = (T0 / DAY + day + 1) * DAY + 26_000_000_123;
+        let (due, due_history) = (now - 3 * DAY, now - 5 * DAY);
+        let removed = store.sweep(now).await.unwrap();
+        assert_eq!((removed.events > 0, removed.alerts > 0), (day >= 2, day >= 4), "day {day}: {removed:?}");
+        let (events, history) = week::kept(&all, due, due_history);
+        assert!(names("SELECT event_key FROM agent_events") == events, "day {day}");
+        for column in ["alert_id FROM alerts", "key FROM actions", "session_id FROM sessions"] {
+            assert!(names(&format!("SELECT {column}")) == history, "day {day}, {column}");
+        }
+        let (count, violations) = week::counted(&all, due_history);
+        assert_eq!(one::<i64>(&path, "SELECT sum(event_count) FROM agent_events_hourly"), count, "day {day}");
+        assert_eq!(one::<i64>(&path, "SELECT sum(violation_count) FROM agent_events_hourly"), violations, "day {day}");
+        assert_eq!(store.sweep(now).await.unwrap(), Removed::default(), "day {day}");
+    }
 }
 
 #[tokio::test]

@@ -128,6 +128,7 @@ pub(crate) fn event(key: &str, time: i64) -> EventRow {
         severity: "low".into(),
         risk_score: Some(10.0),
         metadata: r#"{"agent_id":"agent-1"}"#.into(),
+        sample_share: 1.0,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::files::writable;
 use super::finding::{Finding, clock};
 use crate::config::{Config, Store as StoreConfig};
-use crate::store::{Condition, Schema, Store};
+use crate::store::{Condition, Schema, Store, Weight};
 
 const PART: &str = "store";
 
@@ -34,7 +34,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
 }
 
 fn told(condition: &Condition) -> Vec<Finding> {
-    let Condition { place, product, schema, clock_ahead, objection, .. } = condition;
+    let Condition { place, product, schema, clock_ahead, lacks, .. } = condition;
     let seen = format!("{place}: {product}");
     let mut findings = vec![match schema {
         Schema::Absent => Finding::ok(PART, format!("{seen}, no schema yet: the start makes it")),
@@ -46,7 +46,14 @@ fn told(condition: &Condition) -> Vec<Finding> {
         ),
         Schema::Foreign(text) => Finding::error(PART, format!("{seen}: {text}"), ""),
     }];
-    findings.extend(objection.as_ref().map(|text| Finding::error(PART, format!("{place}: {text}"), "")));
+    findings.extend(lacks.iter().map(|lack| {
+        let seen = format!("{place}: {}", lack.what);
+        match lack.weight {
+            Weight::Optional => Finding::ok(PART, format!("{seen}; {}", lack.way_out)),
+            Weight::Matters => Finding::warning(PART, seen, lack.way_out),
+            Weight::Fatal => Finding::error(PART, seen, lack.way_out),
+        }
+    }));
     findings.extend(clock_ahead.and_then(|ahead| clock(PART, "the database's", ahead)));
     findings
 }

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod format;
+mod parquet;
 mod sign;
 
 use std::fs::File;
@@ -20,7 +21,7 @@ use super::{Exit, Usage, block_on, instant};
 use crate::config::Config;
 use crate::store::{Kept, Store};
 use crate::wall_clock;
-use format::FileFormat;
+use format::{FileFormat, Writer};
 
 /// Write what the store keeps to files: events, alerts or sessions of a span of time.
 #[derive(Debug, Args)]
@@ -31,11 +32,12 @@ use format::FileFormat;
 Examples:
   clawdstrike-edr export --table events --from 2026-01-01T00:00:00Z --to 2026-02-01T00:00:00Z > january.jsonl
   clawdstrike-edr export --table alerts --from 2026-01-01T00:00:00Z --format csv --out alerts.csv
+  clawdstrike-edr export --table events --format parquet --out events.parquet
   clawdstrike-edr export bundle audit-2026-01 --from 2026-01-01T00:00:00Z --to 2026-02-01T00:00:00Z --key key.pem
   clawdstrike-edr export verify audit-2026-01 --key key.pub.pem
 
 Events are those with a time in [from, to), alerts and sessions those that began in it. Nothing is changed, and the engine may
-run. In CSV a text that a spreadsheet could take for a formula begins with an apostrophe; JSON lines have it as it is."
+run. In CSV a text that a spreadsheet could take for a formula begins with an apostrophe; the other formats have it as it is."
 )]
 pub(super) struct ExportArgs {
     #[command(subcommand)]
@@ -133,9 +135,11 @@ async fn export(args: ExportArgs) -> anyhow::Result<Exit> {
     let table: Kept = args.table.context("--table is missing")?.into();
     let mut span = args.span.open()?;
     if args.out.as_os_str() == "-" {
-        let stdout = io::stdout();
-        let terminal = stdout.is_terminal();
-        let written = span.write(table, &mut BufWriter::new(stdout.lock()), terminal).await?;
+        let terminal = io::stdout().is_terminal();
+        if terminal && span.format == FileFormat::Parquet {
+            return Err(Usage("a terminal can't show Parquet: name a file with --out, or redirect".to_owned()).into());
+        }
+        let written = span.write(table, BufWriter::new(io::stdout()), terminal).await?;
         tell(&format!("{} rows of {}", written.rows, table.name()));
     } else {
         let written = span.write_file(table, &args.out).await?;
@@ -152,29 +156,26 @@ async fn export(args: ExportArgs) -> anyhow::Result<Exit> {
 
 impl Span {
     /// Writes rows; to a terminal only what can do nothing to it.
-    async fn write(&mut self, table: Kept, to: &mut impl Write, terminal: bool) -> anyhow::Result<Written> {
+    async fn write<W: Write + Send>(&mut self, table: Kept, to: W, terminal: bool) -> anyhow::Result<Written> {
         let count = Arc::new(AtomicU64::new(0));
         let progress = Progress::of("rows", count.clone());
-        let (columns, format) = (table.columns(), self.format);
-        let mut out = Output { to, terminal, format, bytes: 0, hash: Sha256::new() };
-        let mut line = Vec::new();
-        let mut outcome = format.header(columns, &mut line).and_then(|()| out.line(&line));
-        if outcome.is_ok() {
-            let each = |row| {
-                line.clear();
-                outcome = format.row(columns, &row, &mut line).and_then(|()| out.line(&line));
-                count.fetch_add(1, Ordering::Relaxed);
-                outcome.is_ok()
-            };
-            let read = self.store.export(table, self.from, self.to, each).await;
-            progress.finish();
-            read.map_err(anyhow::Error::msg)?;
-        }
-        outcome.and_then(|()| out.to.flush()).map_err(|error| match error.kind() {
+        let shown = terminal.then_some(self.format);
+        let told = |error: io::Error| match error.kind() {
             io::ErrorKind::BrokenPipe => Closed.into(),
             _ => anyhow!("rows can't be written: {error}"),
-        })?;
-        let Output { bytes, hash, .. } = out;
+        };
+        let out = Output { to, shown, bytes: 0, hash: Sha256::new() };
+        let mut rows = Writer::begin(self.format, table, out).map_err(told)?;
+        let mut outcome = Ok(());
+        let each = |row| {
+            outcome = rows.row(row);
+            count.fetch_add(1, Ordering::Relaxed);
+            outcome.is_ok()
+        };
+        let read = self.store.export(table, self.from, self.to, each).await;
+        progress.finish();
+        read.map_err(anyhow::Error::msg)?;
+        let Output { bytes, hash, .. } = outcome.and_then(|()| rows.finish()).map_err(told)?;
         Ok(Written { rows: count.load(Ordering::Relaxed), bytes, sha256: sign::hex(hash.finalize().as_slice()) })
     }
 
@@ -188,7 +189,7 @@ impl Span {
         part.push(".part");
         let part = PathBuf::from(part);
         let file = create(&part)?;
-        let written = match self.write(table, &mut BufWriter::with_capacity(1 << 20, &file), false).await {
+        let written = match self.write(table, BufWriter::with_capacity(1 << 20, &file), false).await {
             Ok(written) => written,
             Err(error) => {
                 // It is half a file at best; the error says why.
@@ -212,26 +213,36 @@ fn create(path: &Path) -> anyhow::Result<File> {
         .map_err(|e| anyhow!("file \"{}\": {e}; it must be new, in a folder that can be written", path.display()))
 }
 
-struct Output<'a, W> {
-    to: &'a mut W,
-    terminal: bool,
-    format: FileFormat,
+/// Where rows go, and what has gone there.
+struct Output<W> {
+    to: W,
+    /// The format of lines that a terminal shows.
+    shown: Option<FileFormat>,
     bytes: u64,
     hash: Sha256,
 }
 
-impl<W: Write> Output<'_, W> {
+impl<W: Write> Output<W> {
     fn line(&mut self, line: &[u8]) -> io::Result<()> {
-        self.bytes += line.len() as u64;
-        self.hash.update(line);
-        if !self.terminal {
-            return self.to.write_all(line);
-        }
+        let Some(format) = self.shown else { return self.write_all(line) };
         let text = String::from_utf8_lossy(line);
-        let shown = match self.format {
+        let shown = match format {
             FileFormat::Jsonl => escape_json(text.trim_end_matches('\n')),
-            FileFormat::Csv => escape(text.trim_end_matches("\r\n")),
+            _ => escape(text.trim_end_matches("\r\n")),
         };
         writeln!(self.to, "{shown}")
+    }
+}
+
+impl<W: Write> Write for Output<W> {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(part)?;
+        self.bytes += written as u64;
+        self.hash.update(&part[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
     }
 }

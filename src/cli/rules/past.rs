@@ -89,6 +89,12 @@ impl Window {
         if dead > 0 {
             tell(&format!("{dead} records are no valid events; alerts that need them are missing"));
         }
+        if outcome.sampled {
+            tell(
+                "the store has only a share of low-risk events of this span ([store.sampling]): rules that need others than those in \
+                 force then may find less than they would have",
+            );
+        }
         if outcome.groups_shed > 0 {
             let groups = outcome.groups_shed;
             tell(&format!(

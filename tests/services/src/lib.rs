@@ -7,14 +7,17 @@
 //!
 //! The first call downloads the packages (pinned in `versions.rs`) to `target/services/packages/` of the workspace;
 //! parallel test processes wait for one another there. Needs `java` (17 or newer) and `mvn` for Kafka, `mvn`, `tar` and
-//! `xz` for PostgreSQL, `node` (18 or newer) and `npm` for TimescaleDB, `go` (1.25 or newer) for S3. A missing one is an
+//! `xz` for PostgreSQL, `node` (18 or newer) and `npm` for TimescaleDB and DuckDB, `go` (1.25 or newer) for S3. A missing one is an
 //! error, never a skipped test.
+//!
+//! [`duckdb`] is no server: it reads files that were written for others.
 //!
 //! Everything blocks; in an async test call it from `spawn_blocking` or before the runtime starts. Errors are texts
 //! for whoever reads the test's output: they name the service, tell the end of its log and what it needs.
 //!
 //! This crate knows nothing of the engine: no events, no rules, no tables.
 
+mod duckdb;
 mod files;
 mod install;
 mod kafka;
@@ -27,6 +30,7 @@ mod server;
 mod timescale;
 mod versions;
 
+pub use duckdb::duckdb;
 pub use kafka::{Kafka, SecureKafka, kafka, kafka_brokers, kafka_secure};
 pub use postgres::{Postgres, postgres};
 pub use s3::{S3, s3, s3_without_conditions};

