@@ -49,7 +49,7 @@ fn what_an_allowlist_takes_out_no_longer_holds() {
     alert_of(&cluster, "THEFT", "other");
     std::fs::write(cluster.path("rules/mirror.yaml"), allowing("network_egress", "mirror.example")).unwrap();
     wait("the retraction", || (of("both") == [retracted.clone()]).then_some(()));
-    assert_eq!(of("other"), [open.clone()]);
+    assert_eq!(of("other"), vec![open.clone()]);
     // What the entry doesn't speak of still counts, and is another alert, however near it is to the one that was retracted.
     happen("both", "network_egress", "mirror.example:443");
     happen("both", "network_egress", "evil.io:443");
