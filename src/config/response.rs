@@ -11,6 +11,8 @@ use super::{Api, Duration, Maintenance};
 pub struct Response {
     /// Where `alert_soc` posts to.
     pub soc_webhook: Option<String>,
+    /// Whether the webhook's name may lead to a loopback, link-local or private address.
+    pub soc_private_addresses: bool,
     /// Base URL of the agents' control API.
     pub agent_control_api: Option<String>,
     /// What the webhook's receiver reads.
@@ -65,6 +67,7 @@ impl Default for Response {
     fn default() -> Self {
         Response {
             soc_webhook: None,
+            soc_private_addresses: true,
             agent_control_api: None,
             soc_format: SocFormat::Json,
             soc_routing_key: None,

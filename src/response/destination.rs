@@ -41,7 +41,8 @@ pub(super) struct Counters {
 
 /// What all receivers share.
 pub(super) struct Shared {
-    pub(super) client: Client,
+    pub(super) webhook_client: Client,
+    pub(super) control_client: Client,
     pub(super) webhook_keys: Keys,
     pub(super) control_keys: Keys,
     /// What the webhook reads, and PagerDuty's key.
@@ -371,7 +372,11 @@ impl Receiver {
     /// Sends a request once: what the answer means, and why it failed if it did. The reason never holds the URL, which may be
     /// secret, nor anything that the receiver wrote.
     async fn send(&self, request: &Request, key: &str) -> (Verdict, String) {
-        let mut post = self.shared.client.post(request.url.clone()).header("Idempotency-Key", key);
+        let client = match self.destination {
+            Destination::SocWebhook => &self.shared.webhook_client,
+            Destination::AgentControl => &self.shared.control_client,
+        };
+        let mut post = client.post(request.url.clone()).header("Idempotency-Key", key);
         if let Some((now, signatures)) = self.sign(request, key) {
             post = post.header(sign::TIMESTAMP, now).header(sign::SIGNATURE, signatures);
         }

@@ -3,6 +3,7 @@
 //!
 //! It never blocks detection, and never looks at events or rules: an [`Alert`] says all.
 
+mod address;
 mod breaker;
 mod destination;
 mod fleet;
@@ -93,13 +94,16 @@ impl Orchestrator {
 
     /// As [`Orchestrator::start`], with other bounds.
     pub fn with_limits(config: &config::Response, state: &Path, limits: Limits) -> Result<Orchestrator, String> {
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(limits.timeout)
-            .user_agent(concat!("clawdstrike-edr/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| format!("[response] the HTTP client doesn't start: {e}"))?;
         let bases = receivers(config).map(|(to, base)| Ok((to, base?))).collect::<Result<Vec<_>, String>>()?;
+        let is_private =
+            |(to, base): &(Destination, _)| *to == Destination::SocWebhook && address::is_private_host(base);
+        if !config.soc_private_addresses && bases.iter().any(is_private) {
+            return Err("[response] soc_webhook is a private address, and soc_private_addresses is false: give a public one, or set \
+                        soc_private_addresses = true"
+                .into());
+        }
+        let webhook_client = client(&limits, !config.soc_private_addresses)?;
+        let control_client = client(&limits, false)?;
         let policy = Policy::new(config, bases.iter().map(|(to, _)| *to), limits.give_up_after)?;
         let webhook_keys = Keys::read("webhook_signing_keys", &config.webhook_signing_keys)?;
         let control_keys = Keys::read("control_signing_keys", &config.control_signing_keys)?;
@@ -117,7 +121,8 @@ impl Orchestrator {
         };
         let ledger = Ledger::open(&ledger_file(state), policy)?;
         let shared = Arc::new(Shared {
-            client,
+            webhook_client,
+            control_client,
             webhook_keys,
             control_keys,
             soc: (config.soc_format, routing_key),
@@ -240,6 +245,15 @@ impl Orchestrator {
         }
         self.acked_epoch()
     }
+}
+
+fn client(limits: &Limits, only_public: bool) -> Result<reqwest::Client, String> {
+    let client = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(limits.timeout)
+        .user_agent(concat!("clawdstrike-edr/", env!("CARGO_PKG_VERSION")));
+    let client = if only_public { client.dns_resolver(address::Public) } else { client };
+    client.build().map_err(|e| format!("[response] the HTTP client doesn't start: {e}"))
 }
 
 impl Drop for Orchestrator {

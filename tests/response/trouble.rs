@@ -105,6 +105,33 @@ async fn a_certificate_that_nobody_vouches_for_gets_nothing_and_shows() {
 }
 
 #[tokio::test]
+async fn a_webhook_whose_name_leads_inside_gets_nothing_where_it_must_not() {
+    let soc = receiver();
+    let port = serve(&soc).await.port();
+    let at = |host: &str| config::Response {
+        soc_webhook: Some(format!("http://{host}:{port}/hook")),
+        soc_private_addresses: false,
+        ..config(None, None)
+    };
+    let running = Running::new(&at("localhost"), quick());
+    running.submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc)]))).await;
+    let shown = || running.degraded().get("soc_webhook").is_some_and(|reason| reason.contains("soc_private_addresses"));
+    until("the reason is told", shown).await;
+    for host in ["127.0.0.1", "[::1]", "0x7f.1", "[::ffff:10.0.0.1]"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let error = Orchestrator::start(&at(host), folder.path()).err().expect("an error");
+        assert!(error.contains("soc_private_addresses = true"), "{error}");
+    }
+    assert!(soc.received().is_empty());
+    drop(running);
+    let allowed = config::Response { soc_private_addresses: true, ..at("localhost") };
+    let running = Running::new(&allowed, quick());
+    running.submit(1, Arc::new(alert("a1", &[action(ActionKind::AlertSoc)]))).await;
+    all_done(&running).await;
+    assert_eq!(soc.deeds().len(), 1);
+}
+
+#[tokio::test]
 async fn the_webhook_speaks_what_its_receiver_reads() {
     let soc = receiver();
     let config = config::Response { soc_format: config::SocFormat::Slack, ..config(Some(serve(&soc).await), None) };
