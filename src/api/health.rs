@@ -32,7 +32,7 @@ pub(super) async fn health(State(app): State<App>, NoParams: NoParams) -> Json<V
     Json(json!({
         "status": if stats.degraded.is_empty() { "ok" } else { "degraded" },
         "degraded": stats.degraded,
-        "epoch": stats.epoch,
+        "as_of": stats.epoch,
         "watermark": stats.watermark.map(time::format),
         "events": stats.events,
         "dead_letters": stats.dead_letters,
@@ -54,7 +54,7 @@ pub(super) async fn ready(State(app): State<App>, NoParams: NoParams) -> Result<
     };
     // Asks for nothing, of all workers: what answers is the whole way through the dataflow.
     match tokio::time::timeout(READY, app.handle.peek(Query::SessionsById(Vec::new()))).await {
-        Ok(Ok(answer)) => Ok(Json(json!({"ready": true, "epoch": answer.epoch}))),
+        Ok(Ok(answer)) => Ok(Json(json!({"ready": true, "as_of": answer.epoch}))),
         Ok(Err(error)) => Err(unready(error.to_string())),
         Err(_) => Err(unready(format!("the dataflow did not answer within {} s", READY.as_secs()))),
     }

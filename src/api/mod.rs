@@ -8,6 +8,7 @@ mod agents;
 mod alerts;
 mod audit;
 mod body;
+mod cursor;
 mod error;
 mod guard;
 mod handling;

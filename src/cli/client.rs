@@ -14,6 +14,7 @@ use reqwest::{Certificate, Method, Response, StatusCode, redirect};
 use serde_json::Value;
 use url::{Host, Url};
 
+use super::PageArgs;
 use super::output::tell;
 use super::sse::Events;
 
@@ -103,6 +104,9 @@ const SILENCE: Duration = Duration::from_secs(45);
 /// The longest answer, in bytes.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
 
+/// Rows that are asked for at a time.
+const PAGE: usize = 1_000;
+
 /// A query parameter: its name, and its value if it was asked for.
 pub(super) type Parameter<'a> = (&'a str, Option<String>);
 
@@ -163,6 +167,35 @@ impl Client {
     pub(super) async fn get(&self, route: &[&str], query: &[Parameter<'_>]) -> anyhow::Result<Value> {
         let response = self.call(Method::GET, route, query, None).await?;
         self.body(response).await
+    }
+
+    /// A list: its pages put together, until there are as many of its `rows` as were asked for. `as_of` is the first page's.
+    pub(super) async fn list(
+        &self,
+        route: &[&str],
+        query: &[Parameter<'_>],
+        rows: &str,
+        page: &PageArgs,
+    ) -> anyhow::Result<Value> {
+        let most = page.limit as usize;
+        let mut cursor = page.cursor.clone();
+        let mut list: Option<Value> = None;
+        loop {
+            let have = list.as_ref().and_then(|list| list[rows].as_array()).map_or(0, Vec::len);
+            let ask = [("limit", Some((most - have).min(PAGE).to_string())), ("cursor", cursor.take())];
+            let mut answer = self.get(route, &[query, &ask].concat()).await?;
+            cursor = answer["next"].as_str().map(str::to_owned);
+            let Some(found) = answer[rows].as_array_mut().map(std::mem::take) else {
+                bail!("\"{}\" answered without \"{rows}\": is it an engine's API? check --api", self.base);
+            };
+            let end = found.is_empty() || have + found.len() >= most || cursor.is_none();
+            let list = list.get_or_insert(answer);
+            list[rows].as_array_mut().into_iter().for_each(|all| all.extend_from_slice(&found));
+            list["next"] = cursor.clone().into();
+            if end {
+                return Ok(std::mem::take(list));
+            }
+        }
     }
 
     /// POST of a JSON body.

@@ -20,7 +20,7 @@ use super::settings::Settings;
 use crate::alert::{Alert, Handling, Status};
 use crate::frame::{self, Kind};
 use crate::spool::Spool;
-use crate::view::{AgentView, Query, Rows, compare_alerts};
+use crate::view::{AgentView, Place, Query, Ranked, Rows, Top};
 
 /// One worker's whole part of an answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub struct Share {
     pub id: u64,
     /// The question.
     pub query: Query,
-    /// How many rows there are before limit and offset.
+    /// How many rows of it pass the filter.
     pub total: u64,
     /// The rows.
     #[serde(with = "super::json")]
@@ -315,12 +315,10 @@ impl View {
                 });
                 (total, Rows::Sessions(with_alerts.collect()))
             }
-            Query::Alerts { filter, limit, offset } => {
-                let mut found: Vec<&Alert> =
-                    self.alerts.values().map(|k| &k.alert).filter(|a| filter.accepts(a)).collect();
-                found.sort_by(|a, b| compare_alerts(a, b));
-                let rows = found.iter().take(limit.saturating_add(*offset)).map(|a| (*a).clone()).collect();
-                (found.len() as u64, Rows::Alerts(rows))
+            Query::Alerts { filter, sort, limit, after } => {
+                let mut top: Top<&Alert> = Top::new(*sort, after.clone(), *limit);
+                self.alerts.values().map(|k| &k.alert).filter(|a| filter.accepts(a)).for_each(|a| top.offer(a));
+                (top.total(), Rows::Alerts(top.into_rows().into_iter().cloned().collect()))
             }
             Query::Alert(id) => {
                 let found: Vec<Alert> = self.alerts.get(id).map(|k| k.alert.clone()).into_iter().collect();
@@ -332,12 +330,12 @@ impl View {
     }
 
     fn count_alerts(&self, mut agents: Vec<AgentView>) -> Vec<AgentView> {
+        let mut open: HashMap<(&str, &str), u64> = HashMap::new();
         for alert in self.alerts.values().map(|k| &k.alert).filter(|a| is_open(a)) {
-            if let Some(agent) =
-                agents.iter_mut().find(|g| g.tenant_id == alert.tenant_id && g.agent_id == alert.agent_id)
-            {
-                agent.open_alerts += 1;
-            }
+            *open.entry((&alert.tenant_id, &alert.agent_id)).or_default() += 1;
+        }
+        for agent in &mut agents {
+            agent.open_alerts += open.get(&(&*agent.tenant_id, &*agent.agent_id)).copied().unwrap_or_default();
         }
         agents
     }
@@ -362,24 +360,24 @@ pub fn merge(shares: Vec<Share>) -> Option<(u64, Rows)> {
         }
     }
     let rows = match query {
-        Query::Sessions { sort, limit, offset, .. } => {
-            sessions.sort_by(|a, b| sort.compare(a, b));
-            Rows::Sessions(sessions.into_iter().skip(offset).take(limit).collect())
-        }
+        Query::Sessions { sort, limit, after, .. } => Rows::Sessions(first(sessions, sort, after, limit)),
         Query::SessionsById(_) => Rows::Sessions(sessions),
-        Query::Alerts { limit, offset, .. } => {
-            alerts.sort_by(compare_alerts);
-            Rows::Alerts(alerts.into_iter().skip(offset).take(limit).collect())
-        }
+        Query::Alerts { sort, limit, after, .. } => Rows::Alerts(first(alerts, sort, after, limit)),
         Query::Alert(_) => Rows::Alerts(alerts),
-        Query::Agents { limit, offset } => {
-            total = agents.len() as u64;
-            let mut rows: Vec<AgentView> = agents.into_values().collect();
-            rows.sort_by(|a, b| b.max_risk.total_cmp(&a.max_risk));
-            Rows::Agents(rows.into_iter().skip(offset).take(limit).collect())
+        Query::Agents { filter, sort, limit, after } => {
+            let mut top = Top::new(sort, after, limit);
+            agents.into_values().filter(|agent| filter.accepts(agent)).for_each(|agent| top.offer(agent));
+            total = top.total();
+            Rows::Agents(top.into_rows())
         }
     };
     Some((total, rows))
+}
+
+fn first<R: Ranked>(rows: Vec<R>, sort: R::Sort, after: Option<Place>, limit: usize) -> Vec<R> {
+    let mut top = Top::new(sort, after, limit);
+    rows.into_iter().for_each(|row| top.offer(row));
+    top.into_rows()
 }
 
 fn add_agent(agents: &mut BTreeMap<(String, String), AgentView>, row: AgentView) {

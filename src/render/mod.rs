@@ -35,6 +35,7 @@ mod log;
 mod matched;
 mod partitions;
 mod patterns;
+mod peek;
 mod restore;
 mod revive;
 mod rules;

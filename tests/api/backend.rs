@@ -11,7 +11,7 @@ use clawdstrike_edr::config::{self, Api};
 use clawdstrike_edr::response::Orchestrator;
 use clawdstrike_edr::runtime::handle::{ActiveRules, Change, Handle, Loaded, REQUESTS, Request, Stats, WATCH_LAG};
 use clawdstrike_edr::session::{RecentEvent, SessionView};
-use clawdstrike_edr::view::{AgentView, Answer, Query, Rows, compare_alerts};
+use clawdstrike_edr::view::{AgentView, AlertSort, Answer, Query, Ranked, Rows, SessionSort, Top};
 use clawdstrike_rules::plan::{ActionKind, Severity};
 use clawdstrike_telemetry::EventType;
 use reqwest::header::HeaderMap;
@@ -182,32 +182,33 @@ async fn answer(mut inbox: mpsc::Receiver<Request>, changes: broadcast::Sender<C
 
 fn peek(epoch: u64, query: Query) -> Answer {
     match query {
-        Query::Sessions { filter, sort, limit, offset } => {
-            let mut rows: Vec<_> = sessions().into_iter().filter(|s| filter.accepts(s)).collect();
-            rows.sort_by(|a, b| sort.compare(a, b));
-            page(epoch, rows, limit, offset, Rows::Sessions)
+        Query::Sessions { filter, sort, limit, after } => {
+            let rows = sessions().into_iter().filter(|s| filter.accepts(s)).collect();
+            page(epoch, rows, Top::new(sort, after, limit), Rows::Sessions)
         }
         Query::SessionsById(keys) => {
             let key = |s: &SessionView| (s.tenant_id.clone(), s.agent_id.clone(), s.session_id.clone());
             let rows = sessions().into_iter().filter(|s| keys.contains(&key(s))).collect();
-            page(epoch, rows, usize::MAX, 0, Rows::Sessions)
+            page(epoch, rows, Top::new(SessionSort::FirstSeen, None, usize::MAX), Rows::Sessions)
         }
-        Query::Alerts { filter, limit, offset } => {
-            let mut rows: Vec<_> = alerts().into_iter().filter(|a| filter.accepts(a)).collect();
-            rows.sort_by(compare_alerts);
-            page(epoch, rows, limit, offset, Rows::Alerts)
+        Query::Alerts { filter, sort, limit, after } => {
+            let rows = alerts().into_iter().filter(|a| filter.accepts(a)).collect();
+            page(epoch, rows, Top::new(sort, after, limit), Rows::Alerts)
         }
         Query::Alert(id) => {
             let rows = alerts().into_iter().filter(|a| a.alert_id == id).collect();
-            page(epoch, rows, usize::MAX, 0, Rows::Alerts)
+            page(epoch, rows, Top::new(AlertSort::LastSeen, None, usize::MAX), Rows::Alerts)
         }
-        Query::Agents { limit, offset } => page(epoch, agents(), limit, offset, Rows::Agents),
+        Query::Agents { filter, sort, limit, after } => {
+            let rows = agents().into_iter().filter(|a| filter.accepts(a)).collect();
+            page(epoch, rows, Top::new(sort, after, limit), Rows::Agents)
+        }
     }
 }
 
-fn page<T>(epoch: u64, rows: Vec<T>, limit: usize, offset: usize, wrap: fn(Vec<T>) -> Rows) -> Answer {
-    let total = rows.len() as u64;
-    Answer { epoch, total, rows: wrap(rows.into_iter().skip(offset).take(limit).collect()) }
+fn page<T: Ranked>(epoch: u64, rows: Vec<T>, mut top: Top<T>, wrap: fn(Vec<T>) -> Rows) -> Answer {
+    rows.into_iter().for_each(|row| top.offer(row));
+    Answer { epoch, total: top.total(), rows: wrap(top.into_rows()) }
 }
 
 /// 2024-05-01T12:00:00Z.

@@ -33,7 +33,16 @@ async fn tables_show_rows_and_what_is_left() {
     let lines: Vec<&str> = out.lines().collect();
     assert!(lines[0].starts_with("AGENT") && lines.len() == 3, "{out}");
     assert!(lines[1].starts_with("a4") && lines[2].starts_with("a3"), "{out}");
-    assert_eq!(err, "2 of 4 shown; --offset 2 goes on\n");
+    assert!(err.starts_with("2 of 4 shown; --limit shows more") && err.lines().count() == 1, "{err}");
+    let list = ["sessions", "list", "--min-risk", "20", "--output", "json"];
+    let (_, out, _) = ask(&engine, &[&list[..], &["--limit", "3"]].concat()).await;
+    let page: Value = serde_json::from_str(&out).expect("JSON");
+    let next = page["next"].as_str().expect("a cursor");
+    let (_, out, err) = ask(&engine, &[&list[..], &["--cursor", next]].concat()).await;
+    let page: Value = serde_json::from_str(&out).expect(&err);
+    assert_eq!((&page["sessions"][0]["agent_id"], &page["next"]), (&Value::from("a1"), &Value::Null));
+    let (code, _, err) = ask(&engine, &["sessions", "list", "--cursor", next]).await;
+    assert!(code == 1 && err.contains("another list"), "{err}");
     assert!(!out.contains('\u{1b}'), "no colour without a terminal: {out:?}");
     let (_, out, _) = ask(&engine, &["sessions", "list", "--idle", "--sort", "first-seen"]).await;
     assert!(out.contains("a1") && !out.contains("a2"), "{out}");
