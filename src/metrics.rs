@@ -92,3 +92,9 @@ pub const RULES_LOAD_FAILED: Metric = gauge(
 );
 /// Open watches.
 pub const WATCHERS: Metric = gauge("clawdstrike_api_watchers", "Watches (server-sent events) that are open.", None);
+/// Watches that were too slow.
+pub const WATCHERS_CUT_OFF: Metric = counter(
+    "clawdstrike_api_watchers_cut_off_total",
+    "Watches that were cut off because their readers were too slow.",
+    None,
+);

@@ -117,12 +117,21 @@ pub struct AlertFilter {
 impl AlertFilter {
     /// Whether the alert passes.
     pub fn accepts(&self, a: &Alert) -> bool {
+        self.accepts_but_for_status(a) && self.status.map_or(a.status != Status::Retracted, |status| a.status == status)
+    }
+
+    /// Whether a version of the alert passes for those who watch: they must see corrections, so that without `status`
+    /// retracted ones pass too.
+    pub fn accepts_version(&self, a: &Alert) -> bool {
+        self.accepts_but_for_status(a) && self.status.is_none_or(|status| a.status == status)
+    }
+
+    fn accepts_but_for_status(&self, a: &Alert) -> bool {
         self.tenant_id.as_ref().is_none_or(|t| *t == a.tenant_id)
             && self.rule_id.as_ref().is_none_or(|r| *r == a.rule_id)
             && self.agent_id.as_ref().is_none_or(|i| *i == a.agent_id)
             && self.session_id.as_ref().is_none_or(|i| *i == a.session_id)
             && self.min_severity.is_none_or(|s| a.severity >= s)
-            && self.status.map_or(a.status != Status::Retracted, |s| a.status == s)
             && self.since.is_none_or(|t| a.last_seen >= t)
     }
 }

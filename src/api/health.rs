@@ -83,7 +83,8 @@ fn render(app: &App) -> prometheus::Result<Vec<u8>> {
     one(metrics::EPOCH, stats.epoch as f64)?;
     one(metrics::RULES, rules.set.rules.len() as f64)?;
     one(metrics::RULES_LOAD_FAILED, flag(rules.last_error.is_some()))?;
-    one(metrics::WATCHERS, app.open_watches() as f64)?;
+    one(metrics::WATCHERS, app.watches.open() as f64)?;
+    one(metrics::WATCHERS_CUT_OFF, app.watches.cut_off() as f64)?;
     if let Some(watermark) = stats.watermark {
         one(metrics::WATERMARK, watermark as f64 / 1e6)?;
     }

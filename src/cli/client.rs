@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Certificate, Method, Response, StatusCode, redirect};
+use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, redirect};
 use serde_json::Value;
 use url::{Host, Url};
 
@@ -204,9 +204,18 @@ impl Client {
         self.body(response).await
     }
 
-    /// The server-sent events of the route.
-    pub(super) async fn watch(&self, route: &[&str], query: &[Parameter<'_>]) -> anyhow::Result<Events> {
-        Ok(Events::new(self.call(Method::GET, route, query, None).await?))
+    /// The server-sent events of the route; those after the event of this id, if it is known.
+    pub(super) async fn watch(
+        &self,
+        route: &[&str],
+        query: &[Parameter<'_>],
+        after: Option<&str>,
+    ) -> anyhow::Result<Events> {
+        let mut request = self.http.get(self.url(route, query)?);
+        if let Some(id) = after {
+            request = request.header("last-event-id", id);
+        }
+        Ok(Events::new(self.send(request).await?))
     }
 
     async fn call(
@@ -220,6 +229,10 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
+        self.send(request).await
+    }
+
+    async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
         let response = request.send().await.map_err(|e| self.unreachable(e))?;
         if response.status().is_success() {
             return Ok(response);

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use clawdstrike_rules::plan::RuleSet;
 use clawdstrike_rules::{Diagnostic, SourceFile};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::feed::feed;
+pub use super::feed::{Change, Feed, Gap, Teller, Told, Watcher};
 use crate::alert::{Alert, Handling, Note};
 use crate::inbox::Waker;
 use crate::response::Actions;
@@ -15,8 +17,6 @@ use crate::view::{Answer, Query, Rows};
 
 /// Requests that may wait for the dataflow.
 pub const REQUESTS: usize = 1024;
-/// Changes that a slow watcher may lag behind before it misses some (and is told so).
-pub const WATCH_LAG: usize = 4096;
 
 /// A request to the dataflow's sequencer.
 pub enum Request {
@@ -38,12 +38,40 @@ pub struct Loaded {
 }
 
 /// What watchers see.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// A new version of an alert.
-    Alert(Arc<Alert>),
-    /// A session's view after an epoch in which it changed (at a coarse beat).
-    Session(Arc<SessionView>),
+#[derive(Clone)]
+pub struct Feeds {
+    /// Every new version of an alert.
+    pub alerts: Feed<Alert>,
+    /// Sessions' views after epochs in which they changed (at a coarse beat).
+    pub sessions: Feed<SessionView>,
+}
+
+/// Tells watchers.
+pub struct Tellers {
+    /// Every new version of an alert.
+    pub alerts: Teller<Alert>,
+    /// Sessions' views; told only while somebody watches.
+    pub sessions: Teller<SessionView>,
+}
+
+/// Both ends of what watchers see.
+pub fn feeds() -> (Tellers, Feeds) {
+    let ((alerts_in, alerts), (sessions_in, sessions)) = (feed(), feed());
+    (Tellers { alerts: alerts_in, sessions: sessions_in }, Feeds { alerts, sessions })
+}
+
+impl Told for Alert {
+    fn bytes(&self) -> usize {
+        // Targets stand in the text a second time.
+        let evidence: usize = self.evidence.iter().map(|e| 2 * (e.target.len() + e.id.len()) + 256).sum();
+        2048 + evidence + self.trigger_event.len()
+    }
+}
+
+impl Told for SessionView {
+    fn bytes(&self) -> usize {
+        2048 + 2 * self.last_events.iter().map(|e| e.target.len() + 128).sum::<usize>()
+    }
 }
 
 /// The rule set in force.
@@ -110,7 +138,7 @@ pub enum EngineError {
 #[derive(Clone)]
 pub struct Handle {
     pub(crate) requests: mpsc::Sender<Request>,
-    pub(crate) changes: broadcast::Sender<Change>,
+    feeds: Feeds,
     pub(crate) rules: Arc<watch::Sender<Arc<ActiveRules>>>,
     pub(crate) stats: watch::Receiver<Stats>,
     waker: Waker,
@@ -121,14 +149,14 @@ pub struct Handle {
 const REQUEST_SECONDS: u64 = 10;
 
 impl Handle {
-    /// A handle on whoever answers `requests`, publishes `changes` and keeps `rules` and `stats` current.
+    /// A handle on whoever answers `requests`, tells `feeds` and keeps `rules` and `stats` current.
     pub fn new(
         requests: mpsc::Sender<Request>,
-        changes: broadcast::Sender<Change>,
+        feeds: Feeds,
         rules: Arc<watch::Sender<Arc<ActiveRules>>>,
         stats: watch::Receiver<Stats>,
     ) -> Handle {
-        Handle { requests, changes, rules, stats, waker: Waker::default(), actions: None }
+        Handle { requests, feeds, rules, stats, waker: Waker::default(), actions: None }
     }
 
     /// Wakes whoever answers after each request.
@@ -192,12 +220,12 @@ impl Handle {
 
     /// Notes what an analyst did with an alert; gives the version that says so, which is durable then. `None`: there is no
     /// such alert in the live view.
-    pub async fn handle_alert(&self, id: &str, note: Note) -> Result<Option<Arc<Alert>>, EngineError> {
+    pub async fn handle_alert(&self, id: &str, note: Note) -> Result<Option<Alert>, EngineError> {
         let known = |answer: Answer| matches!(answer.rows, Rows::Alerts(rows) if !rows.is_empty());
         if !known(self.peek(Query::Alert(id.to_owned())).await?) {
             return Ok(None);
         }
-        let mut changes = self.watch();
+        let mut changes = self.feeds.alerts.watch();
         let (at, by) = (note.at, note.by.clone());
         let says_so = |alert: &Alert| {
             alert.alert_id == id && alert.handling.notes().iter().any(|note| note.at == at && note.by == by)
@@ -207,16 +235,16 @@ impl Handle {
             self.requests.send(request).await.map_err(|_| EngineError::Stopping)?;
             self.waker.wake();
             loop {
-                match changes.recv().await {
-                    Ok(Change::Alert(alert)) if says_so(&alert) => return Ok(Some(alert)),
+                match changes.next().await {
+                    Ok(change) if says_so(&change.now) => return Ok(Some(change.now.clone())),
                     // What was missed may have been it; the next version of another alert won't be.
-                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                    Err(Gap::Missed(_)) => {
                         let Rows::Alerts(rows) = self.peek(Query::Alert(id.to_owned())).await?.rows else { continue };
                         if let Some(alert) = rows.into_iter().find(says_so) {
-                            return Ok(Some(Arc::new(alert)));
+                            return Ok(Some(alert));
                         }
                     }
-                    Err(broadcast::error::RecvError::Closed) => return Err(EngineError::Stopping),
+                    Err(Gap::Ended) => return Err(EngineError::Stopping),
                     Ok(_) => {}
                 }
             }
@@ -229,9 +257,9 @@ impl Handle {
         self.rules.borrow().clone()
     }
 
-    /// Every change from now on.
-    pub fn watch(&self) -> broadcast::Receiver<Change> {
-        self.changes.subscribe()
+    /// What is told as it happens.
+    pub fn feeds(&self) -> &Feeds {
+        &self.feeds
     }
 
     /// Counters as of the last closed epoch.

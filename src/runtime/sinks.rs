@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::archive::Archived;
 use super::driver::Outlet;
-use super::handle::{Change, Stats};
+use super::handle::{Stats, Tellers};
 use crate::render::detect::{SessionChange, Totals};
 use crate::render::export::Exported;
 use crate::response::Orchestrator;
@@ -43,7 +43,7 @@ pub struct Sinks {
     /// The responses.
     pub response: Arc<Orchestrator>,
     /// The watchers.
-    pub changes: broadcast::Sender<Change>,
+    pub watchers: Tellers,
 }
 
 /// Starts the task on the current tokio runtime.
@@ -102,14 +102,11 @@ async fn take(sinks: &Sinks, batch: Exported) {
             SessionChange::Gone(key) => gone.push(key),
         }
     }
-    if sinks.changes.receiver_count() > 0 {
-        for alert in &alerts {
-            // Nobody watches any more: nothing is lost.
-            let _unwatched = sinks.changes.send(Change::Alert(Arc::new(alert.clone())));
-        }
-        for view in &views {
-            let _unwatched = sinks.changes.send(Change::Session(Arc::new(view.clone())));
-        }
+    sinks.watchers.alerts.tell(alerts.iter().cloned());
+    if sinks.watchers.sessions.is_watched() {
+        sinks.watchers.sessions.tell(views.iter().cloned());
+    } else if !views.is_empty() {
+        sinks.watchers.sessions.skip();
     }
     sinks.response.submit(epoch, alerts.as_slice().into()).await;
     if let Some(store) = &sinks.store {

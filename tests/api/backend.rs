@@ -9,14 +9,14 @@ use clawdstrike_edr::api;
 use clawdstrike_edr::api::tokens::Tokens;
 use clawdstrike_edr::config::{self, Api};
 use clawdstrike_edr::response::Orchestrator;
-use clawdstrike_edr::runtime::handle::{ActiveRules, Change, Handle, Loaded, REQUESTS, Request, Stats, WATCH_LAG};
+use clawdstrike_edr::runtime::handle::{ActiveRules, Handle, Loaded, REQUESTS, Request, Stats, Tellers, feeds};
 use clawdstrike_edr::session::{RecentEvent, SessionView};
 use clawdstrike_edr::view::{AgentView, AlertSort, Answer, Query, Ranked, Rows, SessionSort, Top};
 use clawdstrike_rules::plan::{ActionKind, Severity};
 use clawdstrike_telemetry::EventType;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// An escape sequence, a bidi override and a line break, as an attacker would write them into a target.
@@ -34,7 +34,7 @@ rules:
 /// A running API over the stand-in.
 pub(crate) struct Engine {
     pub(crate) address: SocketAddr,
-    pub(crate) changes: broadcast::Sender<Change>,
+    pub(crate) watchers: Arc<Tellers>,
     pub(crate) stats: watch::Sender<Stats>,
     pub(crate) state: tempfile::TempDir,
     pub(crate) response: Orchestrator,
@@ -55,7 +55,8 @@ impl Engine {
     /// As configured, but on a free port.
     pub(crate) async fn start_with(config: Api) -> Engine {
         let (requests, inbox) = mpsc::channel(REQUESTS);
-        let (changes, _) = broadcast::channel(WATCH_LAG);
+        let (watchers, feeds) = feeds();
+        let watchers = Arc::new(watchers);
         let rules = Arc::new(watch::Sender::new(Arc::new(no_rules())));
         let (stats, stats_seen) = watch::channel(Stats { epoch: 7, ..Stats::default() });
         let state = tempfile::tempdir().expect("a folder");
@@ -66,8 +67,8 @@ impl Engine {
             ..config::Response::default()
         };
         let response = Orchestrator::start(&response, state.path()).expect("a ledger");
-        let handle = Handle::new(requests, changes.clone(), rules, stats_seen).with_actions(response.actions());
-        let backend = tokio::spawn(answer(inbox, changes.clone()));
+        let handle = Handle::new(requests, feeds, rules, stats_seen).with_actions(response.actions());
+        let backend = tokio::spawn(answer(inbox, watchers.clone()));
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async {
             // Dropping the sender stops the server too.
@@ -75,7 +76,7 @@ impl Engine {
         };
         let config = Api { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..config };
         let (address, server) = api::serve(&config, state.path(), handle, shutdown).await.expect("a free port");
-        Engine { address, changes, stats, state, response, stop: Some(stop), server, backend }
+        Engine { address, watchers, stats, state, response, stop: Some(stop), server, backend }
     }
 
     pub(crate) fn url(&self, route: &str) -> String {
@@ -157,7 +158,7 @@ fn no_rules() -> ActiveRules {
     }
 }
 
-async fn answer(mut inbox: mpsc::Receiver<Request>, changes: broadcast::Sender<Change>) {
+async fn answer(mut inbox: mpsc::Receiver<Request>, watchers: Arc<Tellers>) {
     let mut epoch = 7;
     while let Some(request) = inbox.recv().await {
         // A client that has gone wants no answer.
@@ -168,7 +169,7 @@ async fn answer(mut inbox: mpsc::Receiver<Request>, changes: broadcast::Sender<C
                     handling.made_at(alert.match_count);
                     alert.status = handling.status(alert.status, alert.match_count);
                     alert.handling = handling;
-                    let _ = changes.send(Change::Alert(Arc::new(alert)));
+                    watchers.alerts.tell([alert]);
                 }
                 Ok(())
             }

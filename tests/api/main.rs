@@ -7,6 +7,7 @@ mod audit;
 mod backend;
 mod client;
 mod local;
+mod many;
 mod oidc;
 mod pty;
 mod routes;

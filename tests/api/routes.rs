@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use clawdstrike_edr::api;
 use clawdstrike_edr::config::Api;
-use clawdstrike_edr::runtime::handle::{ActiveRules, Handle, Stats};
+use clawdstrike_edr::runtime::handle::{ActiveRules, Handle, Stats, feeds};
 use serde_json::{Value, json};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::backend::{Engine, HOSTILE, RULE, http};
 
@@ -284,7 +284,7 @@ fn idle_handle() -> (Handle, mpsc::Receiver<clawdstrike_edr::runtime::handle::Re
     };
     let rules = Arc::new(watch::Sender::new(Arc::new(active)));
     let (_, stats) = watch::channel(Stats::default());
-    (Handle::new(requests, broadcast::Sender::new(1), rules, stats), inbox)
+    (Handle::new(requests, feeds().1, rules, stats), inbox)
 }
 
 #[tokio::test]
