@@ -25,6 +25,8 @@ pub enum Query {
     Alerts { filter: AlertFilter, sort: AlertSort, limit: usize, after: Option<Place> },
     /// One alert.
     Alert(String),
+    /// What operators hold.
+    State,
     /// Agents that pass the filter.
     Agents { filter: AgentFilter, sort: AgentSort, limit: usize, after: Option<Place> },
 }
@@ -239,6 +241,31 @@ pub struct AgentView {
     pub last_seen: i64,
 }
 
+/// What operators hold; bytes as estimated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateView {
+    /// Hits since the start.
+    pub hits: u64,
+    /// Groups: of sessions, and of rules.
+    pub groups: u64,
+    /// Their bytes.
+    pub group_bytes: u64,
+    /// Alerts of the live view.
+    pub alerts: u64,
+    /// Their bytes.
+    pub alert_bytes: u64,
+}
+
+impl std::ops::AddAssign for StateView {
+    fn add_assign(&mut self, other: StateView) {
+        self.hits += other.hits;
+        self.groups += other.groups;
+        self.group_bytes += other.group_bytes;
+        self.alerts += other.alerts;
+        self.alert_bytes += other.alert_bytes;
+    }
+}
+
 /// The rows of an answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Rows {
@@ -248,6 +275,8 @@ pub enum Rows {
     Alerts(Vec<Alert>),
     /// To `Agents`.
     Agents(Vec<AgentView>),
+    /// To `State`.
+    State(StateView),
 }
 
 /// An answer, merged over all workers.

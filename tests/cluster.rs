@@ -7,6 +7,8 @@ mod backfill;
 mod handling;
 #[path = "cluster/kafka.rs"]
 mod kafka;
+#[path = "cluster/metrics.rs"]
+mod metrics;
 #[path = "cluster/pages.rs"]
 mod pages;
 #[path = "cluster/storage.rs"]

@@ -13,6 +13,7 @@ mod error;
 mod guard;
 mod handling;
 mod health;
+mod metrics;
 mod oidc;
 mod params;
 mod patience;
@@ -61,6 +62,9 @@ struct App {
     access: Arc<Access>,
     recorder: Arc<Recorder>,
     watches: Arc<Watches>,
+    /// Names of the sources, by their places.
+    sources: Arc<[String]>,
+    state: Arc<metrics::Asked>,
     stopping: signal::Receiver<bool>,
 }
 
@@ -83,7 +87,15 @@ pub async fn serve(
     let (stop, stopping) = signal::channel(false);
     let access = Arc::new(Access::new(api, Tokens::of(state))?);
     let recorder = Arc::new(Recorder::new(Audit::of(state)));
-    let app = App { handle, access, recorder, watches: Arc::new(Watches::new()), stopping: stopping.clone() };
+    let app = App {
+        access,
+        recorder,
+        watches: Arc::new(Watches::new()),
+        sources: handle.sources(),
+        state: Arc::default(),
+        stopping: stopping.clone(),
+        handle,
+    };
     let server = server::run(listener, tls, router(app), stopping);
     let task = tokio::spawn(async move {
         let signalled = async {

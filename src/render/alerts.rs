@@ -1,7 +1,7 @@
 //! The alerts view: on the worker that owns an alert's session, the latest version of each alert. It adds what only that
 //! worker knows (the session's risk), answers questions about alerts, and completes those about sessions.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
 
@@ -20,7 +20,7 @@ use super::settings::Settings;
 use crate::alert::{Alert, Handling, Status};
 use crate::frame::{self, Kind};
 use crate::spool::Spool;
-use crate::view::{AgentView, Place, Query, Ranked, Rows, Top};
+use crate::view::{AgentView, Place, Query, Ranked, Rows, StateView, Top};
 
 /// One worker's whole part of an answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,6 +72,8 @@ struct View {
     handled: HashMap<String, Handling>,
     /// Ids of the rules in force.
     rules: HashSet<String>,
+    /// Hits that this worker has sent.
+    hits: Rc<Cell<u64>>,
     spool: Option<Rc<RefCell<Spool>>>,
     /// Frames of what changed since the last cut.
     frames: Vec<u8>,
@@ -85,6 +87,7 @@ pub fn view<'scope>(
     commands: StreamVec<'scope, u64, Command>,
     settings: &Settings,
     shared: Shared,
+    hits: Rc<Cell<u64>>,
     spool: Option<Rc<RefCell<Spool>>>,
 ) -> Viewed<'scope> {
     type Builder<D> = CapacityContainerBuilder<Vec<D>>;
@@ -105,6 +108,7 @@ pub fn view<'scope>(
         left: spool.is_some().then(HashSet::new),
         handled: HashMap::new(),
         rules: HashSet::new(),
+        hits,
         spool,
         frames: Vec::new(),
     };
@@ -324,9 +328,26 @@ impl View {
                 let found: Vec<Alert> = self.alerts.get(id).map(|k| k.alert.clone()).into_iter().collect();
                 (found.len() as u64, Rows::Alerts(found))
             }
+            Query::State => (0, Rows::State(self.state())),
             Query::Agents { .. } => (agents.len() as u64, Rows::Agents(self.count_alerts(agents))),
         };
         Share { id, query, total, rows }
+    }
+
+    /// What this worker holds. Groups may have come further than the epoch.
+    fn state(&self) -> StateView {
+        let groups = self.shared.groups.borrow();
+        let mut state = StateView { hits: self.hits.get(), alerts: self.alerts.len() as u64, ..StateView::default() };
+        for (_, group) in groups.iter() {
+            state.groups += 1;
+            state.group_bytes += group.held as u64;
+        }
+        let held = |alert: &Alert| {
+            let evidence = alert.evidence.iter().map(|e| size_of_val(e) + e.target.len() + e.id.len()).sum::<usize>();
+            size_of::<Kept>() + alert.trigger_event.len() + evidence
+        };
+        state.alert_bytes = self.alerts.values().map(|kept| held(&kept.alert) as u64).sum();
+        state
     }
 
     fn count_alerts(&self, mut agents: Vec<AgentView>) -> Vec<AgentView> {
@@ -351,12 +372,14 @@ pub fn merge(shares: Vec<Share>) -> Option<(u64, Rows)> {
     let mut total = shares.iter().map(|s| s.total).sum();
     let mut sessions = Vec::new();
     let mut alerts = Vec::new();
+    let mut state = StateView::default();
     let mut agents: BTreeMap<(String, String), AgentView> = BTreeMap::new();
     for share in shares {
         match share.rows {
             Rows::Sessions(rows) => sessions.extend(rows),
             Rows::Alerts(rows) => alerts.extend(rows),
             Rows::Agents(rows) => rows.into_iter().for_each(|row| add_agent(&mut agents, row)),
+            Rows::State(of_worker) => state += of_worker,
         }
     }
     let rows = match query {
@@ -364,6 +387,7 @@ pub fn merge(shares: Vec<Share>) -> Option<(u64, Rows)> {
         Query::SessionsById(_) => Rows::Sessions(sessions),
         Query::Alerts { sort, limit, after, .. } => Rows::Alerts(first(alerts, sort, after, limit)),
         Query::Alert(_) => Rows::Alerts(alerts),
+        Query::State => Rows::State(state),
         Query::Agents { filter, sort, limit, after } => {
             let mut top = Top::new(sort, after, limit);
             agents.into_values().filter(|agent| filter.accepts(agent)).for_each(|agent| top.offer(agent));
@@ -416,6 +440,7 @@ mod tests {
             left: Some(HashSet::new()),
             handled: HashMap::new(),
             rules: HashSet::new(),
+            hits: Rc::default(),
             spool: None,
             frames: Vec::new(),
         }

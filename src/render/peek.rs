@@ -59,7 +59,7 @@ impl Detect {
                 };
                 part.agents = agents(&groups, may_pass, idle, weights);
             }
-            Query::Alerts { .. } | Query::Alert(_) => {}
+            Query::Alerts { .. } | Query::Alert(_) | Query::State => {}
         }
         part
     }

@@ -10,6 +10,7 @@ use super::feed::feed;
 pub use super::feed::{Change, Feed, Gap, Teller, Told, Watcher};
 use crate::alert::{Alert, Handling, Note};
 use crate::inbox::Waker;
+use crate::metrics::LIVE;
 use crate::response::Actions;
 use crate::rule_files;
 use crate::session::SessionView;
@@ -106,6 +107,14 @@ pub struct Stats {
     pub retimed: u64,
     /// Alert versions emitted.
     pub alert_versions: u64,
+    /// The next offset of each partition, by the source's place in the configuration.
+    pub positions: Vec<(u16, u32, u64)>,
+    /// When the last epoch was closed, microseconds since 1970; 0: none was.
+    pub closed_at: i64,
+    /// Exported epochs that wait for their takers.
+    pub exports_waiting: usize,
+    /// Alerts and lives of sessions that wait for the store.
+    pub store_waiting: (usize, usize),
     /// Lives of sessions that left the live view for want of room.
     pub sessions_left: u64,
     /// Groups that lost kept events for want of room.
@@ -143,6 +152,7 @@ pub struct Handle {
     pub(crate) stats: watch::Receiver<Stats>,
     waker: Waker,
     actions: Option<Actions>,
+    sources: Arc<[String]>,
 }
 
 /// How long a request may take.
@@ -156,7 +166,7 @@ impl Handle {
         rules: Arc<watch::Sender<Arc<ActiveRules>>>,
         stats: watch::Receiver<Stats>,
     ) -> Handle {
-        Handle { requests, feeds, rules, stats, waker: Waker::default(), actions: None }
+        Handle { requests, feeds, rules, stats, waker: Waker::default(), actions: None, sources: Arc::default() }
     }
 
     /// Wakes whoever answers after each request.
@@ -167,6 +177,16 @@ impl Handle {
     /// With the ledger of actions.
     pub fn with_actions(self, actions: Actions) -> Handle {
         Handle { actions: Some(actions), ..self }
+    }
+
+    /// With the names of the sources, by their places in the configuration.
+    pub fn with_sources(self, names: impl Iterator<Item = String>) -> Handle {
+        Handle { sources: names.collect(), ..self }
+    }
+
+    /// Names of the sources, by their places in the configuration.
+    pub fn sources(&self) -> Arc<[String]> {
+        self.sources.clone()
     }
 
     /// The ledger of actions, where there is one.
@@ -190,6 +210,7 @@ impl Handle {
         let compiled = match clawdstrike_rules::compile(&files) {
             Ok(compiled) => compiled,
             Err(errors) => {
+                LIVE.rule_loads.with_label_values(&["refused"]).inc();
                 let text = errors.to_string();
                 self.rules.send_modify(|r| Arc::make_mut(r).last_error = Some(text));
                 return Err(EngineError::Rules(errors.errors));
@@ -197,7 +218,9 @@ impl Handle {
         };
         let set = Arc::new(compiled.set);
         let (tx, rx) = oneshot::channel();
-        let Loaded { epoch, .. } = self.request(Request::Rules(set.clone(), tx), rx).await?;
+        let loaded = self.request(Request::Rules(set.clone(), tx), rx).await;
+        LIVE.rule_loads.with_label_values(&[if loaded.is_ok() { "loaded" } else { "failed" }]).inc();
+        let Loaded { epoch, .. } = loaded?;
         let digest = rule_files::digest(&files);
         let active = Arc::new(ActiveRules {
             set,
@@ -260,6 +283,11 @@ impl Handle {
     /// What is told as it happens.
     pub fn feeds(&self) -> &Feeds {
         &self.feeds
+    }
+
+    /// Requests that wait for the dataflow.
+    pub fn waiting_requests(&self) -> usize {
+        self.requests.max_capacity() - self.requests.capacity()
     }
 
     /// Counters as of the last closed epoch.

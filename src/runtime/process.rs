@@ -333,7 +333,8 @@ async fn start_head(
     let (active, _) = watch::channel(Arc::new(active));
     let handle = Handle::new(requests_in, feeds, Arc::new(active), stats)
         .with_waker(waker.clone())
-        .with_actions(response.actions());
+        .with_actions(response.actions())
+        .with_sources(config.sources.iter().map(|source| source.name().to_owned()));
     let acked = outlet.acked_by_all();
     let outlet = journal.before(Box::new(outlet), cuts.clone())?;
     let sequencer = Sequencer {

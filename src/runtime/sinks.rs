@@ -13,7 +13,8 @@ use super::handle::{Stats, Tellers};
 use crate::render::detect::{SessionChange, Totals};
 use crate::render::export::Exported;
 use crate::response::Orchestrator;
-use crate::store::VersionSender;
+use crate::store::{VersionSender, Waiting};
+use crate::wall_clock;
 
 /// Batches that may wait for the task before the dataflow keeps them.
 const BATCHES: usize = 64;
@@ -31,6 +32,7 @@ pub struct SinkOutlet {
     stats: watch::Sender<Stats>,
     archived: Arc<Archived>,
     degraded: Degraded,
+    store: Option<Waiting>,
 }
 
 /// Tells which parts don't work as they should, and why.
@@ -56,8 +58,9 @@ pub fn start(
 ) -> (SinkOutlet, tokio::task::JoinHandle<()>) {
     let (to, from) = mpsc::channel(BATCHES);
     let acked = Arc::new(AtomicU64::new(0));
+    let store = sinks.store.as_ref().map(VersionSender::waiting);
     let task = tokio::spawn(run(sinks, from, acked.clone()));
-    (SinkOutlet { to, acked, stats, archived, degraded }, task)
+    (SinkOutlet { to, acked, stats, archived, degraded, store }, task)
 }
 
 async fn run(sinks: Sinks, mut from: mpsc::Receiver<Told>, acked: Arc<AtomicU64>) {
@@ -161,6 +164,11 @@ impl Outlet for SinkOutlet {
         drop(told);
         self.stats.send_modify(|stats| {
             stats.epoch = epoch;
+            stats.closed_at = wall_clock::now();
+            stats.exports_waiting = self.to.max_capacity() - self.to.capacity();
+            stats.store_waiting = self.store.as_ref().map(|waiting| waiting()).unwrap_or_default();
+            stats.positions.clear();
+            stats.positions.extend(totals.positions.iter().map(|(of, next)| (of.source, of.partition, *next)));
             stats.archived = self.archived.events();
             stats.degraded = degraded;
             stats.lost_records = lost_records;

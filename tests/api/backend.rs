@@ -11,7 +11,7 @@ use clawdstrike_edr::config::{self, Api};
 use clawdstrike_edr::response::Orchestrator;
 use clawdstrike_edr::runtime::handle::{ActiveRules, Handle, Loaded, REQUESTS, Request, Stats, Tellers, feeds};
 use clawdstrike_edr::session::{RecentEvent, SessionView};
-use clawdstrike_edr::view::{AgentView, AlertSort, Answer, Query, Ranked, Rows, SessionSort, Top};
+use clawdstrike_edr::view::{AgentView, AlertSort, Answer, Query, Ranked, Rows, SessionSort, StateView, Top};
 use clawdstrike_rules::plan::{ActionKind, Severity};
 use clawdstrike_telemetry::EventType;
 use reqwest::header::HeaderMap;
@@ -200,6 +200,7 @@ fn peek(epoch: u64, query: Query) -> Answer {
             let rows = alerts().into_iter().filter(|a| a.alert_id == id).collect();
             page(epoch, rows, Top::new(AlertSort::LastSeen, None, usize::MAX), Rows::Alerts)
         }
+        Query::State => Answer { epoch, total: 0, rows: Rows::State(StateView { hits: 3, ..StateView::default() }) },
         Query::Agents { filter, sort, limit, after } => {
             let rows = agents().into_iter().filter(|a| filter.accepts(a)).collect();
             page(epoch, rows, Top::new(sort, after, limit), Rows::Agents)

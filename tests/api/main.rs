@@ -6,6 +6,7 @@ mod actions;
 mod audit;
 mod backend;
 mod client;
+mod hostile;
 mod local;
 mod many;
 mod oidc;

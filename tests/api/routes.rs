@@ -334,7 +334,11 @@ async fn health_and_metrics_tell_the_counters() {
         archive_lost_records: [("kafka".to_owned(), 13)].into(),
         groups_shed: 8,
         archived: 900,
+        positions: vec![(3, 1, 77)],
+        store_waiting: (4, 6),
+        exports_waiting: 1,
         degraded: [("store \"a\nb".to_owned(), "down".to_owned())].into(),
+        ..Stats::default()
     };
     engine.stats.send_replace(stats);
     let (_, body) = engine.get("/v1/health").await;
@@ -356,6 +360,9 @@ async fn health_and_metrics_tell_the_counters() {
         "clawdstrike_degraded{part=\"store \\\"a\\nb\"} 1",
         "clawdstrike_rules_load_failed 0",
         "clawdstrike_epoch 41",
+        "clawdstrike_hits_total 3",
+        "clawdstrike_source_position{partition=\"1\",source=\"3\"} 77",
+        "clawdstrike_queue_depth{queue=\"store_sessions\"} 6",
     ] {
         assert!(text.lines().any(|l| l == line), "no line {line:?} in\n{text}");
     }
