@@ -79,12 +79,20 @@ struct View {
     frames: Vec<u8>,
 }
 
-/// Builds the view on this worker.
+/// What the view is given.
+pub struct Inputs<'scope> {
+    /// Versions of alerts.
+    pub versions: StreamVec<'scope, u64, AlertVersion>,
+    /// What detection knows of answers.
+    pub parts: StreamVec<'scope, u64, Part>,
+    /// Commands, to all.
+    pub commands: StreamVec<'scope, u64, Command>,
+}
+
+/// Builds the view on this worker; `hits`: those that it has sent so far.
 pub fn view<'scope>(
     scope: Scope<'scope, u64>,
-    versions: StreamVec<'scope, u64, AlertVersion>,
-    parts: StreamVec<'scope, u64, Part>,
-    commands: StreamVec<'scope, u64, Command>,
+    inputs: Inputs<'scope>,
     settings: &Settings,
     shared: Shared,
     hits: Rc<Cell<u64>>,
@@ -92,9 +100,9 @@ pub fn view<'scope>(
 ) -> Viewed<'scope> {
     type Builder<D> = CapacityContainerBuilder<Vec<D>>;
     let mut builder = OperatorBuilder::new("Alerts".to_owned(), scope);
-    let mut versions = builder.new_input(versions, Exchange::new(|v: &AlertVersion| (v.session >> 64) as u64));
-    let mut parts = builder.new_input(parts, Pipeline);
-    let mut commands = builder.new_input(commands, Pipeline);
+    let mut versions = builder.new_input(inputs.versions, Exchange::new(|v: &AlertVersion| (v.session >> 64) as u64));
+    let mut parts = builder.new_input(inputs.parts, Pipeline);
+    let mut commands = builder.new_input(inputs.commands, Pipeline);
     let (alerts_out, alerts) = builder.new_output::<Vec<AlertVersion>>();
     let (shares_out, shares) = builder.new_output::<Vec<Share>>();
     let mut alerts_out = OutputBuilder::<_, Builder<AlertVersion>>::from(alerts_out);

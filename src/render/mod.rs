@@ -106,7 +106,8 @@ pub fn build(worker: &mut Worker, parts: IngestParts) -> Built {
         let hits = hits.inspect(move |batch| counting.set(counting.get() + batch.heads.len() as u64));
         let inputs = detect::Inputs { hits, back, commands: commands.clone(), notices: broadcast(notices) };
         let detected = detect::detect(scope, inputs, &settings, shared.clone(), spool.clone());
-        let viewed = alerts::view(scope, detected.alerts, detected.parts, commands, &settings, shared, counted, spool);
+        let inputs = alerts::Inputs { versions: detected.alerts, parts: detected.parts, commands };
+        let viewed = alerts::view(scope, inputs, &settings, shared, counted, spool);
         export::export(scope, viewed.alerts, detected.sessions, viewed.shares, exports.clone()).probe_with(&probe);
         input
     });

@@ -95,7 +95,7 @@ async fn those_who_read_get_every_alert_and_those_who_do_not_cost_little() {
         ended.expect("every alert, in order");
     }
     // Held for each of those who don't read, it would be 50 times as much as was told.
-    let (told, grown) = (WANTED * LARGE * LARGE_BYTES >> 20, resident().saturating_sub(before));
+    let (told, grown) = ((WANTED * LARGE * LARGE_BYTES) >> 20, resident().saturating_sub(before));
     eprintln!("told {told} MiB; memory grew by {grown} MiB");
     assert!(grown < 4 * told, "{grown} MiB for {told} MiB");
     let (status, _) = engine.get("/v1/alerts").await;
