@@ -1,49 +1,34 @@
 //! Questions to the live views and their answers. A question travels through the dataflow as a command; every worker
 //! answers for its share as of the same closed epoch, and the shares are merged (SPEC §12: "a peek at one frontier").
 
+mod page;
+
 use clawdstrike_rules::plan::Severity;
 use serde::{Deserialize, Serialize};
 
 use crate::alert::{Alert, Status};
 use crate::session::SessionView;
+pub use page::{Ids, Place, Ranked, Top, largest_first};
 
 /// Most rows that one answer may have.
 pub const MAX_LIMIT: usize = 10_000;
 
-/// A question.
+/// A question. Lists give at most `limit` rows, those after the place `after` in the order of `sort`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields of lists are told above")]
 pub enum Query {
-    /// Sessions that pass the filter, in the order of `sort`.
-    Sessions {
-        /// Which.
-        filter: SessionFilter,
-        /// In what order.
-        sort: SessionSort,
-        /// How many at most.
-        limit: usize,
-        /// How many to leave out first.
-        offset: usize,
-    },
+    /// Sessions that pass the filter.
+    Sessions { filter: SessionFilter, sort: SessionSort, limit: usize, after: Option<Place> },
     /// Every live life of these sessions, as (tenant_id, agent_id, session_id).
     SessionsById(Vec<(String, String, String)>),
-    /// Alerts that pass the filter, latest `last_seen` first.
-    Alerts {
-        /// Which.
-        filter: AlertFilter,
-        /// How many at most.
-        limit: usize,
-        /// How many to leave out first.
-        offset: usize,
-    },
+    /// Alerts that pass the filter.
+    Alerts { filter: AlertFilter, sort: AlertSort, limit: usize, after: Option<Place> },
     /// One alert.
     Alert(String),
-    /// Agents, riskiest first.
-    Agents {
-        /// How many at most.
-        limit: usize,
-        /// How many to leave out first.
-        offset: usize,
-    },
+    /// What operators hold.
+    State,
+    /// Agents that pass the filter.
+    Agents { filter: AgentFilter, sort: AgentSort, limit: usize, after: Option<Place> },
 }
 
 /// Which sessions.
@@ -60,16 +45,24 @@ pub struct SessionFilter {
     pub min_risk: Option<f64>,
     /// Idle (true) or active (false) ones.
     pub idle: Option<bool>,
+    /// With an event at or after this time, microseconds since 1970.
+    pub since: Option<i64>,
 }
 
 impl SessionFilter {
+    /// Whether a session with these ids may pass.
+    pub fn may_accept(&self, (tenant, agent, session): (&str, &str, &str)) -> bool {
+        self.tenant_id.as_ref().is_none_or(|t| *t == tenant)
+            && self.agent_id.as_ref().is_none_or(|a| *a == agent)
+            && self.session_id.as_ref().is_none_or(|s| *s == session)
+    }
+
     /// Whether the view passes.
     pub fn accepts(&self, s: &SessionView) -> bool {
-        self.tenant_id.as_ref().is_none_or(|t| *t == s.tenant_id)
-            && self.agent_id.as_ref().is_none_or(|a| *a == s.agent_id)
-            && self.session_id.as_ref().is_none_or(|i| *i == s.session_id)
+        self.may_accept((&s.tenant_id, &s.agent_id, &s.session_id))
             && self.min_risk.is_none_or(|r| s.risk_score >= r)
             && self.idle.is_none_or(|i| s.idle == i)
+            && self.since.is_none_or(|t| s.last_seen >= t)
     }
 }
 
@@ -88,17 +81,18 @@ pub enum SessionSort {
     FirstSeen,
 }
 
-impl SessionSort {
-    /// Compares two sessions by this order.
-    pub fn compare(self, a: &SessionView, b: &SessionView) -> std::cmp::Ordering {
-        let id = |s: &SessionView| (s.tenant_id.clone(), s.agent_id.clone(), s.session_id.clone(), s.first_seen);
-        match self {
-            SessionSort::Risk => b.risk_score.total_cmp(&a.risk_score),
-            SessionSort::LastSeen => b.last_seen.cmp(&a.last_seen),
-            SessionSort::Events => b.events.cmp(&a.events),
-            SessionSort::FirstSeen => a.first_seen.cmp(&b.first_seen),
+impl Ranked for SessionView {
+    type Sort = SessionSort;
+    fn rank(&self, sort: SessionSort) -> i64 {
+        match sort {
+            SessionSort::Risk => largest_first(self.risk_score),
+            SessionSort::LastSeen => !self.last_seen,
+            SessionSort::Events => !i64::try_from(self.events).unwrap_or(i64::MAX),
+            SessionSort::FirstSeen => self.first_seen,
         }
-        .then_with(|| id(a).cmp(&id(b)))
+    }
+    fn ids(&self) -> Ids<'_> {
+        ([&self.tenant_id, &self.agent_id, &self.session_id], self.first_seen)
     }
 }
 
@@ -118,23 +112,112 @@ pub struct AlertFilter {
     pub min_severity: Option<Severity>,
     /// With this status; without it retracted ones are left out.
     pub status: Option<Status>,
+    /// With a match at or after this time, microseconds since 1970.
+    pub since: Option<i64>,
 }
 
 impl AlertFilter {
     /// Whether the alert passes.
     pub fn accepts(&self, a: &Alert) -> bool {
+        self.accepts_but_for_status(a) && self.status.map_or(a.status != Status::Retracted, |status| a.status == status)
+    }
+
+    /// Whether a version of the alert passes for those who watch: they must see corrections, so that without `status`
+    /// retracted ones pass too.
+    pub fn accepts_version(&self, a: &Alert) -> bool {
+        self.accepts_but_for_status(a) && self.status.is_none_or(|status| a.status == status)
+    }
+
+    fn accepts_but_for_status(&self, a: &Alert) -> bool {
         self.tenant_id.as_ref().is_none_or(|t| *t == a.tenant_id)
             && self.rule_id.as_ref().is_none_or(|r| *r == a.rule_id)
             && self.agent_id.as_ref().is_none_or(|i| *i == a.agent_id)
             && self.session_id.as_ref().is_none_or(|i| *i == a.session_id)
             && self.min_severity.is_none_or(|s| a.severity >= s)
-            && self.status.map_or(a.status != Status::Retracted, |s| a.status == s)
+            && self.since.is_none_or(|t| a.last_seen >= t)
     }
 }
 
-/// The order of alerts in answers: latest first, ties by id.
-pub fn compare_alerts(a: &Alert, b: &Alert) -> std::cmp::Ordering {
-    b.last_seen.cmp(&a.last_seen).then_with(|| a.alert_id.cmp(&b.alert_id))
+/// The order of alerts; ties by id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlertSort {
+    /// Latest match first.
+    #[default]
+    LastSeen,
+    /// Latest opened first.
+    FirstSeen,
+    /// Severest first.
+    Severity,
+    /// Riskiest session first.
+    Risk,
+}
+
+impl Ranked for Alert {
+    type Sort = AlertSort;
+    fn rank(&self, sort: AlertSort) -> i64 {
+        match sort {
+            AlertSort::LastSeen => !self.last_seen,
+            AlertSort::FirstSeen => !self.first_seen,
+            AlertSort::Severity => !(self.severity as i64),
+            AlertSort::Risk => largest_first(self.risk_score),
+        }
+    }
+    fn ids(&self) -> Ids<'_> {
+        ([&self.alert_id, "", ""], 0)
+    }
+}
+
+/// Which agents.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentFilter {
+    /// Of this tenant.
+    pub tenant_id: Option<String>,
+    /// With this id.
+    pub agent_id: Option<String>,
+    /// With a session of at least this risk.
+    pub min_risk: Option<f64>,
+}
+
+impl AgentFilter {
+    /// Whether the agent passes.
+    pub fn accepts(&self, a: &AgentView) -> bool {
+        self.tenant_id.as_ref().is_none_or(|t| *t == a.tenant_id)
+            && self.agent_id.as_ref().is_none_or(|i| *i == a.agent_id)
+            && self.min_risk.is_none_or(|r| a.max_risk >= r)
+    }
+}
+
+/// The order of agents; ties by tenant and id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentSort {
+    /// Riskiest first.
+    #[default]
+    Risk,
+    /// Latest event first.
+    LastSeen,
+    /// Most events first.
+    Events,
+    /// Most open alerts first.
+    OpenAlerts,
+}
+
+impl Ranked for AgentView {
+    type Sort = AgentSort;
+    fn rank(&self, sort: AgentSort) -> i64 {
+        let count = |n: u64| !i64::try_from(n).unwrap_or(i64::MAX);
+        match sort {
+            AgentSort::Risk => largest_first(self.max_risk),
+            AgentSort::LastSeen => !self.last_seen,
+            AgentSort::Events => count(self.events),
+            AgentSort::OpenAlerts => count(self.open_alerts),
+        }
+    }
+    fn ids(&self) -> Ids<'_> {
+        ([&self.tenant_id, &self.agent_id, ""], 0)
+    }
 }
 
 /// An agent: its sessions rolled up.
@@ -158,6 +241,31 @@ pub struct AgentView {
     pub last_seen: i64,
 }
 
+/// What operators hold; bytes as estimated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateView {
+    /// Hits since the start.
+    pub hits: u64,
+    /// Groups: of sessions, and of rules.
+    pub groups: u64,
+    /// Their bytes.
+    pub group_bytes: u64,
+    /// Alerts of the live view.
+    pub alerts: u64,
+    /// Their bytes.
+    pub alert_bytes: u64,
+}
+
+impl std::ops::AddAssign for StateView {
+    fn add_assign(&mut self, other: StateView) {
+        self.hits += other.hits;
+        self.groups += other.groups;
+        self.group_bytes += other.group_bytes;
+        self.alerts += other.alerts;
+        self.alert_bytes += other.alert_bytes;
+    }
+}
+
 /// The rows of an answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Rows {
@@ -167,6 +275,8 @@ pub enum Rows {
     Alerts(Vec<Alert>),
     /// To `Agents`.
     Agents(Vec<AgentView>),
+    /// To `State`.
+    State(StateView),
 }
 
 /// An answer, merged over all workers.
@@ -174,7 +284,7 @@ pub enum Rows {
 pub struct Answer {
     /// The epoch that it holds for: all of it and of those before, nothing after.
     pub epoch: u64,
-    /// How many rows there are in all, before limit and offset.
+    /// How many rows pass the filter, on all pages.
     pub total: u64,
     /// The rows.
     pub rows: Rows,

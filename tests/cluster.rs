@@ -9,6 +9,10 @@ mod backfill;
 mod handling;
 #[path = "cluster/kafka.rs"]
 mod kafka;
+#[path = "cluster/metrics.rs"]
+mod metrics;
+#[path = "cluster/pages.rs"]
+mod pages;
 #[path = "cluster/storage.rs"]
 mod storage;
 #[path = "cluster/store.rs"]

@@ -98,7 +98,8 @@ impl Running {
     }
 
     async fn rows(&self) -> Vec<Entry> {
-        self.actions().list(Filter::default(), 10_000, 0).await.expect("a ledger").1
+        let (_, rows) = self.actions().list(Filter::default(), 10_000, None).await.expect("a ledger");
+        rows.into_iter().map(|(_, entry)| entry).collect()
     }
 
     /// Actions in this state.

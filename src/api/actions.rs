@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use super::App;
 use super::audit::Write;
 use super::body::{Body, Shape};
+use super::cursor::Page;
 use super::error::ApiError;
 use super::params::{NoParams, Params, Segments};
-use crate::response::{Actions, Decision, Entry, Filter, Objection, State, Stopping};
+use crate::response::{Actions, Decision, Filter, Objection, State, Stopping};
 
 /// Nothing needs to be said. It is JSON all the same: pages of other sites can't send that unasked.
 #[derive(Deserialize)]
@@ -22,7 +23,7 @@ impl Shape for Nothing {
     const EXPECTED: &str = "{}";
 }
 
-/// `GET /v1/actions`: `{total, actions}`, the latest first.
+/// `GET /v1/actions`: `{as_of, total, actions, next}`, the latest first.
 pub(super) async fn list(Of(app): Of<App>, mut params: Params) -> Result<Json<Value>, ApiError> {
     let filter = Filter {
         state: params.named("state", &State::ALL.map(State::name).join(", "))?,
@@ -30,10 +31,13 @@ pub(super) async fn list(Of(app): Of<App>, mut params: Params) -> Result<Json<Va
         agent_id: params.text("agent_id"),
         rule_id: params.text("rule_id"),
     };
-    let (limit, offset) = params.page()?;
+    let page = Page::take(&mut params, &("actions", &filter))?;
     params.finish()?;
-    let (total, rows) = ledger(&app)?.list(filter, limit, offset).await?;
-    Ok(Json(json!({"total": total, "actions": rows.iter().map(Entry::to_json).collect::<Vec<_>>()})))
+    let as_of = app.handle.stats().epoch;
+    let (total, mut rows) = ledger(&app)?.list(filter, page.rows(), page.after).await?;
+    let next = page.cut(&mut rows, |(turn, _)| *turn);
+    let rows: Vec<Value> = rows.iter().map(|(_, entry)| entry.to_json()).collect();
+    Ok(Json(json!({"as_of": as_of, "total": total, "actions": rows, "next": next})))
 }
 
 /// `GET /v1/actions/{id}`: `{action}`; the beginning of an id will do.

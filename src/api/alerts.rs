@@ -4,32 +4,36 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 
+use super::cursor::Page;
 use super::error::ApiError;
 use super::params::{NoParams, Params, Segments};
 use super::{App, unexpected_rows};
 use crate::alert::Alert;
-use crate::view::{AlertFilter, Answer, Query, Rows};
+use crate::view::{AlertFilter, AlertSort, Answer, Query, Ranked, Rows};
 
-/// `GET /v1/alerts`: `{epoch, total, alerts}`, latest `last_seen` first.
+/// `GET /v1/alerts`: `{as_of, total, alerts, next}`.
 pub(super) async fn list(State(app): State<App>, mut params: Params) -> Result<Json<Value>, ApiError> {
     let filter = filter(&mut params)?;
-    let (limit, offset) = params.page()?;
+    let sort: AlertSort = params.named("sort", "last_seen, first_seen, severity, risk")?.unwrap_or_default();
+    let page = Page::take(&mut params, &("alerts", &filter, sort))?;
     params.finish()?;
-    let answer = app.handle.peek(Query::Alerts { filter, limit, offset }).await?;
-    let (epoch, total, alerts) = rows(answer)?;
-    Ok(Json(json!({"epoch": epoch, "total": total, "alerts": alerts})))
+    let query = Query::Alerts { filter, sort, limit: page.rows(), after: page.after.clone() };
+    let (as_of, total, mut alerts) = rows(app.handle.peek(query).await?)?;
+    let next = page.cut(&mut alerts, |alert| alert.place(sort));
+    let alerts: Vec<Value> = alerts.iter().map(json).collect();
+    Ok(Json(json!({"as_of": as_of, "total": total, "alerts": alerts, "next": next})))
 }
 
-/// `GET /v1/alerts/{id}`: `{epoch, alert}`.
+/// `GET /v1/alerts/{id}`: `{as_of, alert}`.
 pub(super) async fn one(
     State(app): State<App>,
     Segments(id): Segments<String>,
     NoParams: NoParams,
 ) -> Result<Json<Value>, ApiError> {
     let answer = app.handle.peek(Query::Alert(id.clone())).await?;
-    let (epoch, _, alerts) = rows(answer)?;
-    match alerts.into_iter().next() {
-        Some(alert) => Ok(Json(json!({"epoch": epoch, "alert": alert}))),
+    let (as_of, _, alerts) = rows(answer)?;
+    match alerts.first() {
+        Some(alert) => Ok(Json(json!({"as_of": as_of, "alert": json(alert)}))),
         None => Err(no_alert(&id)),
     }
 }
@@ -51,6 +55,7 @@ pub(super) fn filter(params: &mut Params) -> Result<AlertFilter, ApiError> {
         session_id: params.text("session_id"),
         min_severity: params.named("min_severity", "info, low, medium, high, critical")?,
         status: params.named("status", "open, updated, retracted, acknowledged, closed")?,
+        since: params.time("since")?,
     })
 }
 
@@ -61,9 +66,9 @@ pub(super) fn json(alert: &Alert) -> Value {
     out
 }
 
-fn rows(answer: Answer) -> Result<(u64, u64, Vec<Value>), ApiError> {
+fn rows(answer: Answer) -> Result<(u64, u64, Vec<Alert>), ApiError> {
     match answer.rows {
-        Rows::Alerts(rows) => Ok((answer.epoch, answer.total, rows.iter().map(json).collect())),
+        Rows::Alerts(rows) => Ok((answer.epoch, answer.total, rows)),
         _ => Err(unexpected_rows("alerts")),
     }
 }

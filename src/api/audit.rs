@@ -15,11 +15,11 @@ use serde_json::{Map, Value, json};
 
 use super::App;
 use super::access::Caller;
+use super::cursor::Page;
 use super::error::ApiError;
-use super::params::{DEFAULT_LIMIT, Params};
+use super::params::Params;
 use super::rates::{Counted, Rates};
 use crate::audit::{Audit, Entry, Outcome, Who};
-use crate::view::MAX_LIMIT;
 
 /// Rows a second, four at once, for refused writes of callers that nobody knows, or that ask too often: each is an fsync, and
 /// rows are never deleted. The next row says how many were left out.
@@ -164,21 +164,15 @@ impl Begun {
     }
 }
 
-/// `GET /v1/audit?limit=&before=`: `{rows, next, unreadable}`, the latest first.
+/// `GET /v1/audit?limit=&cursor=`: `{as_of, rows, next, unreadable}`, the latest first.
 pub(super) async fn list(State(app): State<App>, mut params: Params) -> Result<Json<Value>, ApiError> {
-    let expected = format!("a whole number from 1 to {MAX_LIMIT}");
-    let limit = params.parsed("limit", &expected)?.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(ApiError::parameter(
-            format!("query parameter \"limit\" is \"{limit}\""),
-            format!("expected {expected}"),
-        ));
-    }
-    let before = params.parsed("before", "the number of a row")?;
+    let page = Page::<u64>::take(&mut params, &"audit")?;
     params.finish()?;
+    let as_of = app.handle.stats().epoch;
+    let (limit, before) = (page.rows(), page.after);
     let audit = app.recorder.audit.clone();
-    let page = tokio::task::spawn_blocking(move || audit.page(before, limit)).await;
-    let page = page.unwrap_or_else(|e| Err(e.to_string())).map_err(|error| {
+    let found = tokio::task::spawn_blocking(move || audit.page(before, limit)).await;
+    let mut found = found.unwrap_or_else(|e| Err(e.to_string())).map_err(|error| {
         tracing::error!("the audit trail: {error}");
         ApiError::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -187,5 +181,6 @@ pub(super) async fn list(State(app): State<App>, mut params: Params) -> Result<J
             "the engine's log says why",
         )
     })?;
-    Ok(Json(json!({"rows": page.rows, "next": page.next, "unreadable": page.unreadable})))
+    let next = page.cut(&mut found.rows, |row| row["seq"].as_u64().unwrap_or_default());
+    Ok(Json(json!({"as_of": as_of, "rows": found.rows, "next": next, "unreadable": found.unreadable})))
 }

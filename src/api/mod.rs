@@ -8,12 +8,15 @@ mod agents;
 mod alerts;
 mod audit;
 mod body;
+mod cursor;
 mod error;
 mod guard;
 mod handling;
 mod health;
+mod metrics;
 mod oidc;
 mod params;
+mod patience;
 mod rates;
 pub mod routes;
 mod rules;
@@ -31,8 +34,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::IntoResponse;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch as signal};
+use tokio::sync::watch as signal;
 use tokio::task::JoinHandle;
 
 use crate::audit::Audit;
@@ -44,11 +46,11 @@ use error::ApiError;
 use params::NoParams;
 use tls::Tls;
 use tokens::Tokens;
+pub use watch::MAX_WATCHERS;
+use watch::Watches;
 
 /// The longest request body, in bytes: a rule set.
 pub const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
-/// Watches (server-sent events) that may be open at once.
-pub const MAX_WATCHERS: usize = 64;
 
 /// The OpenAPI document; a test holds it to the routes.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -59,14 +61,11 @@ struct App {
     handle: Handle,
     access: Arc<Access>,
     recorder: Arc<Recorder>,
-    watchers: Arc<Semaphore>,
+    watches: Arc<Watches>,
+    /// Names of the sources, by their places.
+    sources: Arc<[String]>,
+    state: Arc<metrics::Asked>,
     stopping: signal::Receiver<bool>,
-}
-
-impl App {
-    fn open_watches(&self) -> usize {
-        MAX_WATCHERS - self.watchers.available_permits()
-    }
 }
 
 /// Serves the API where the configuration says (port 0: a free one) until `shutdown` resolves; gives the address that it
@@ -83,13 +82,20 @@ pub async fn serve(
     let listen = api.listen;
     let tls = api.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
     let taken = |e| format!("[api] listen = \"{listen}\": {e}; choose another port there (0 picks a free one)");
-    let listener = TcpListener::bind(listen).await.map_err(taken)?;
+    let listener = server::listen(listen).map_err(taken)?;
     let address = listener.local_addr().map_err(taken)?;
     let (stop, stopping) = signal::channel(false);
-    let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
     let access = Arc::new(Access::new(api, Tokens::of(state))?);
     let recorder = Arc::new(Recorder::new(Audit::of(state)));
-    let app = App { handle, access, recorder, watchers, stopping: stopping.clone() };
+    let app = App {
+        access,
+        recorder,
+        watches: Arc::new(Watches::new()),
+        sources: handle.sources(),
+        state: Arc::default(),
+        stopping: stopping.clone(),
+        handle,
+    };
     let server = server::run(listener, tls, router(app), stopping);
     let task = tokio::spawn(async move {
         let signalled = async {

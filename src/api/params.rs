@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use axum::extract::{FromRequestParts, Path, rejection::PathRejection};
 use axum::http::request::Parts;
+use clawdstrike_telemetry::time;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
@@ -68,15 +69,31 @@ impl Params {
         Ok(Some(value))
     }
 
-    /// `limit`, at most [`MAX_LIMIT`], and `offset`.
-    pub(super) fn page(&mut self) -> Result<(usize, usize), ApiError> {
+    /// `limit`, at most [`MAX_LIMIT`].
+    pub(super) fn limit(&mut self) -> Result<usize, ApiError> {
         let expected = format!("a whole number, at most {MAX_LIMIT}");
         let limit = self.parsed("limit", &expected)?.unwrap_or(DEFAULT_LIMIT);
         if limit > MAX_LIMIT {
-            return Err(wrong("limit", &limit.to_string(), format_args!("{expected}; `offset` gets the next rows")));
+            return Err(wrong("limit", &limit.to_string(), format_args!("{expected}; `cursor` gets the next rows")));
         }
-        let offset = self.parsed("offset", "a whole number")?.unwrap_or(0);
-        Ok((limit, offset))
+        Ok(limit)
+    }
+
+    /// The value as a time in RFC 3339, in microseconds since 1970.
+    pub(super) fn time(&mut self, name: &'static str) -> Result<Option<i64>, ApiError> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
+        let time = time::parse(&text);
+        time.map(Some).ok_or_else(|| wrong(name, &text, "a time in RFC 3339, such as 2024-05-01T12:00:00Z"))
+    }
+
+    /// The value as a number that is one (neither infinite nor NaN).
+    pub(super) fn finite(&mut self, name: &'static str, expected: &str) -> Result<Option<f64>, ApiError> {
+        match self.parsed::<f64>(name, expected)? {
+            Some(value) if !value.is_finite() => Err(wrong(name, &value.to_string(), expected)),
+            value => Ok(value),
+        }
     }
 
     /// Refuses what nobody has taken.

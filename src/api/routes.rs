@@ -6,7 +6,8 @@ use axum::{Router, middleware};
 
 use super::guard::{self, Gate};
 use super::{
-    App, actions, agents, alerts, audit, handling, health, no_method, no_route, openapi, rules, sessions, watch,
+    App, actions, agents, alerts, audit, handling, health, metrics, no_method, no_route, openapi, rules, sessions,
+    watch,
 };
 use crate::config::roles::Permission;
 
@@ -53,7 +54,7 @@ pub const ROUTES: &[Route] = &[
     route!("GET", "/v1/ready", Needs::Nothing, get(health::ready)),
     route!("GET", "/v1/openapi.json", Needs::Token, get(openapi)),
     route!("GET", "/v1/health", may(Permission::ReadHealth), get(health::health)),
-    route!("GET", "/metrics", may(Permission::ReadMetrics), get(health::metrics)),
+    route!("GET", "/metrics", may(Permission::ReadMetrics), get(metrics::metrics)),
     route!("GET", "/v1/sessions", may(Permission::ReadSessions), get(sessions::list)),
     route!("GET", "/v1/sessions/watch", may(Permission::ReadSessions), get(watch::sessions)),
     route!("GET", "/v1/sessions/{agent}/{session}", may(Permission::ReadSessions), get(sessions::one)),

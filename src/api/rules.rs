@@ -18,18 +18,20 @@ use crate::runtime::handle::ActiveRules;
 
 /// `GET /v1/rules`: the set in force.
 pub(super) async fn list(State(app): State<App>, NoParams: NoParams) -> Json<Value> {
-    Json(set_json(&app.handle.rules()))
+    let as_of = app.handle.stats().epoch;
+    Json(set_json(&app.handle.rules(), as_of))
 }
 
-/// `GET /v1/rules/{id}`: `{epoch, rule}`, the whole compiled rule.
+/// `GET /v1/rules/{id}`: `{as_of, epoch, rule}`, the whole compiled rule.
 pub(super) async fn one(
     State(app): State<App>,
     Segments(id): Segments<String>,
     NoParams: NoParams,
 ) -> Result<Json<Value>, ApiError> {
+    let as_of = app.handle.stats().epoch;
     let active = app.handle.rules();
     match active.set.rules.iter().find(|rule| rule.id == id) {
-        Some(rule) => Ok(Json(json!({"epoch": active.epoch, "rule": rule}))),
+        Some(rule) => Ok(Json(json!({"as_of": as_of, "epoch": active.epoch, "rule": rule}))),
         None => Err(ApiError::not_found(
             format!("rule \"{id}\" is not in force"),
             "GET /v1/rules lists the set in force; rules with `enabled: false` aren't part of it",
@@ -80,12 +82,15 @@ pub(super) async fn load(
         Ok((active, detail))
     };
     let active = write.carry_out(detail, loading).await?;
-    Ok(Json(set_json(&active)))
+    let as_of = active.epoch.max(app.handle.stats().epoch);
+    Ok(Json(set_json(&active, as_of)))
 }
 
-fn set_json(active: &ActiveRules) -> Value {
+/// `epoch`: from which the set holds; `as_of`: when that was so.
+fn set_json(active: &ActiveRules, as_of: u64) -> Value {
     let rules: Vec<Value> = active.set.rules.iter().map(rule_json).collect();
     json!({
+        "as_of": as_of,
         "epoch": active.epoch,
         "total": rules.len(),
         "rules": rules,

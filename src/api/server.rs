@@ -3,6 +3,7 @@
 //!
 //! Knows no route. `axum::serve` bounds neither, hence this loop of its own on the same hyper.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +16,21 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::guard::Peer;
+use super::patience::{Patient, STALL};
 use super::tls::Tls;
+use super::watch::MAX_WATCHERS;
 
-/// Open connections; more wait in the listener's backlog.
-const MAX_CONNECTIONS: usize = 512;
+/// Open connections; more wait in the listener's backlog. There is room beside as many watches as there may be.
+const MAX_CONNECTIONS: usize = MAX_WATCHERS + 128;
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+/// Bytes that the system may hold for a client that takes them slowly; Linux doubles it.
+const SEND_BUFFER: u32 = 256 * 1024;
 /// How long a client may take for a request's head, also the first, and how long it may idle between requests.
 const HEAD: Duration = Duration::from_secs(20);
 /// How long a client may take for the TLS handshake.
@@ -34,6 +41,16 @@ const HEAD_BYTES: usize = 64 * 1024;
 const GRACE: Duration = Duration::from_secs(5);
 /// Pause after an accept that failed for want of something (file descriptors), so that the loop doesn't spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Listens there.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // What was bound here a moment ago doesn't matter.
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves until `stopping` turns true, then lets requests in flight end.
 pub(super) async fn run(
@@ -88,6 +105,7 @@ async fn secure(
     router: Router,
     stopping: watch::Receiver<bool>,
 ) {
+    let stream = Patient::new(stream, STALL);
     let Some(tls) = tls else { return serve(stream, from, place, router, stopping).await };
     match tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)).await {
         Ok(Ok(stream)) => serve(stream, from, place, router, stopping).await,

@@ -28,8 +28,6 @@ pub struct Verified {
 pub struct Page {
     /// As they stand in the file, with `hash`.
     pub rows: Vec<Value>,
-    /// What to ask for next: rows before this one. `None`: there are none.
-    pub next: Option<u64>,
     /// Lines among them that are no whole rows; `audit verify` names them.
     pub unreadable: u64,
 }
@@ -236,8 +234,6 @@ impl Audit {
             let latest = rows.iter().rev().take(wanted).filter_map(|line| serde_json::from_slice(line).ok());
             page.rows.extend(latest);
         }
-        let last = page.rows.last().and_then(|row: &Value| row["seq"].as_u64());
-        page.next = last.filter(|seq| *seq > 1);
         Ok(page)
     }
 }

@@ -12,6 +12,8 @@ use super::manifest::{self, Begun, Manifest, Position};
 use super::storage::{Storage, StorageError};
 use super::writer::{Part, part_name};
 use super::{FORMAT, merge};
+use crate::metrics::LIVE;
+use crate::wall_clock;
 
 /// Parts of other processes are looked for after so long, and then after twice as long each time, ...
 const LOOK: Duration = Duration::from_millis(2);
@@ -122,11 +124,13 @@ impl Maker {
 
     /// Makes the manifest of a cut whose part of process 0 is durable; says whether to go on.
     pub fn make(&mut self, epoch: u64) -> bool {
+        let began = Instant::now();
         let Some(parts) = self.gather(epoch) else { return false };
         let manifest = self.manifest(epoch, parts);
         if !self.publish(manifest) {
             return false;
         }
+        LIVE.checkpoint_seconds.set(began.elapsed().as_secs_f64());
         let names = (0..self.given.processes).map(|process| part_name(epoch, process));
         self.given.storage.delete(names);
         self.merge()
@@ -239,6 +243,8 @@ impl Maker {
         if let (Some(old), Some(before)) = (&self.before, &self.latest) {
             old.delete(&[before, &manifest], &self.given.storage);
         }
+        LIVE.checkpoint_time.set(wall_clock::now() as f64 / 1e6);
+        LIVE.checkpoint_bytes.set(manifest.segments.iter().map(|segment| segment.bytes as f64).sum());
         (self.given.done)(Some(&manifest));
         self.before = self.latest.replace(manifest);
         true

@@ -1,15 +1,24 @@
 //! `agents`: live sessions rolled up per agent.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::client::{ApiArgs, Client};
 use super::output::{Format, Out, Table, field, risk_style};
 use super::{Exit, OutputArgs, PageArgs};
 
-/// List agents, riskiest first.
+/// List agents.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  clawdstrike-edr agents --limit 20")]
 pub(super) struct AgentsArgs {
+    /// Of this tenant.
+    #[arg(long, value_name = "ID")]
+    tenant: Option<String>,
+    /// With a session of at least this risk score.
+    #[arg(long, value_name = "SCORE")]
+    min_risk: Option<f64>,
+    /// Riskiest, latest or busiest first, or those with most open alerts.
+    #[arg(long, value_enum, default_value = "risk")]
+    sort: Sort,
     #[command(flatten)]
     page: PageArgs,
     #[command(flatten)]
@@ -18,9 +27,32 @@ pub(super) struct AgentsArgs {
     output: OutputArgs,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Sort {
+    Risk,
+    LastSeen,
+    Events,
+    OpenAlerts,
+}
+
+impl Sort {
+    fn parameter(self) -> &'static str {
+        match self {
+            Sort::Risk => "risk",
+            Sort::LastSeen => "last_seen",
+            Sort::Events => "events",
+            Sort::OpenAlerts => "open_alerts",
+        }
+    }
+}
+
 pub(super) async fn run(args: AgentsArgs) -> anyhow::Result<Exit> {
-    let page = [("limit", Some(args.page.limit.to_string())), ("offset", Some(args.page.offset.to_string()))];
-    let answer = Client::new(args.api)?.get(&["agents"], &page).await?;
+    let query = [
+        ("tenant_id", args.tenant),
+        ("min_risk", args.min_risk.map(|risk| risk.to_string())),
+        ("sort", Some(args.sort.parameter().to_owned())),
+    ];
+    let answer = Client::new(args.api)?.list(&["agents"], &query, "agents", &args.page).await?;
     let mut out = Out::new();
     if args.output.output == Format::Json {
         out.document(&answer)?;
@@ -36,6 +68,6 @@ pub(super) async fn run(args: AgentsArgs) -> anyhow::Result<Exit> {
     }
     out.table(&table)?;
     out.flush()?;
-    args.page.tell_of_more(rows.len(), answer["total"].as_u64().unwrap_or_default());
+    args.page.tell_of_more(rows.len(), &answer);
     Ok(Exit::Ok)
 }

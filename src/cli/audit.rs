@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::client::{ApiArgs, Client};
 use super::output::{Format, Out, Table, field, severity_style, tell};
-use super::{Exit, OutputArgs, block_on};
+use super::{Exit, OutputArgs, PageArgs, block_on};
 use crate::audit::Audit;
 use crate::config::Config;
 
@@ -23,16 +23,12 @@ pub(super) enum Command {
 #[command(after_help = "\
 Examples:
   clawdstrike-edr audit list --limit 20
-  clawdstrike-edr audit list --before 4711 --output json
+  clawdstrike-edr audit list --limit 5000 --output json
 
 Needs the permission read:audit.")]
 pub(super) struct ListArgs {
-    /// Rows at most.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: usize,
-    /// Only rows before this one.
-    #[arg(long, value_name = "ROW")]
-    before: Option<u64>,
+    #[command(flatten)]
+    page: PageArgs,
     #[command(flatten)]
     api: ApiArgs,
     #[command(flatten)]
@@ -66,8 +62,7 @@ pub(super) fn run(command: Command) -> anyhow::Result<Exit> {
 }
 
 async fn list(args: ListArgs) -> anyhow::Result<Exit> {
-    let query = [("limit", Some(args.limit.to_string())), ("before", args.before.map(|row| row.to_string()))];
-    let answer = Client::new(args.api)?.get(&["audit"], &query).await?;
+    let answer = Client::new(args.api)?.list(&["audit"], &[], "rows", &args.page).await?;
     let mut out = Out::new();
     if args.output.output == Format::Json {
         out.document(&answer)?;
@@ -75,7 +70,8 @@ async fn list(args: ListArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Ok);
     }
     let mut table = Table::new(["ROW", "TIME", "WHO", "FROM", "ACTION", "OUTCOME", "DETAIL"]);
-    for row in answer["rows"].as_array().into_iter().flatten() {
+    let rows = answer["rows"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for row in rows {
         let outcome = field(row, "outcome");
         let style = if outcome == "refused" { severity_style("medium") } else { Style::new() };
         let cells = [field(row, "seq"), field(row, "time"), who(&row["who"]), field(row, "from"), field(row, "action")];
@@ -90,9 +86,7 @@ async fn list(args: ListArgs) -> anyhow::Result<Exit> {
             answer["unreadable"]
         ));
     }
-    if let Some(next) = answer["next"].as_u64() {
-        tell(&format!("there are older rows; --before {next} goes on"));
-    }
+    args.page.tell_of_more(rows.len(), &answer);
     Ok(Exit::Ok)
 }
 

@@ -10,10 +10,11 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Certificate, Method, Response, StatusCode, redirect};
+use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, redirect};
 use serde_json::Value;
 use url::{Host, Url};
 
+use super::PageArgs;
 use super::output::tell;
 use super::sse::Events;
 
@@ -103,6 +104,9 @@ const SILENCE: Duration = Duration::from_secs(45);
 /// The longest answer, in bytes.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
 
+/// Rows that are asked for at a time.
+const PAGE: usize = 1_000;
+
 /// A query parameter: its name, and its value if it was asked for.
 pub(super) type Parameter<'a> = (&'a str, Option<String>);
 
@@ -165,15 +169,53 @@ impl Client {
         self.body(response).await
     }
 
+    /// A list: its pages put together, until there are as many of its `rows` as were asked for. `as_of` is the first page's.
+    pub(super) async fn list(
+        &self,
+        route: &[&str],
+        query: &[Parameter<'_>],
+        rows: &str,
+        page: &PageArgs,
+    ) -> anyhow::Result<Value> {
+        let most = page.limit as usize;
+        let mut cursor = page.cursor.clone();
+        let mut list: Option<Value> = None;
+        loop {
+            let have = list.as_ref().and_then(|list| list[rows].as_array()).map_or(0, Vec::len);
+            let ask = [("limit", Some((most - have).min(PAGE).to_string())), ("cursor", cursor.take())];
+            let mut answer = self.get(route, &[query, &ask].concat()).await?;
+            cursor = answer["next"].as_str().map(str::to_owned);
+            let Some(found) = answer[rows].as_array_mut().map(std::mem::take) else {
+                bail!("\"{}\" answered without \"{rows}\": is it an engine's API? check --api", self.base);
+            };
+            let end = found.is_empty() || have + found.len() >= most || cursor.is_none();
+            let list = list.get_or_insert(answer);
+            list[rows].as_array_mut().into_iter().for_each(|all| all.extend_from_slice(&found));
+            list["next"] = cursor.clone().into();
+            if end {
+                return Ok(std::mem::take(list));
+            }
+        }
+    }
+
     /// POST of a JSON body.
     pub(super) async fn post(&self, route: &[&str], body: &Value) -> anyhow::Result<Value> {
         let response = self.call(Method::POST, route, &[], Some(body)).await?;
         self.body(response).await
     }
 
-    /// The server-sent events of the route.
-    pub(super) async fn watch(&self, route: &[&str], query: &[Parameter<'_>]) -> anyhow::Result<Events> {
-        Ok(Events::new(self.call(Method::GET, route, query, None).await?))
+    /// The server-sent events of the route; those after the event of this id, if it is known.
+    pub(super) async fn watch(
+        &self,
+        route: &[&str],
+        query: &[Parameter<'_>],
+        after: Option<&str>,
+    ) -> anyhow::Result<Events> {
+        let mut request = self.http.get(self.url(route, query)?);
+        if let Some(id) = after {
+            request = request.header("last-event-id", id);
+        }
+        Ok(Events::new(self.send(request).await?))
     }
 
     async fn call(
@@ -187,6 +229,10 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
+        self.send(request).await
+    }
+
+    async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
         let response = request.send().await.map_err(|e| self.unreachable(e))?;
         if response.status().is_success() {
             return Ok(response);

@@ -25,6 +25,7 @@ mod watch;
 mod worker;
 
 use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
 
 use output::{Closed, Format, tell};
 
@@ -93,23 +94,23 @@ struct OutputArgs {
     output: Format,
 }
 
-/// `--limit` and `--offset`.
+/// `--limit` and `--cursor`.
 #[derive(Debug, Args)]
 struct PageArgs {
-    /// Rows at most.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: usize,
-    /// Rows to leave out first.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    offset: usize,
+    /// Rows at most; up to 100,000.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(..=100_000))]
+    limit: u32,
+    /// Go on where a list ended: `next` of its JSON. The filter and the order must be the same.
+    #[arg(long)]
+    cursor: Option<String>,
 }
 
 impl PageArgs {
     /// Says on standard error when there are more rows than were asked for.
-    fn tell_of_more(&self, shown: usize, total: u64) {
-        let end = self.offset.saturating_add(shown);
-        if (end as u64) < total {
-            tell(&format!("{shown} of {total} shown; --offset {end} goes on"));
+    fn tell_of_more(&self, shown: usize, answer: &Value) {
+        if !answer["next"].is_null() || (self.limit == 0 && answer["total"] != 0) {
+            let of = answer["total"].as_u64().map(|total| format!(" of {total}")).unwrap_or_default();
+            tell(&format!("{shown}{of} shown; --limit shows more, and --cursor with `next` of --output json goes on"));
         }
     }
 }

@@ -1,12 +1,11 @@
-//! Server-sent events as they arrive (WHATWG HTML, "event stream"), as far as the engine sends them: `event` and `data`.
+//! Server-sent events as they arrive (WHATWG HTML, "event stream"), as far as the engine sends them: `event`, `id` and `data`.
 //!
 //! Knows nothing of what an event says.
 
 use std::collections::VecDeque;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use reqwest::Response;
-use serde_json::Value;
 
 use super::client::root_cause;
 
@@ -18,6 +17,8 @@ const MAX_EVENT: usize = 8 * 1024 * 1024;
 pub(super) struct Event {
     pub(super) name: String,
     pub(super) data: String,
+    /// Names how far the stream has come with it.
+    pub(super) id: Option<String>,
 }
 
 /// The events of one response.
@@ -32,15 +33,17 @@ impl Events {
         Events { response, parser: Parser::default(), ready: VecDeque::new() }
     }
 
-    /// The next event with its JSON; `None` when the engine has ended the stream.
-    pub(super) async fn next(&mut self) -> anyhow::Result<Option<(String, Value)>> {
+    /// The next event; `Err` with why there is none any more. Fails if this can't be an engine's.
+    pub(super) async fn next(&mut self) -> anyhow::Result<Result<Event, String>> {
         loop {
             if let Some(event) = self.ready.pop_front() {
-                return Ok(Some((event.name, serde_json::from_str(&event.data)?)));
+                return Ok(Ok(event));
             }
-            let chunk = self.response.chunk().await;
-            let chunk = chunk.map_err(|e| anyhow!("the watch broke off: {}; start it again", root_cause(&e)))?;
-            let Some(chunk) = chunk else { return Ok(None) };
+            let chunk = match self.response.chunk().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return Ok(Err("the engine ended the watch".into())),
+                Err(error) => return Ok(Err(format!("the watch broke off: {}", root_cause(&error)))),
+            };
             self.parser.push(&chunk, &mut self.ready)?;
         }
     }
@@ -51,6 +54,7 @@ struct Parser {
     line: Vec<u8>,
     name: String,
     data: String,
+    id: Option<String>,
 }
 
 impl Parser {
@@ -72,13 +76,15 @@ impl Parser {
         if line.is_empty() {
             let name = std::mem::take(&mut self.name);
             let data = std::mem::take(&mut self.data);
-            return (!data.is_empty()).then_some(Event { name, data });
+            let id = self.id.take();
+            return (!data.is_empty()).then_some(Event { name, data, id });
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "event" => self.name = value.to_owned(),
             "data" => self.data.push_str(value),
+            "id" => self.id = Some(value.to_owned()),
             // Comments, which keep the connection alive, and fields that the engine doesn't send.
             _ => {}
         }
@@ -92,8 +98,12 @@ mod tests {
 
     #[test]
     fn events_are_the_same_however_the_bytes_are_cut() {
-        let text = ": hello\n\nevent: alert\r\ndata: {\"a\":\"ü\"}\r\n\r\ndata:1\n\n";
-        let event = |name: &str, data: &str| Event { name: name.into(), data: data.into() };
+        let text = ": hello\n\nevent: alert\r\nid: 1-2\r\ndata: {\"a\":\"ü\"}\r\n\r\ndata:1\n\n";
+        let event = |name: &str, data: &str| Event {
+            name: name.into(),
+            data: data.into(),
+            id: (!name.is_empty()).then(|| "1-2".into()),
+        };
         for size in 1..=text.len() {
             let (mut parser, mut ready) = (Parser::default(), VecDeque::new());
             for chunk in text.as_bytes().chunks(size) {

@@ -6,13 +6,12 @@ use std::path::PathBuf;
 use clap::Args;
 use clawdstrike_telemetry::time;
 use serde_json::json;
-use tokio::sync::broadcast::error::RecvError;
 
 use super::output::{Format, Out, escape, field, severity_style};
 use super::{Exit, OutputArgs};
 use crate::alert::{Alert, Status};
 use crate::api::serve;
-use crate::runtime::handle::{Change, Handle};
+use crate::runtime::handle::{Gap, Handle};
 use crate::runtime::process::{self, Process};
 
 /// Run one process of the cluster (`up` starts them all; a Kubernetes StatefulSet runs these).
@@ -63,26 +62,22 @@ pub(super) fn run(args: WorkerArgs) -> anyhow::Result<Exit> {
 }
 
 async fn show_alerts(handle: Handle, api: String, format: Format) {
-    let mut changes = handle.watch();
+    let mut changes = handle.feeds().alerts.watch();
     drop(handle);
     if announce(&api, format).is_err() {
         return;
     }
     loop {
-        let alert = match changes.recv().await {
-            Ok(Change::Alert(alert)) => alert,
-            Ok(Change::Session(_)) => continue,
-            Err(RecvError::Lagged(missed)) => {
-                tracing::warn!(
-                    missed,
-                    "alerts and sessions change faster than they can be followed here; `alerts list` has all alerts"
-                );
+        let change = match changes.next().await {
+            Ok(change) => change,
+            Err(Gap::Missed(missed)) => {
+                tracing::warn!(missed, "alerts change faster than they can be followed here; `alerts list` has all");
                 continue;
             }
-            Err(RecvError::Closed) => return,
+            Err(Gap::Ended) => return,
         };
         // Nobody reads any more: the engine goes on.
-        if print(&alert, format).is_err() {
+        if print(&change.now, format).is_err() {
             return;
         }
     }

@@ -1,7 +1,7 @@
 //! The alerts view: on the worker that owns an alert's session, the latest version of each alert. It adds what only that
 //! worker knows (the session's risk), answers questions about alerts, and completes those about sessions.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
 
@@ -22,7 +22,7 @@ use super::settings::Settings;
 use crate::alert::{Alert, Deed, Handling, Note, Reason, Status};
 use crate::frame::{self, Kind};
 use crate::spool::Spool;
-use crate::view::{AgentView, Query, Rows, compare_alerts};
+use crate::view::{AgentView, Place, Query, Ranked, Rows, StateView, Top};
 use crate::wall_clock;
 
 /// One worker's whole part of an answer.
@@ -32,7 +32,7 @@ pub struct Share {
     pub id: u64,
     /// The question.
     pub query: Query,
-    /// How many rows there are before limit and offset.
+    /// How many rows of it pass the filter.
     pub total: u64,
     /// The rows.
     #[serde(with = "super::json")]
@@ -77,26 +77,37 @@ struct View {
     handled: HashMap<String, Handling>,
     /// The set in force.
     set: RuleSet,
+    /// Hits that this worker has sent.
+    hits: Rc<Cell<u64>>,
     spool: Option<Rc<RefCell<Spool>>>,
     /// Frames of what changed since the last cut.
     frames: Vec<u8>,
 }
 
-/// Builds the view on this worker.
+/// What the view is given.
+pub struct Inputs<'scope> {
+    /// Versions of alerts.
+    pub versions: StreamVec<'scope, u64, AlertVersion>,
+    /// What detection knows of answers.
+    pub parts: StreamVec<'scope, u64, Part>,
+    /// Commands, to all.
+    pub commands: StreamVec<'scope, u64, Command>,
+}
+
+/// Builds the view on this worker; `hits`: those that it has sent so far.
 pub fn view<'scope>(
     scope: Scope<'scope, u64>,
-    versions: StreamVec<'scope, u64, AlertVersion>,
-    parts: StreamVec<'scope, u64, Part>,
-    commands: StreamVec<'scope, u64, Command>,
+    inputs: Inputs<'scope>,
     settings: &Settings,
     shared: Shared,
+    hits: Rc<Cell<u64>>,
     spool: Option<Rc<RefCell<Spool>>>,
 ) -> Viewed<'scope> {
     type Builder<D> = CapacityContainerBuilder<Vec<D>>;
     let mut builder = OperatorBuilder::new("Alerts".to_owned(), scope);
-    let mut versions = builder.new_input(versions, Exchange::new(|v: &AlertVersion| (v.session >> 64) as u64));
-    let mut parts = builder.new_input(parts, Pipeline);
-    let mut commands = builder.new_input(commands, Pipeline);
+    let mut versions = builder.new_input(inputs.versions, Exchange::new(|v: &AlertVersion| (v.session >> 64) as u64));
+    let mut parts = builder.new_input(inputs.parts, Pipeline);
+    let mut commands = builder.new_input(inputs.commands, Pipeline);
     let (alerts_out, alerts) = builder.new_output::<Vec<AlertVersion>>();
     let (shares_out, shares) = builder.new_output::<Vec<Share>>();
     let mut alerts_out = OutputBuilder::<_, Builder<AlertVersion>>::from(alerts_out);
@@ -110,6 +121,7 @@ pub fn view<'scope>(
         left: spool.is_some().then(HashSet::new),
         handled: HashMap::new(),
         set: RuleSet::default(),
+        hits,
         spool,
         frames: Vec::new(),
     };
@@ -344,29 +356,44 @@ impl View {
                 });
                 (total, Rows::Sessions(with_alerts.collect()))
             }
-            Query::Alerts { filter, limit, offset } => {
-                let mut found: Vec<&Alert> =
-                    self.alerts.values().map(|k| &k.alert).filter(|a| filter.accepts(a)).collect();
-                found.sort_by(|a, b| compare_alerts(a, b));
-                let rows = found.iter().take(limit.saturating_add(*offset)).map(|a| (*a).clone()).collect();
-                (found.len() as u64, Rows::Alerts(rows))
+            Query::Alerts { filter, sort, limit, after } => {
+                let mut top: Top<&Alert> = Top::new(*sort, after.clone(), *limit);
+                self.alerts.values().map(|k| &k.alert).filter(|a| filter.accepts(a)).for_each(|a| top.offer(a));
+                (top.total(), Rows::Alerts(top.into_rows().into_iter().cloned().collect()))
             }
             Query::Alert(id) => {
                 let found: Vec<Alert> = self.alerts.get(id).map(|k| k.alert.clone()).into_iter().collect();
                 (found.len() as u64, Rows::Alerts(found))
             }
+            Query::State => (0, Rows::State(self.state())),
             Query::Agents { .. } => (agents.len() as u64, Rows::Agents(self.count_alerts(agents))),
         };
         Share { id, query, total, rows }
     }
 
+    /// What this worker holds. Groups may have come further than the epoch.
+    fn state(&self) -> StateView {
+        let groups = self.shared.groups.borrow();
+        let mut state = StateView { hits: self.hits.get(), alerts: self.alerts.len() as u64, ..StateView::default() };
+        for (_, group) in groups.iter() {
+            state.groups += 1;
+            state.group_bytes += group.held as u64;
+        }
+        let held = |alert: &Alert| {
+            let evidence = alert.evidence.iter().map(|e| size_of_val(e) + e.target.len() + e.id.len()).sum::<usize>();
+            size_of::<Kept>() + alert.trigger_event.len() + evidence
+        };
+        state.alert_bytes = self.alerts.values().map(|kept| held(&kept.alert) as u64).sum();
+        state
+    }
+
     fn count_alerts(&self, mut agents: Vec<AgentView>) -> Vec<AgentView> {
+        let mut open: HashMap<(&str, &str), u64> = HashMap::new();
         for alert in self.alerts.values().map(|k| &k.alert).filter(|a| is_open(a)) {
-            if let Some(agent) =
-                agents.iter_mut().find(|g| g.tenant_id == alert.tenant_id && g.agent_id == alert.agent_id)
-            {
-                agent.open_alerts += 1;
-            }
+            *open.entry((&alert.tenant_id, &alert.agent_id)).or_default() += 1;
+        }
+        for agent in &mut agents {
+            agent.open_alerts += open.get(&(&*agent.tenant_id, &*agent.agent_id)).copied().unwrap_or_default();
         }
         agents
     }
@@ -382,33 +409,36 @@ pub fn merge(shares: Vec<Share>) -> Option<(u64, Rows)> {
     let mut total = shares.iter().map(|s| s.total).sum();
     let mut sessions = Vec::new();
     let mut alerts = Vec::new();
+    let mut state = StateView::default();
     let mut agents: BTreeMap<(String, String), AgentView> = BTreeMap::new();
     for share in shares {
         match share.rows {
             Rows::Sessions(rows) => sessions.extend(rows),
             Rows::Alerts(rows) => alerts.extend(rows),
             Rows::Agents(rows) => rows.into_iter().for_each(|row| add_agent(&mut agents, row)),
+            Rows::State(of_worker) => state += of_worker,
         }
     }
     let rows = match query {
-        Query::Sessions { sort, limit, offset, .. } => {
-            sessions.sort_by(|a, b| sort.compare(a, b));
-            Rows::Sessions(sessions.into_iter().skip(offset).take(limit).collect())
-        }
+        Query::Sessions { sort, limit, after, .. } => Rows::Sessions(first(sessions, sort, after, limit)),
         Query::SessionsById(_) => Rows::Sessions(sessions),
-        Query::Alerts { limit, offset, .. } => {
-            alerts.sort_by(compare_alerts);
-            Rows::Alerts(alerts.into_iter().skip(offset).take(limit).collect())
-        }
+        Query::Alerts { sort, limit, after, .. } => Rows::Alerts(first(alerts, sort, after, limit)),
         Query::Alert(_) => Rows::Alerts(alerts),
-        Query::Agents { limit, offset } => {
-            total = agents.len() as u64;
-            let mut rows: Vec<AgentView> = agents.into_values().collect();
-            rows.sort_by(|a, b| b.max_risk.total_cmp(&a.max_risk));
-            Rows::Agents(rows.into_iter().skip(offset).take(limit).collect())
+        Query::State => Rows::State(state),
+        Query::Agents { filter, sort, limit, after } => {
+            let mut top = Top::new(sort, after, limit);
+            agents.into_values().filter(|agent| filter.accepts(agent)).for_each(|agent| top.offer(agent));
+            total = top.total();
+            Rows::Agents(top.into_rows())
         }
     };
     Some((total, rows))
+}
+
+fn first<R: Ranked>(rows: Vec<R>, sort: R::Sort, after: Option<Place>, limit: usize) -> Vec<R> {
+    let mut top = Top::new(sort, after, limit);
+    rows.into_iter().for_each(|row| top.offer(row));
+    top.into_rows()
 }
 
 fn add_agent(agents: &mut BTreeMap<(String, String), AgentView>, row: AgentView) {
@@ -446,6 +476,7 @@ mod tests {
             left: Some(HashSet::new()),
             handled: HashMap::new(),
             set: RuleSet::default(),
+            hits: Rc::default(),
             spool: None,
             frames: Vec::new(),
         }

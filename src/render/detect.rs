@@ -469,7 +469,7 @@ impl Detect {
             Command::Checkpoint => self.cut(epoch),
             Command::Reconcile(suspects) => self.reconcile(&suspects.sessions),
             Command::Drain | Command::Handle(_) => {}
-            Command::Peek { id, query } => self.answer(id, query),
+            Command::Peek { id, query } => self.parts.push(self.answer(id, query)),
         }
     }
 
@@ -516,39 +516,6 @@ impl Detect {
             }
         }
     }
-
-    /// This worker's part of an answer: its first rows of the order asked for, as many as the whole answer could need.
-    fn answer(&mut self, id: u64, query: Query) {
-        let mut part = Part { id, query, sessions: Vec::new(), agents: Vec::new(), total: 0 };
-        let idle = self.idle_before();
-        let weights = &self.settings.risk;
-        let groups = self.shared.groups.borrow();
-        match &part.query {
-            Query::Sessions { filter, sort, limit, offset } => {
-                let keep = offset.saturating_add(*limit);
-                for (key, group) in groups.iter() {
-                    let views = group.session.iter().flat_map(|s| s.views(idle, weights));
-                    part.sessions.extend(views.filter(|v| filter.accepts(v)).map(|v| (*key, v)));
-                }
-                part.total = part.sessions.len() as u64;
-                part.sessions.sort_by(|a, b| sort.compare(&a.1, &b.1));
-                part.sessions.truncate(keep);
-            }
-            Query::SessionsById(ids) => {
-                if let Some(hasher) = &*self.shared.hasher.borrow() {
-                    for (tenant, agent, session) in ids {
-                        let key = hasher.session(tenant, agent, session, &mut self.scratch);
-                        let session = groups.get(key).and_then(|g| g.session.as_ref());
-                        part.sessions.extend(session.iter().flat_map(|s| s.views(idle, weights)).map(|v| (key, v)));
-                    }
-                }
-                part.total = part.sessions.len() as u64;
-            }
-            Query::Agents { .. } => part.agents = agents(&groups, idle, weights),
-            Query::Alerts { .. } | Query::Alert(_) => {}
-        }
-        self.parts.push(part);
-    }
 }
 
 pub(super) fn collect(
@@ -573,29 +540,4 @@ pub(super) fn collect(
         let session = hasher.session(&alert.tenant_id, &alert.agent_id, &alert.session_id, scratch);
         alerts.push(AlertVersion { session, alert, origin: Origin::Made });
     }
-}
-
-fn agents(groups: &Groups, idle: i64, weights: &crate::session::RiskWeights) -> Vec<AgentView> {
-    let mut agents: std::collections::BTreeMap<(String, String), AgentView> = std::collections::BTreeMap::new();
-    for (_, group) in groups.iter() {
-        for view in group.session.iter().flat_map(|s| s.views(idle, weights)) {
-            let key = (view.tenant_id.clone(), view.agent_id.clone());
-            let agent = agents.entry(key).or_insert_with(|| AgentView {
-                tenant_id: view.tenant_id.clone(),
-                agent_id: view.agent_id.clone(),
-                sessions: 0,
-                events: 0,
-                violations: 0,
-                open_alerts: 0,
-                max_risk: 0.0,
-                last_seen: i64::MIN,
-            });
-            agent.sessions += 1;
-            agent.events += view.events;
-            agent.violations += view.violations;
-            agent.max_risk = agent.max_risk.max(view.risk_score);
-            agent.last_seen = agent.last_seen.max(view.last_seen);
-        }
-    }
-    agents.into_values().collect()
 }

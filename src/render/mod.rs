@@ -35,6 +35,7 @@ mod matched;
 pub mod needs;
 mod partitions;
 mod patterns;
+mod peek;
 mod reallow;
 mod restore;
 mod revive;
@@ -44,10 +45,11 @@ pub mod settings;
 pub mod snapshot;
 mod units;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use timely::dataflow::operators::Probe as _;
+use timely::dataflow::operators::core::Inspect;
 use timely::dataflow::operators::probe::Handle as Probe;
 use timely::dataflow::operators::vec::Input;
 use timely::worker::Worker;
@@ -94,15 +96,19 @@ pub fn build(worker: &mut Worker, parts: IngestParts) -> Built {
         totals: totals.clone(),
         hasher: Rc::new(RefCell::new(None)),
     };
+    let counted = Rc::new(Cell::new(0));
+    let counting = counted.clone();
     let commands = worker.dataflow::<u64, _, _>(|scope| {
         let (input, commands) = scope.new_input::<Command>();
         let commands = broadcast(commands);
         let settings = parts.settings.clone();
         let spool = parts.spool.clone();
         let ingest::Ingested { hits, back, notices } = ingest::ingest(scope, commands.clone(), parts);
+        let hits = hits.inspect(move |batch| counting.set(counting.get() + batch.heads.len() as u64));
         let inputs = detect::Inputs { hits, back, commands: commands.clone(), notices: broadcast(notices) };
         let detected = detect::detect(scope, inputs, &settings, shared.clone(), spool.clone());
-        let viewed = alerts::view(scope, detected.alerts, detected.parts, commands, &settings, shared, spool);
+        let inputs = alerts::Inputs { versions: detected.alerts, parts: detected.parts, commands };
+        let viewed = alerts::view(scope, inputs, &settings, shared, counted, spool);
         export::export(scope, viewed.alerts, detected.sessions, viewed.shares, exports.clone()).probe_with(&probe);
         input
     });

@@ -23,6 +23,7 @@ use super::request::{self, Destination, Request, action_name};
 use super::retry::{Limits, Verdict, classify};
 use super::sign::{self, Keys};
 use crate::config::SocFormat;
+use crate::metrics::LIVE;
 use crate::wall_clock;
 
 /// How much of an answer is read, so that its connection can be used again; a longer one costs the connection.
@@ -285,11 +286,15 @@ impl Receiver {
         due.attempt += 1;
         let (outcome, how) = match self.request(&work) {
             Ok(request) => {
+                let began = Instant::now();
                 let (verdict, reason) = self.send(&request, &due.item.key).await;
+                let seconds = began.elapsed().as_secs_f64();
+                LIVE.sink_seconds.with_label_values(&[self.destination.name()]).observe(seconds);
                 self.judge(&due, &work, verdict, reason)
             }
             Err(reason) => {
                 self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
+                self.count("failed");
                 tracing::error!(
                     alert_id = work.alert_id,
                     action = name(&work),
@@ -302,18 +307,24 @@ impl Receiver {
         Some(Landed { due, how })
     }
 
+    fn count(&self, outcome: &str) {
+        LIVE.actions.with_label_values(&[self.destination.name(), outcome]).inc();
+    }
+
     fn judge(&self, due: &Due, work: &Work, verdict: Verdict, reason: String) -> (Outcome, How) {
         let counters = &self.shared.counters;
         let (alert_id, action, attempt) = (&work.alert_id, name(work), due.attempt);
         match verdict {
             Verdict::Taken => {
                 counters.sent.fetch_add(1, Ordering::Relaxed);
+                self.count("done");
                 self.shared.set_degraded(self.destination, None);
                 tracing::info!(alert_id, action, attempt, "action carried out");
                 (Outcome::Taken, How::Done { answered: true })
             }
             Verdict::Later(after) if wall_clock::now() < work.give_up_at => {
                 counters.retries.fetch_add(1, Ordering::Relaxed);
+                self.count("retried");
                 let delay = self.shared.limits.delay(attempt, after);
                 let receiver = self.destination.name();
                 tracing::warn!(alert_id, action, attempt, ?delay, "{receiver} will be tried again: {reason}");
@@ -326,6 +337,7 @@ impl Receiver {
             }
             Verdict::Later(_) | Verdict::Never => {
                 counters.failed.fetch_add(1, Ordering::Relaxed);
+                self.count("failed");
                 tracing::error!(
                     alert_id,
                     action,

@@ -287,9 +287,15 @@ impl Actions {
         self.ledger.find(id.to_owned()).await.map_err(|Ended| Stopping)
     }
 
-    /// Those that pass the filter, the latest first, and how many there are in all. Fails when the engine stops.
-    pub async fn list(&self, filter: Filter, limit: usize, offset: usize) -> Result<(u64, Vec<Entry>), Stopping> {
-        self.ledger.list(filter, limit, offset).await.map_err(|Ended| Stopping)
+    /// Those that pass the filter, the latest first, each with its turn; of those below the turn `below` at most `limit`. Before
+    /// them, how many there are in all. Fails when the engine stops.
+    pub async fn list(
+        &self,
+        filter: Filter,
+        limit: usize,
+        below: Option<i64>,
+    ) -> Result<(u64, Vec<(i64, Entry)>), Stopping> {
+        self.ledger.list(filter, limit, below).await.map_err(|Ended| Stopping)
     }
 
     /// The oldest changes that the store's copy hasn't got, of each action the latest. Fails when the engine stops.

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use clawdstrike_rules::plan::RuleSet;
 use clawdstrike_rules::{Diagnostic, SourceFile};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::feed::feed;
+pub use super::feed::{Change, Feed, Gap, Teller, Told, Watcher};
 use crate::alert::{Alert, Handling, Note};
 use crate::inbox::Waker;
+use crate::metrics::LIVE;
 use crate::response::Actions;
 use crate::rule_files;
 use crate::session::SessionView;
@@ -15,8 +18,6 @@ use crate::view::{Answer, Query, Rows};
 
 /// Requests that may wait for the dataflow.
 pub const REQUESTS: usize = 1024;
-/// Changes that a slow watcher may lag behind before it misses some (and is told so).
-pub const WATCH_LAG: usize = 4096;
 
 /// A request to the dataflow's sequencer.
 pub enum Request {
@@ -38,12 +39,40 @@ pub struct Loaded {
 }
 
 /// What watchers see.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// A new version of an alert.
-    Alert(Arc<Alert>),
-    /// A session's view after an epoch in which it changed (at a coarse beat).
-    Session(Arc<SessionView>),
+#[derive(Clone)]
+pub struct Feeds {
+    /// Every new version of an alert.
+    pub alerts: Feed<Alert>,
+    /// Sessions' views after epochs in which they changed (at a coarse beat).
+    pub sessions: Feed<SessionView>,
+}
+
+/// Tells watchers.
+pub struct Tellers {
+    /// Every new version of an alert.
+    pub alerts: Teller<Alert>,
+    /// Sessions' views; told only while somebody watches.
+    pub sessions: Teller<SessionView>,
+}
+
+/// Both ends of what watchers see.
+pub fn feeds() -> (Tellers, Feeds) {
+    let ((alerts_in, alerts), (sessions_in, sessions)) = (feed(), feed());
+    (Tellers { alerts: alerts_in, sessions: sessions_in }, Feeds { alerts, sessions })
+}
+
+impl Told for Alert {
+    fn bytes(&self) -> usize {
+        // Targets stand in the text a second time.
+        let evidence: usize = self.evidence.iter().map(|e| 2 * (e.target.len() + e.id.len()) + 256).sum();
+        2048 + evidence + self.trigger_event.len()
+    }
+}
+
+impl Told for SessionView {
+    fn bytes(&self) -> usize {
+        2048 + 2 * self.last_events.iter().map(|e| e.target.len() + 128).sum::<usize>()
+    }
 }
 
 /// The rule set in force.
@@ -78,6 +107,14 @@ pub struct Stats {
     pub retimed: u64,
     /// Alert versions emitted.
     pub alert_versions: u64,
+    /// The next offset of each partition, by the source's place in the configuration.
+    pub positions: Vec<(u16, u32, u64)>,
+    /// When the last epoch was closed, microseconds since 1970; 0: none was.
+    pub closed_at: i64,
+    /// Exported epochs that wait for their takers.
+    pub exports_waiting: usize,
+    /// Alerts and lives of sessions that wait for the store.
+    pub store_waiting: (usize, usize),
     /// Lives of sessions that left the live view for want of room.
     pub sessions_left: u64,
     /// Groups that lost kept events for want of room.
@@ -112,25 +149,26 @@ pub enum EngineError {
 #[derive(Clone)]
 pub struct Handle {
     pub(crate) requests: mpsc::Sender<Request>,
-    pub(crate) changes: broadcast::Sender<Change>,
+    feeds: Feeds,
     pub(crate) rules: Arc<watch::Sender<Arc<ActiveRules>>>,
     pub(crate) stats: watch::Receiver<Stats>,
     waker: Waker,
     actions: Option<Actions>,
+    sources: Arc<[String]>,
 }
 
 /// How long a request may take.
 const REQUEST_SECONDS: u64 = 10;
 
 impl Handle {
-    /// A handle on whoever answers `requests`, publishes `changes` and keeps `rules` and `stats` current.
+    /// A handle on whoever answers `requests`, tells `feeds` and keeps `rules` and `stats` current.
     pub fn new(
         requests: mpsc::Sender<Request>,
-        changes: broadcast::Sender<Change>,
+        feeds: Feeds,
         rules: Arc<watch::Sender<Arc<ActiveRules>>>,
         stats: watch::Receiver<Stats>,
     ) -> Handle {
-        Handle { requests, changes, rules, stats, waker: Waker::default(), actions: None }
+        Handle { requests, feeds, rules, stats, waker: Waker::default(), actions: None, sources: Arc::default() }
     }
 
     /// Wakes whoever answers after each request.
@@ -141,6 +179,16 @@ impl Handle {
     /// With the ledger of actions.
     pub fn with_actions(self, actions: Actions) -> Handle {
         Handle { actions: Some(actions), ..self }
+    }
+
+    /// With the names of the sources, by their places in the configuration.
+    pub fn with_sources(self, names: impl Iterator<Item = String>) -> Handle {
+        Handle { sources: names.collect(), ..self }
+    }
+
+    /// Names of the sources, by their places in the configuration.
+    pub fn sources(&self) -> Arc<[String]> {
+        self.sources.clone()
     }
 
     /// The ledger of actions, where there is one.
@@ -164,6 +212,7 @@ impl Handle {
         let compiled = match clawdstrike_rules::compile(&files) {
             Ok(compiled) => compiled,
             Err(errors) => {
+                LIVE.rule_loads.with_label_values(&["refused"]).inc();
                 let text = errors.to_string();
                 self.rules.send_modify(|r| Arc::make_mut(r).last_error = Some(text));
                 return Err(EngineError::Rules(errors.errors));
@@ -171,7 +220,9 @@ impl Handle {
         };
         let set = Arc::new(compiled.set);
         let (tx, rx) = oneshot::channel();
-        let Loaded { epoch, .. } = self.request(Request::Rules(set.clone(), tx), rx).await?;
+        let loaded = self.request(Request::Rules(set.clone(), tx), rx).await;
+        LIVE.rule_loads.with_label_values(&[if loaded.is_ok() { "loaded" } else { "failed" }]).inc();
+        let Loaded { epoch, .. } = loaded?;
         let digest = rule_files::digest(&files);
         let active = Arc::new(ActiveRules {
             set,
@@ -194,12 +245,12 @@ impl Handle {
 
     /// Notes what an analyst did with an alert; gives the version that says so, which is durable then. `None`: there is no
     /// such alert in the live view.
-    pub async fn handle_alert(&self, id: &str, note: Note) -> Result<Option<Arc<Alert>>, EngineError> {
+    pub async fn handle_alert(&self, id: &str, note: Note) -> Result<Option<Alert>, EngineError> {
         let known = |answer: Answer| matches!(answer.rows, Rows::Alerts(rows) if !rows.is_empty());
         if !known(self.peek(Query::Alert(id.to_owned())).await?) {
             return Ok(None);
         }
-        let mut changes = self.watch();
+        let mut changes = self.feeds.alerts.watch();
         let (at, by) = (note.at, note.by.clone());
         let says_so = |alert: &Alert| {
             alert.alert_id == id && alert.handling.notes().iter().any(|note| note.at == at && note.by == by)
@@ -209,16 +260,16 @@ impl Handle {
             self.requests.send(request).await.map_err(|_| EngineError::Stopping)?;
             self.waker.wake();
             loop {
-                match changes.recv().await {
-                    Ok(Change::Alert(alert)) if says_so(&alert) => return Ok(Some(alert)),
+                match changes.next().await {
+                    Ok(change) if says_so(&change.now) => return Ok(Some(change.now.clone())),
                     // What was missed may have been it; the next version of another alert won't be.
-                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                    Err(Gap::Missed(_)) => {
                         let Rows::Alerts(rows) = self.peek(Query::Alert(id.to_owned())).await?.rows else { continue };
                         if let Some(alert) = rows.into_iter().find(says_so) {
-                            return Ok(Some(Arc::new(alert)));
+                            return Ok(Some(alert));
                         }
                     }
-                    Err(broadcast::error::RecvError::Closed) => return Err(EngineError::Stopping),
+                    Err(Gap::Ended) => return Err(EngineError::Stopping),
                     Ok(_) => {}
                 }
             }
@@ -231,9 +282,14 @@ impl Handle {
         self.rules.borrow().clone()
     }
 
-    /// Every change from now on.
-    pub fn watch(&self) -> broadcast::Receiver<Change> {
-        self.changes.subscribe()
+    /// What is told as it happens.
+    pub fn feeds(&self) -> &Feeds {
+        &self.feeds
+    }
+
+    /// Requests that wait for the dataflow.
+    pub fn waiting_requests(&self) -> usize {
+        self.requests.max_capacity() - self.requests.capacity()
     }
 
     /// Counters as of the last closed epoch.

@@ -4,6 +4,7 @@ pub mod archive;
 pub mod backtest;
 pub mod dead_letters;
 pub mod driver;
+pub mod feed;
 pub mod handle;
 pub mod journal;
 pub mod mirror;

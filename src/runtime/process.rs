@@ -13,11 +13,11 @@ use clawdstrike_rules::{Compiled, SourceFile};
 use crossbeam_channel::bounded;
 use timely::CommunicationConfig;
 use tokio::runtime::Runtime;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::archive::{Archive, Archived};
 use super::driver::{Crew, Cuts, Kept, Sequencer, Shared};
-use super::handle::{ActiveRules, Handle, REQUESTS, Stats, WATCH_LAG};
+use super::handle::{self, ActiveRules, Handle, REQUESTS, Stats};
 use super::journal::{Journal, Told};
 use super::recovery::{self, Beginning, Coordinate};
 use super::{dead_letters, mirror, refill, rules, sinks, up};
@@ -314,13 +314,9 @@ async fn start_head(
 ) -> Result<(Head, Sequencer), String> {
     let writer = Store::prepare(&config.store)?.map(StoreWriter::start);
     let response = Arc::new(Orchestrator::start(&config.response, &config.cluster.state)?);
-    let (changes, _) = broadcast::channel(WATCH_LAG);
+    let (watchers, feeds) = handle::feeds();
     let (stats_in, stats) = watch::channel(Stats::default());
-    let to = sinks::Sinks {
-        store: writer.as_ref().map(StoreWriter::versions),
-        response: response.clone(),
-        changes: changes.clone(),
-    };
+    let to = sinks::Sinks { store: writer.as_ref().map(StoreWriter::versions), response: response.clone(), watchers };
     let archived = Arc::new(Archived::default());
     let checkpoints = (beginning.troubles(), stats_in.clone());
     let (outlet, sinks) =
@@ -337,9 +333,10 @@ async fn start_head(
     };
     let waker = Waker::default();
     let (active, _) = watch::channel(Arc::new(active));
-    let handle = Handle::new(requests_in, changes, Arc::new(active), stats)
+    let handle = Handle::new(requests_in, feeds, Arc::new(active), stats)
         .with_waker(waker.clone())
-        .with_actions(response.actions());
+        .with_actions(response.actions())
+        .with_sources(config.sources.iter().map(|source| source.name().to_owned()));
     let acked = outlet.acked_by_all();
     let outlet = journal.before(Box::new(outlet), cuts.clone())?;
     let sequencer = Sequencer {

@@ -107,10 +107,10 @@ pub async fn watch(path: PathBuf, handle: Handle, began_with: Vec<SourceFile>, a
 mod tests {
     use std::sync::Arc;
 
-    use tokio::sync::{broadcast, watch as value};
+    use tokio::sync::watch as value;
 
     use super::*;
-    use crate::runtime::handle::{ActiveRules, Request, Stats};
+    use crate::runtime::handle::{ActiveRules, Request, Stats, feeds};
 
     #[tokio::test]
     async fn what_changed_before_it_was_watched_is_loaded() {
@@ -130,7 +130,7 @@ mod tests {
         };
         let (requests, mut asked) = mpsc::channel(1);
         let (active, stats) = (value::channel(Arc::new(active)).0, value::channel(Stats::default()).1);
-        let handle = Handle::new(requests, broadcast::channel(1).0, Arc::new(active), stats);
+        let handle = Handle::new(requests, feeds().1, Arc::new(active), stats);
         let watching = tokio::spawn(watch(folder.path().to_owned(), handle, vec![file("rules: []")], audit.clone()));
         let asked = tokio::time::timeout(Duration::from_secs(60), asked.recv()).await;
         assert!(matches!(asked, Ok(Some(Request::Rules(..)))));

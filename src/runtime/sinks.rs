@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::archive::Archived;
 use super::driver::Outlet;
-use super::handle::{Change, Stats};
+use super::handle::{Stats, Tellers};
 use crate::render::detect::{SessionChange, Totals};
 use crate::render::export::Exported;
 use crate::response::Orchestrator;
-use crate::store::VersionSender;
+use crate::store::{VersionSender, Waiting};
+use crate::wall_clock;
 
 /// Batches that may wait for the task before the dataflow keeps them.
 const BATCHES: usize = 64;
@@ -31,6 +32,7 @@ pub struct SinkOutlet {
     stats: watch::Sender<Stats>,
     archived: Arc<Archived>,
     degraded: Degraded,
+    store: Option<Waiting>,
 }
 
 /// Tells which parts don't work as they should, and why.
@@ -43,7 +45,7 @@ pub struct Sinks {
     /// The responses.
     pub response: Arc<Orchestrator>,
     /// The watchers.
-    pub changes: broadcast::Sender<Change>,
+    pub watchers: Tellers,
 }
 
 /// Starts the task on the current tokio runtime.
@@ -56,8 +58,9 @@ pub fn start(
 ) -> (SinkOutlet, tokio::task::JoinHandle<()>) {
     let (to, from) = mpsc::channel(BATCHES);
     let acked = Arc::new(AtomicU64::new(0));
+    let store = sinks.store.as_ref().map(VersionSender::waiting);
     let task = tokio::spawn(run(sinks, from, acked.clone()));
-    (SinkOutlet { to, acked, stats, archived, degraded }, task)
+    (SinkOutlet { to, acked, stats, archived, degraded, store }, task)
 }
 
 async fn run(sinks: Sinks, mut from: mpsc::Receiver<Told>, acked: Arc<AtomicU64>) {
@@ -107,14 +110,11 @@ async fn take(sinks: &Sinks, batch: Exported) {
             SessionChange::Gone(key) => gone.push(key),
         }
     }
-    if sinks.changes.receiver_count() > 0 {
-        for alert in &alerts {
-            // Nobody watches any more: nothing is lost.
-            let _unwatched = sinks.changes.send(Change::Alert(Arc::new(alert.clone())));
-        }
-        for view in &views {
-            let _unwatched = sinks.changes.send(Change::Session(Arc::new(view.clone())));
-        }
+    sinks.watchers.alerts.tell(alerts.iter().cloned());
+    if sinks.watchers.sessions.is_watched() {
+        sinks.watchers.sessions.tell(views.iter().cloned());
+    } else if !views.is_empty() {
+        sinks.watchers.sessions.skip();
     }
     sinks.response.submit(epoch, alerts.as_slice().into()).await;
     if let Some(store) = &sinks.store {
@@ -169,6 +169,11 @@ impl Outlet for SinkOutlet {
         drop(told);
         self.stats.send_modify(|stats| {
             stats.epoch = epoch;
+            stats.closed_at = wall_clock::now();
+            stats.exports_waiting = self.to.max_capacity() - self.to.capacity();
+            stats.store_waiting = self.store.as_ref().map(|waiting| waiting()).unwrap_or_default();
+            stats.positions.clear();
+            stats.positions.extend(totals.positions.iter().map(|(of, next)| (of.source, of.partition, *next)));
             stats.archived = self.archived.events();
             stats.archive_left_out = self.archived.left_out();
             stats.degraded = degraded;

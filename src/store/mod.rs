@@ -27,7 +27,7 @@ use crate::session::SessionView;
 pub use export::{Column, ExportedRow, Kept, Kind};
 pub use inspect::{Condition, Lack, Schema, Weight};
 pub use past::PastEvent;
-pub use pending::VersionSender;
+pub use pending::{VersionSender, Waiting};
 pub use postgres::Postgres;
 pub use retention::Removed;
 pub use sqlite::Sqlite;

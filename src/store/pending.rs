@@ -57,7 +57,16 @@ pub struct VersionSender {
     durable: watch::Receiver<Option<u64>>,
 }
 
+/// Tells how many alerts and lives of sessions wait for the store.
+pub type Waiting = Box<dyn Fn() -> (usize, usize) + Send>;
+
 impl VersionSender {
+    /// Tells how many alerts and lives of sessions, of all senders, have a latest version that isn't in the store.
+    pub fn waiting(&self) -> Waiting {
+        let pending = self.pending.clone();
+        Box::new(move || pending.len())
+    }
+
     /// Hands over what changed in an epoch. Never waits. Epochs of one sender must not go back; an epoch without changes
     /// is worth sending too, since it moves [`VersionSender::durable`].
     ///

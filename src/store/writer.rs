@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::pending::{Pending, VersionSender};
 use super::retention::Sweeper;
 use super::{ActionRow, Batch, EventRow, Store, StoreError};
+use crate::metrics::LIVE;
 
 mod lane;
 mod work;
@@ -292,6 +293,7 @@ impl Writer {
         let (batch, marks) = generation.split();
         let mut work = Work::of_versions(batch);
         let outcome = self.work_off(&mut work).await;
+        observe("store_versions", began);
         if beat {
             self.next_beat = began + next_beat(began.elapsed());
         }
@@ -310,7 +312,7 @@ impl Writer {
     /// Does a job of the archive, or gives it back for the next attempt.
     async fn advance(&mut self, current: Job) -> Option<Job> {
         let (outcome, left) = match current {
-            Job::Events { mut work, receipt } => match self.work_off(&mut work).await {
+            Job::Events { mut work, receipt } => match self.write_events(&mut work).await {
                 Ok(()) => {
                     let refused = work.refused();
                     let _unheard = receipt.send(Written { refused });
@@ -331,6 +333,13 @@ impl Writer {
         self.archive.note(outcome, self.hurry.asked());
         self.publish();
         left
+    }
+
+    async fn write_events(&mut self, work: &mut Work) -> Result<(), String> {
+        let began = Instant::now();
+        let outcome = self.work_off(work).await;
+        observe("store_events", began);
+        outcome
     }
 
     /// Writes all parts, and leaves those that aren't written in `work`.
@@ -378,6 +387,11 @@ impl Writer {
 /// would else get a batch between two of them.
 fn next_beat(took: Duration) -> Duration {
     SESSION_BEAT.max(took * 2)
+}
+
+/// Also of what didn't succeed: a store that is away shows as one that is slow.
+fn observe(sink: &str, began: Instant) {
+    LIVE.sink_seconds.with_label_values(&[sink]).observe(began.elapsed().as_secs_f64());
 }
 
 async fn until(time: Option<Instant>) {

@@ -82,6 +82,22 @@ async fn actions_are_listed_shown_and_decided() {
 }
 
 #[tokio::test]
+async fn actions_are_listed_in_pages_that_nothing_shifts() {
+    let engine = with_actions().await;
+    let (_, whole) = engine.get("/v1/actions").await;
+    let rows = whole["actions"].as_array().expect("rows");
+    assert!(rows.len() > 1 && whole["next"].is_null() && whole["as_of"] == 7, "{whole}");
+    let (mut pages, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let (_, page) = engine.get(&format!("/v1/actions?limit=1{cursor}")).await;
+        pages.extend(page["actions"].as_array().expect("rows").iter().map(|row| row["id"].clone()));
+        let Some(next) = page["next"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(pages, rows.iter().map(|row| row["id"].clone()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn what_is_no_action_or_no_state_is_refused() {
     let engine = with_actions().await;
     for (route, code) in [

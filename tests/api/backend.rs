@@ -9,14 +9,14 @@ use clawdstrike_edr::api;
 use clawdstrike_edr::api::tokens::Tokens;
 use clawdstrike_edr::config::{self, Api};
 use clawdstrike_edr::response::Orchestrator;
-use clawdstrike_edr::runtime::handle::{ActiveRules, Change, Handle, Loaded, REQUESTS, Request, Stats, WATCH_LAG};
+use clawdstrike_edr::runtime::handle::{ActiveRules, Handle, Loaded, REQUESTS, Request, Stats, Tellers, feeds};
 use clawdstrike_edr::session::{RecentEvent, SessionView};
-use clawdstrike_edr::view::{AgentView, Answer, Query, Rows, compare_alerts};
+use clawdstrike_edr::view::{AgentView, AlertSort, Answer, Query, Ranked, Rows, SessionSort, StateView, Top};
 use clawdstrike_rules::plan::{ActionKind, OnRemoval, Severity};
 use clawdstrike_telemetry::EventType;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// An escape sequence, a bidi override and a line break, as an attacker would write them into a target.
@@ -34,7 +34,7 @@ rules:
 /// A running API over the stand-in.
 pub(crate) struct Engine {
     pub(crate) address: SocketAddr,
-    pub(crate) changes: broadcast::Sender<Change>,
+    pub(crate) watchers: Arc<Tellers>,
     pub(crate) stats: watch::Sender<Stats>,
     pub(crate) state: tempfile::TempDir,
     pub(crate) response: Orchestrator,
@@ -60,7 +60,8 @@ impl Engine {
     /// With these bounds on responses; nobody is asked, and quarantines wait for an approval.
     pub(crate) async fn start_acting(config: Api, response: config::Response) -> Engine {
         let (requests, inbox) = mpsc::channel(REQUESTS);
-        let (changes, _) = broadcast::channel(WATCH_LAG);
+        let (watchers, feeds) = feeds();
+        let watchers = Arc::new(watchers);
         let rules = Arc::new(watch::Sender::new(Arc::new(no_rules())));
         let (stats, stats_seen) = watch::channel(Stats { epoch: 7, ..Stats::default() });
         let state = tempfile::tempdir().expect("a folder");
@@ -70,8 +71,8 @@ impl Engine {
             ..response
         };
         let response = Orchestrator::start(&response, state.path()).expect("a ledger");
-        let handle = Handle::new(requests, changes.clone(), rules, stats_seen).with_actions(response.actions());
-        let backend = tokio::spawn(answer(inbox, changes.clone()));
+        let handle = Handle::new(requests, feeds, rules, stats_seen).with_actions(response.actions());
+        let backend = tokio::spawn(answer(inbox, watchers.clone()));
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async {
             // Dropping the sender stops the server too.
@@ -79,7 +80,7 @@ impl Engine {
         };
         let config = Api { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..config };
         let (address, server) = api::serve(&config, state.path(), handle, shutdown).await.expect("a free port");
-        Engine { address, changes, stats, state, response, stop: Some(stop), server, backend }
+        Engine { address, watchers, stats, state, response, stop: Some(stop), server, backend }
     }
 
     pub(crate) fn url(&self, route: &str) -> String {
@@ -168,7 +169,7 @@ fn no_rules() -> ActiveRules {
     }
 }
 
-async fn answer(mut inbox: mpsc::Receiver<Request>, changes: broadcast::Sender<Change>) {
+async fn answer(mut inbox: mpsc::Receiver<Request>, watchers: Arc<Tellers>) {
     let mut epoch = 7;
     while let Some(request) = inbox.recv().await {
         // A client that has gone wants no answer.
@@ -179,7 +180,7 @@ async fn answer(mut inbox: mpsc::Receiver<Request>, changes: broadcast::Sender<C
                     handling.made_at(alert.match_count);
                     alert.status = handling.status(alert.status, alert.match_count);
                     alert.handling = handling;
-                    let _ = changes.send(Change::Alert(Arc::new(alert)));
+                    watchers.alerts.tell([alert]);
                 }
                 Ok(())
             }
@@ -193,32 +194,34 @@ async fn answer(mut inbox: mpsc::Receiver<Request>, changes: broadcast::Sender<C
 
 fn peek(epoch: u64, query: Query) -> Answer {
     match query {
-        Query::Sessions { filter, sort, limit, offset } => {
-            let mut rows: Vec<_> = sessions().into_iter().filter(|s| filter.accepts(s)).collect();
-            rows.sort_by(|a, b| sort.compare(a, b));
-            page(epoch, rows, limit, offset, Rows::Sessions)
+        Query::Sessions { filter, sort, limit, after } => {
+            let rows = sessions().into_iter().filter(|s| filter.accepts(s)).collect();
+            page(epoch, rows, Top::new(sort, after, limit), Rows::Sessions)
         }
         Query::SessionsById(keys) => {
             let key = |s: &SessionView| (s.tenant_id.clone(), s.agent_id.clone(), s.session_id.clone());
             let rows = sessions().into_iter().filter(|s| keys.contains(&key(s))).collect();
-            page(epoch, rows, usize::MAX, 0, Rows::Sessions)
+            page(epoch, rows, Top::new(SessionSort::FirstSeen, None, usize::MAX), Rows::Sessions)
         }
-        Query::Alerts { filter, limit, offset } => {
-            let mut rows: Vec<_> = alerts().into_iter().filter(|a| filter.accepts(a)).collect();
-            rows.sort_by(compare_alerts);
-            page(epoch, rows, limit, offset, Rows::Alerts)
+        Query::Alerts { filter, sort, limit, after } => {
+            let rows = alerts().into_iter().filter(|a| filter.accepts(a)).collect();
+            page(epoch, rows, Top::new(sort, after, limit), Rows::Alerts)
         }
         Query::Alert(id) => {
             let rows = alerts().into_iter().filter(|a| a.alert_id == id).collect();
-            page(epoch, rows, usize::MAX, 0, Rows::Alerts)
+            page(epoch, rows, Top::new(AlertSort::LastSeen, None, usize::MAX), Rows::Alerts)
         }
-        Query::Agents { limit, offset } => page(epoch, agents(), limit, offset, Rows::Agents),
+        Query::State => Answer { epoch, total: 0, rows: Rows::State(StateView { hits: 3, ..StateView::default() }) },
+        Query::Agents { filter, sort, limit, after } => {
+            let rows = agents().into_iter().filter(|a| filter.accepts(a)).collect();
+            page(epoch, rows, Top::new(sort, after, limit), Rows::Agents)
+        }
     }
 }
 
-fn page<T>(epoch: u64, rows: Vec<T>, limit: usize, offset: usize, wrap: fn(Vec<T>) -> Rows) -> Answer {
-    let total = rows.len() as u64;
-    Answer { epoch, total, rows: wrap(rows.into_iter().skip(offset).take(limit).collect()) }
+fn page<T: Ranked>(epoch: u64, rows: Vec<T>, mut top: Top<T>, wrap: fn(Vec<T>) -> Rows) -> Answer {
+    rows.into_iter().for_each(|row| top.offer(row));
+    Answer { epoch, total: top.total(), rows: wrap(top.into_rows()) }
 }
 
 /// 2024-05-01T12:00:00Z.

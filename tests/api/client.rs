@@ -1,18 +1,18 @@
 //! Commands that ask a running engine.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clawdstrike_edr::alert::Status;
-use clawdstrike_edr::runtime::handle::Change;
+use clawdstrike_edr::runtime::feed::KEPT;
 use clawdstrike_rules::plan::Severity;
 use serde_json::Value;
 
-use super::backend::{Engine, HOSTILE, RULE, alert, until};
+use super::backend::{Engine, HOSTILE, RULE, alert, sessions, until};
 use super::local::{edr, run};
+use super::terminal::way_to;
 
 /// Runs a command against the engine, off the runtime's threads.
 async fn ask(engine: &Engine, arguments: &[&str]) -> (i32, String, String) {
@@ -33,7 +33,16 @@ async fn tables_show_rows_and_what_is_left() {
     let lines: Vec<&str> = out.lines().collect();
     assert!(lines[0].starts_with("AGENT") && lines.len() == 3, "{out}");
     assert!(lines[1].starts_with("a4") && lines[2].starts_with("a3"), "{out}");
-    assert_eq!(err, "2 of 4 shown; --offset 2 goes on\n");
+    assert!(err.starts_with("2 of 4 shown; --limit shows more") && err.lines().count() == 1, "{err}");
+    let list = ["sessions", "list", "--min-risk", "20", "--output", "json"];
+    let (_, out, _) = ask(&engine, &[&list[..], &["--limit", "3"]].concat()).await;
+    let page: Value = serde_json::from_str(&out).expect("JSON");
+    let next = page["next"].as_str().expect("a cursor");
+    let (_, out, err) = ask(&engine, &[&list[..], &["--cursor", next]].concat()).await;
+    let page: Value = serde_json::from_str(&out).expect(&err);
+    assert_eq!((&page["sessions"][0]["agent_id"], &page["next"]), (&Value::from("a1"), &Value::Null));
+    let (code, _, err) = ask(&engine, &["sessions", "list", "--cursor", next]).await;
+    assert!(code == 1 && err.contains("another list"), "{err}");
     assert!(!out.contains('\u{1b}'), "no colour without a terminal: {out:?}");
     let (_, out, _) = ask(&engine, &["sessions", "list", "--idle", "--sort", "first-seen"]).await;
     assert!(out.contains("a1") && !out.contains("a2"), "{out}");
@@ -177,9 +186,9 @@ async fn a_watch_prints_changes_at_once_and_ends_when_nobody_reads() {
     let engine = Engine::start().await;
     let mut command = edr(&["alerts", "watch", "--output", "json", "--api", &engine.url("")]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
-    until("somebody watches", || async { engine.changes.receiver_count() > 0 }).await;
-    let send = |id: &str| engine.changes.send(Change::Alert(Arc::new(alert(id, Severity::High, Status::Open))));
-    assert!(send("id-1").is_ok());
+    until("somebody watches", || async { engine.watchers.alerts.watchers() > 0 }).await;
+    let send = |id: &str| engine.watchers.alerts.tell([alert(id, Severity::High, Status::Open)]);
+    send("id-1");
     let stdout = child.stdout.take().expect("piped");
     let line = tokio::task::spawn_blocking(move || {
         let mut line = String::new();
@@ -192,7 +201,7 @@ async fn a_watch_prints_changes_at_once_and_ends_when_nobody_reads() {
     // The reader is gone now; the next change finds that out.
     let deadline = Instant::now() + Duration::from_secs(10);
     let status = loop {
-        let _whoever_watches = send("id-2");
+        send("id-2");
         if let Some(status) = child.try_wait().expect("a child") {
             break status;
         }
@@ -203,13 +212,65 @@ async fn a_watch_prints_changes_at_once_and_ends_when_nobody_reads() {
 }
 
 #[tokio::test]
-async fn a_watch_that_the_engine_ends_is_a_failure() {
+async fn a_watch_that_breaks_off_goes_on_where_it_was() {
     let engine = Engine::start().await;
+    let (way, passing) = way_to(engine.address, SocketAddr::from(([127, 0, 0, 1], 0))).await;
+    let mut command = edr(&["alerts", "watch", "--output", "json", "--api", &format!("http://{way}")]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let (to, mut shown) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || while lines.next().is_some_and(|line| line.is_ok_and(|line| to.send(line).is_ok())) {});
+    let mut next = async || {
+        let line = tokio::time::timeout(Duration::from_secs(30), shown.recv()).await.expect("not within 30 s");
+        let json: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+        json["alert_id"].as_str().expect("an id").to_owned()
+    };
+    let watchers = &engine.watchers.alerts;
+    let tell = |id: &str| watchers.tell([alert(id, Severity::High, Status::Open)]);
+    until("somebody watches", || async { watchers.watchers() == 1 }).await;
+    tell("id-1");
+    assert_eq!(next().await, "id-1");
+    // Away for a moment: what it misses is kept.
+    passing.abort();
+    until("nobody watches", || async { watchers.watchers() == 0 }).await;
+    tell("id-2");
+    let (_, passing) = way_to(engine.address, way).await;
+    assert_eq!(next().await, "id-2");
+    tell("id-3");
+    assert_eq!(next().await, "id-3");
+    // Away for too long: it is told so, and then what there is.
+    passing.abort();
+    until("nobody watches", || async { watchers.watchers() == 0 }).await;
+    watchers.tell((0..KEPT + 1).map(|n| alert(&format!("id-{n}"), Severity::Low, Status::Open)));
+    let (_, passing) = way_to(engine.address, way).await;
+    let there = [next().await, next().await, next().await];
+    assert_eq!(there, ["id-critical", "id-high", "id-low"]);
+    until("it watches", || async { watchers.watchers() == 1 }).await;
+    tell("id-4");
+    assert_eq!(next().await, "id-4");
+    passing.abort();
+    child.kill().expect("killed");
+    let output = child.wait_with_output().expect("it ends");
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(err.contains("taken up again") && err.contains("goes on") && err.contains("is not kept any more"), "{err}");
+}
+
+#[tokio::test]
+async fn a_watch_that_is_refused_later_ends_with_the_reason() {
+    let engine = Engine::start_as(false).await;
+    let token = engine.token("soc_analyst").await;
     let mut command = edr(&["sessions", "watch", "--api", &engine.url("")]);
+    command.env("CLAWDSTRIKE_TOKEN", token);
     let watching = tokio::task::spawn_blocking(move || run(&mut command));
-    until("somebody watches", || async { engine.changes.receiver_count() > 0 }).await;
-    engine.stop().await;
+    until("somebody watches", || async { engine.watchers.sessions.watchers() > 0 }).await;
+    engine.tokens().revoke("soc_analyst").expect("revoked");
+    until("it is known", || async { engine.ask("GET", "/v1/openapi.json", None).await.0 == 401 }).await;
+    // More than is kept, at once: the watch is cut off, and comes back with a token that holds no more.
+    engine.watchers.sessions.tell((0..KEPT + 1).map(|_| sessions().remove(0)));
     let (code, out, err) = watching.await.expect("no panic");
     assert_eq!(code, 1);
-    assert!(out.starts_with("LAST SEEN") && err.contains("the engine ended the watch"), "{out}{err}");
+    assert!(
+        out.starts_with("LAST SEEN") && err.contains("faster than they were read") && err.contains("401"),
+        "{out}{err}"
+    );
 }

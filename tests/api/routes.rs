@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use clawdstrike_edr::api;
 use clawdstrike_edr::config::Api;
-use clawdstrike_edr::runtime::handle::{ActiveRules, Handle, Stats};
+use clawdstrike_edr::runtime::handle::{ActiveRules, Handle, Stats, feeds};
 use serde_json::{Value, json};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::backend::{Engine, HOSTILE, RULE, http};
 
@@ -25,16 +25,24 @@ fn ids(rows: &Value, name: &str) -> Vec<String> {
 #[tokio::test]
 async fn sessions_are_filtered_sorted_and_paged() {
     let engine = Engine::start().await;
-    let (status, body) = engine.get("/v1/sessions?min_risk=20&limit=2&offset=1").await;
+    let (status, body) = engine.get("/v1/sessions?min_risk=20&limit=3").await;
     assert_eq!(status, 200);
-    assert_eq!((&body["epoch"], &body["total"]), (&json!(7), &json!(4)));
-    assert_eq!(ids(&body["sessions"], "agent_id"), ["a3", "a2"]);
+    assert_eq!((&body["as_of"], &body["total"]), (&json!(7), &json!(4)));
+    assert_eq!(ids(&body["sessions"], "agent_id"), ["a4", "a3", "a2"]);
+    let next = body["next"].as_str().expect("a cursor");
+    let (_, body) = engine.get(&format!("/v1/sessions?min_risk=20&cursor={next}")).await;
+    assert_eq!(
+        (ids(&body["sessions"], "agent_id"), &body["total"], &body["next"]),
+        (vec!["a1".into()], &json!(4), &Value::Null)
+    );
     let (_, body) = engine.get("/v1/sessions?sort=events&idle=true").await;
     assert_eq!(ids(&body["sessions"], "agent_id"), ["a3", "a1"]);
     let (_, body) = engine.get("/v1/sessions?tenant_id=t").await;
     assert_eq!(body["total"], 1);
     let (_, body) = engine.get("/v1/sessions?limit=0").await;
-    assert_eq!((&body["total"], &body["sessions"]), (&json!(8), &json!([])));
+    assert_eq!((&body["total"], &body["sessions"], &body["next"]), (&json!(8), &json!([]), &Value::Null));
+    let (_, body) = engine.get("/v1/sessions?since=2024-05-01T12:00:00.00006Z").await;
+    assert_eq!(ids(&body["sessions"], "agent_id"), ["a4", "a3"]);
 }
 
 #[tokio::test]
@@ -61,7 +69,7 @@ async fn alerts_leave_retracted_ones_out_unless_asked() {
     let (_, body) = engine.get("/v1/alerts?min_severity=high&status=retracted").await;
     assert_eq!(ids(&body["alerts"], "alert_id"), ["id-gone"]);
     let (status, body) = engine.get("/v1/alerts/id-high").await;
-    assert_eq!((status, &body["alert"]["revision"], &body["epoch"]), (200, &json!(3), &json!(7)));
+    assert_eq!((status, &body["alert"]["revision"], &body["as_of"]), (200, &json!(3), &json!(7)));
     let (status, body) = engine.get("/v1/alerts/id-none").await;
     assert_eq!((status, body["code"].as_str()), (404, Some("not_found")));
 }
@@ -78,8 +86,67 @@ async fn a_group_keeps_the_order_of_its_fields() {
 async fn agents_are_listed_with_times_in_utc() {
     let engine = Engine::start().await;
     let (status, body) = engine.get("/v1/agents?limit=1").await;
-    assert_eq!((status, &body["total"]), (200, &json!(3)));
+    assert_eq!((status, &body["total"], &body["as_of"]), (200, &json!(3), &json!(7)));
     assert_eq!(body["agents"][0]["last_seen"], "2024-05-01T12:00:00.000000Z");
+}
+
+/// All pages of a list put together: the ids of its rows.
+async fn pages(engine: &Engine, list: &str, id: &str, limit: usize) -> Vec<String> {
+    let rows = list.split('?').next().and_then(|route| route.rsplit('/').next()).expect("a route");
+    let (mut all, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let (status, body) = engine.get(&format!("{list}&limit={limit}{cursor}")).await;
+        assert_eq!(status, 200, "{body}");
+        let page = ids(&body[rows], id);
+        assert!(page.len() <= limit, "{body}");
+        all.extend(page);
+        match body["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return all,
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_put_together_are_the_list() {
+    let engine = Engine::start().await;
+    for list in
+        ["/v1/sessions?sort=events", "/v1/sessions?sort=first_seen", "/v1/alerts?sort=severity", "/v1/agents?sort=risk"]
+    {
+        let id = if list.contains("alerts") { "alert_id" } else { "agent_id" };
+        let whole = pages(&engine, list, id, 1_000).await;
+        for limit in 1..4 {
+            assert_eq!(pages(&engine, list, id, limit).await, whole, "{list}");
+        }
+    }
+    assert_eq!(pages(&engine, "/v1/alerts?sort=severity", "alert_id", 1).await, ["id-critical", "id-high", "id-low"]);
+}
+
+#[tokio::test]
+async fn a_cursor_is_taken_only_by_its_list_and_as_it_was_given() {
+    let engine = Engine::start().await;
+    let (_, body) = engine.get("/v1/sessions?min_risk=20&limit=1").await;
+    let next = body["next"].as_str().expect("a cursor").to_owned();
+    let altered = format!("{}{}", &next[..next.len() - 1], if next.ends_with('0') { "1" } else { "0" });
+    let cases = [
+        (format!("/v1/sessions?cursor={next}"), "another list"),
+        (format!("/v1/sessions?min_risk=21&cursor={next}"), "another list"),
+        (format!("/v1/sessions?min_risk=20&sort=events&cursor={next}"), "another list"),
+        (format!("/v1/alerts?cursor={next}"), "another list"),
+        (format!("/v1/agents?min_risk=20&cursor={next}"), "another list"),
+        (format!("/v1/actions?cursor={next}"), "another list"),
+        (format!("/v1/audit?cursor={next}"), "another list"),
+        (format!("/v1/sessions?min_risk=20&cursor={altered}"), "altered or cut"),
+        ("/v1/alerts?cursor=".into(), "altered or cut"),
+        ("/v1/agents?cursor=0".into(), "altered or cut"),
+    ];
+    for (route, expected) in cases {
+        let (status, body) = engine.get(&route).await;
+        assert_eq!((status, body["code"].as_str()), (400, Some("invalid_cursor")), "{route}: {body}");
+        assert!(error(&body).contains(expected), "{route}: {body}");
+    }
+    let (status, _) = engine.get(&format!("/v1/sessions?min_risk=20&limit=7&cursor={next}")).await;
+    assert_eq!(status, 200, "pages may differ in length");
 }
 
 #[tokio::test]
@@ -89,7 +156,8 @@ async fn wrong_parameters_are_refused_by_name() {
         ("/v1/sessions?agnet_id=a", "\"agnet_id\" is unknown; expected one of \"tenant_id\", \"agent_id\""),
         ("/v1/sessions?limit=10001", "\"limit\" is \"10001\"; expected a whole number, at most 10000"),
         ("/v1/sessions?limit=-1", "\"limit\" is \"-1\""),
-        ("/v1/sessions?offset=x", "\"offset\" is \"x\""),
+        ("/v1/sessions?offset=1", "\"offset\" is unknown"),
+        ("/v1/sessions?since=yesterday", "\"since\" is \"yesterday\"; expected a time in RFC 3339"),
         ("/v1/sessions?sort=name", "\"sort\" is \"name\"; expected one of risk, last_seen"),
         ("/v1/sessions?min_risk=NaN", "\"min_risk\" is \"NaN\""),
         ("/v1/sessions?idle=yes", "\"idle\" is \"yes\"; expected true or false"),
@@ -99,7 +167,7 @@ async fn wrong_parameters_are_refused_by_name() {
         ("/v1/alerts?status=OPEN", "\"status\" is \"OPEN\""),
         ("/v1/alerts/id-high?x=1", "\"x\" is unknown; this route takes none"),
         ("/v1/alerts/watch?limit=1", "\"limit\" is unknown"),
-        ("/v1/agents?sort=risk", "\"sort\" is unknown"),
+        ("/v1/agents?sort=name", "\"sort\" is \"name\"; expected one of risk"),
         ("/v1/rules?x", "\"x\" is unknown"),
         ("/metrics?x", "\"x\" is unknown"),
     ];
@@ -216,7 +284,7 @@ fn idle_handle() -> (Handle, mpsc::Receiver<clawdstrike_edr::runtime::handle::Re
     };
     let rules = Arc::new(watch::Sender::new(Arc::new(active)));
     let (_, stats) = watch::channel(Stats::default());
-    (Handle::new(requests, broadcast::Sender::new(1), rules, stats), inbox)
+    (Handle::new(requests, feeds().1, rules, stats), inbox)
 }
 
 #[tokio::test]
@@ -241,7 +309,7 @@ async fn a_taken_port_is_named() {
 async fn an_engine_that_is_gone_is_told_not_hung_on() {
     let mut engine = Engine::start().await;
     let (status, body) = engine.get("/v1/ready").await;
-    assert_eq!((status, &body["epoch"]), (200, &json!(7)));
+    assert_eq!((status, &body["as_of"]), (200, &json!(7)));
     engine.kill_backend().await;
     let (status, body) = engine.get("/v1/ready").await;
     assert_eq!((status, body["code"].as_str()), (503, Some("not_ready")));
@@ -267,7 +335,11 @@ async fn health_and_metrics_tell_the_counters() {
         groups_shed: 8,
         archived: 900,
         archive_left_out: 90,
+        positions: vec![(3, 1, 77)],
+        store_waiting: (4, 6),
+        exports_waiting: 1,
         degraded: [("store \"a\nb".to_owned(), "down".to_owned())].into(),
+        ..Stats::default()
     };
     engine.stats.send_replace(stats);
     let (_, body) = engine.get("/v1/health").await;
@@ -290,6 +362,9 @@ async fn health_and_metrics_tell_the_counters() {
         "clawdstrike_degraded{part=\"store \\\"a\\nb\"} 1",
         "clawdstrike_rules_load_failed 0",
         "clawdstrike_epoch 41",
+        "clawdstrike_hits_total 3",
+        "clawdstrike_source_position{partition=\"1\",source=\"3\"} 77",
+        "clawdstrike_queue_depth{queue=\"store_sessions\"} 6",
     ] {
         assert!(text.lines().any(|l| l == line), "no line {line:?} in\n{text}");
     }

@@ -2,11 +2,9 @@
 
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clawdstrike_edr::alert::Status;
-use clawdstrike_edr::runtime::handle::Change;
 use clawdstrike_rules::plan::Severity;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -192,7 +190,8 @@ async fn without_a_terminal_top_names_what_to_use_instead_and_once_prints_one_sc
 async fn watch(engine: &Engine, what: &str) -> Pty {
     let watch = start(engine.address, &[what, "watch"], 24, 200);
     watch.shows("LAST SEEN").await;
-    until("somebody watches", || async { engine.changes.receiver_count() > 0 }).await;
+    until("somebody watches", || async { engine.watchers.alerts.watchers() + engine.watchers.sessions.watchers() > 0 })
+        .await;
     watch
 }
 
@@ -209,8 +208,7 @@ async fn alerts_appear_in_a_watch_as_they_happen_until_ctrl_c() {
     let engine = Engine::start().await;
     let watch = watch(&engine, "alerts").await;
     for id in ["id-1", "id-2"] {
-        let sent = engine.changes.send(Change::Alert(Arc::new(alert(id, Severity::High, Status::Open))));
-        assert!(sent.is_ok(), "somebody watches");
+        engine.watchers.alerts.tell([alert(id, Severity::High, Status::Open)]);
         let screen = watch.shows(id).await;
         assert!(line_with(&screen, id).contains("RULE_HIGH, a\\u{202e}0 / s"), "{}", screen.join("\n"));
     }
@@ -223,14 +221,14 @@ async fn sessions_appear_in_a_watch_as_they_change_until_ctrl_c() {
     let watch = watch(&engine, "sessions").await;
     let mut changed = sessions().remove(4);
     changed.session_id = HOSTILE.into();
-    assert!(engine.changes.send(Change::Session(Arc::new(changed))).is_ok(), "somebody watches");
+    engine.watchers.sessions.tell([changed]);
     let screen = watch.shows("a4 / /tmp/\\u{1b}[31mx").await;
     assert!(!screen.iter().any(|line| line.starts_with("forged")), "{}", screen.join("\n"));
     ends_quietly(watch).await;
 }
 
 /// A way to the engine that can be closed: connections to `at` are passed on until the task is aborted.
-async fn way_to(engine: SocketAddr, at: SocketAddr) -> (SocketAddr, JoinHandle<()>) {
+pub(crate) async fn way_to(engine: SocketAddr, at: SocketAddr) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind(at).await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let way = tokio::spawn(async move {

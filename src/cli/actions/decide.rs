@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use crate::cli::client::{ApiArgs, Client};
 use crate::cli::output::{Format, Out, field, tell};
-use crate::cli::{Exit, OutputArgs};
+use crate::cli::{Exit, OutputArgs, PageArgs};
 
-/// Failed actions that are asked for at a time.
-const PAGE: usize = 1_000;
+/// Failed actions that are tried again at a time.
+const FAILED: PageArgs = PageArgs { limit: 100_000, cursor: None };
 
 /// Carry out an action that waits for an approval; under `[response] four_eyes` two people must say so.
 #[derive(Debug, Args)]
@@ -67,7 +67,9 @@ pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<Exit> {
         return one("retry", WhichArgs { id, api: args.api, output: args.output }).await;
     }
     let client = Client::new(args.api)?;
-    let failed = all_failed(&client).await?;
+    let query = [("state", Some("failed".to_owned()))];
+    let answer = client.list(&["actions"], &query, "actions", &FAILED).await?;
+    let failed = answer["actions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut out = Out::new();
     let mut refused = 0;
     for action in failed.iter().filter(|action| action["alert_retracted"] == Value::Bool(false)) {
@@ -81,22 +83,6 @@ pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<Exit> {
     }
     out.flush()?;
     Ok(if refused == 0 { Exit::Ok } else { Exit::Findings })
-}
-
-/// Before the first of them is tried again: the list would shift while it is read.
-async fn all_failed(client: &Client) -> anyhow::Result<Vec<Value>> {
-    let mut all = Vec::new();
-    loop {
-        let page = |name, n: usize| (name, Some(n.to_string()));
-        let query = [("state", Some("failed".to_owned())), page("limit", PAGE), page("offset", all.len())];
-        let answer = client.get(&["actions"], &query).await?;
-        let rows = answer["actions"].as_array().cloned().unwrap_or_default();
-        let last = rows.len() < PAGE;
-        all.extend(rows);
-        if last {
-            return Ok(all);
-        }
-    }
 }
 
 async fn one(decision: &str, args: WhichArgs) -> anyhow::Result<Exit> {

@@ -40,10 +40,8 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
         ("alert_id", args.alert),
         ("agent_id", args.agent),
         ("rule_id", args.rule),
-        ("limit", Some(args.page.limit.to_string())),
-        ("offset", Some(args.page.offset.to_string())),
     ];
-    let answer = Client::new(args.api)?.get(&["actions"], &query).await?;
+    let answer = Client::new(args.api)?.list(&["actions"], &query, "actions", &args.page).await?;
     let mut out = Out::new();
     if args.output.output == Format::Json {
         out.document(&answer)?;
@@ -65,6 +63,6 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
     }
     out.table(&table)?;
     out.flush()?;
-    args.page.tell_of_more(rows.len(), answer["total"].as_u64().unwrap_or_default());
+    args.page.tell_of_more(rows.len(), &answer);
     Ok(Exit::Ok)
 }

@@ -1,18 +1,21 @@
 //! `alerts list`.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::FilterArgs;
 use crate::cli::client::{ApiArgs, Client};
 use crate::cli::output::{Format, Out, Table, field, severity_style};
 use crate::cli::{Exit, OutputArgs, PageArgs};
 
-/// List alerts, latest first.
+/// List alerts.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  clawdstrike-edr alerts list --min-severity high --limit 20")]
 pub(in crate::cli) struct ListArgs {
     #[command(flatten)]
     filter: FilterArgs,
+    /// Latest match, latest opened, severest, or riskiest session first.
+    #[arg(long, value_enum, default_value = "last-seen")]
+    sort: Sort,
     #[command(flatten)]
     page: PageArgs,
     #[command(flatten)]
@@ -21,11 +24,29 @@ pub(in crate::cli) struct ListArgs {
     output: OutputArgs,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Sort {
+    LastSeen,
+    FirstSeen,
+    Severity,
+    Risk,
+}
+
+impl Sort {
+    fn parameter(self) -> &'static str {
+        match self {
+            Sort::LastSeen => "last_seen",
+            Sort::FirstSeen => "first_seen",
+            Sort::Severity => "severity",
+            Sort::Risk => "risk",
+        }
+    }
+}
+
 pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
     let mut query = args.filter.query();
-    query.push(("limit", Some(args.page.limit.to_string())));
-    query.push(("offset", Some(args.page.offset.to_string())));
-    let answer = Client::new(args.api)?.get(&["alerts"], &query).await?;
+    query.push(("sort", Some(args.sort.parameter().to_owned())));
+    let answer = Client::new(args.api)?.list(&["alerts"], &query, "alerts", &args.page).await?;
     let mut out = Out::new();
     if args.output.output == Format::Json {
         out.document(&answer)?;
@@ -51,6 +72,6 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
     }
     out.table(&table)?;
     out.flush()?;
-    args.page.tell_of_more(rows.len(), answer["total"].as_u64().unwrap_or_default());
+    args.page.tell_of_more(rows.len(), &answer);
     Ok(Exit::Ok)
 }

@@ -52,6 +52,9 @@ struct FilterArgs {
     /// With this status. Without it lists leave retracted alerts out, and watches show all.
     #[arg(long, value_enum)]
     status: Option<Status>,
+    /// With a match at or after this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -81,6 +84,7 @@ impl FilterArgs {
             ("session_id", self.session),
             ("min_severity", self.min_severity.map(|s| format!("{s:?}").to_lowercase())),
             ("status", self.status.map(|s| format!("{s:?}").to_lowercase())),
+            ("since", self.since),
         ]
     }
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use super::FilterArgs;
 use crate::cli::client::{ApiArgs, Client};
 use crate::cli::output::{escape, field, severity_style};
-use crate::cli::watch::{Row, follow};
+use crate::cli::watch::{Row, Watch, follow};
 use crate::cli::{Exit, OutputArgs};
 
 /// Show alerts as they happen: every version, until interrupted.
@@ -21,12 +21,12 @@ pub(in crate::cli) struct WatchArgs {
 }
 
 pub(super) async fn run(args: WatchArgs) -> anyhow::Result<Exit> {
-    let events = Client::new(args.api)?.watch(&["alerts", "watch"], &args.filter.query()).await?;
+    let watch = Watch { client: Client::new(args.api)?, list: "alerts", query: args.filter.query() };
     let header = format!(
         "{:<27} {:<8} {:<9} {:>7} {:<36} RULE, AGENT / SESSION",
         "LAST SEEN", "SEVERITY", "STATUS", "MATCHES", "ALERT"
     );
-    follow(events, "alert", &header, args.output.output, |alert| {
+    follow(watch, "alert", &header, args.output.output, |alert| {
         let names = ["last_seen", "severity", "status", "match_count", "alert_id", "rule_id", "agent_id", "session_id"];
         let cells = names.map(|name| escape(&field(alert, name)).into_owned());
         let [last_seen, severity, status, matches, id, rule, agent, session] = &cells;

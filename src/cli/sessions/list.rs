@@ -46,9 +46,7 @@ impl Sort {
 pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
     let mut query = args.filter.query();
     query.push(("sort", Some(args.sort.parameter().to_owned())));
-    query.push(("limit", Some(args.page.limit.to_string())));
-    query.push(("offset", Some(args.page.offset.to_string())));
-    let answer = Client::new(args.api)?.get(&["sessions"], &query).await?;
+    let answer = Client::new(args.api)?.list(&["sessions"], &query, "sessions", &args.page).await?;
     let mut out = Out::new();
     if args.output.output == Format::Json {
         out.document(&answer)?;
@@ -58,6 +56,6 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
     let rows = answer["sessions"].as_array().map(Vec::as_slice).unwrap_or_default();
     out.table(&super::table(rows))?;
     out.flush()?;
-    args.page.tell_of_more(rows.len(), answer["total"].as_u64().unwrap_or_default());
+    args.page.tell_of_more(rows.len(), &answer);
     Ok(Exit::Ok)
 }

@@ -47,6 +47,9 @@ struct FilterArgs {
     /// Active ones only.
     #[arg(long)]
     active: bool,
+    /// With an event at or after this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
 }
 
 impl FilterArgs {
@@ -62,6 +65,7 @@ impl FilterArgs {
             ("session_id", self.session),
             ("min_risk", self.min_risk.map(|risk| risk.to_string())),
             ("idle", idle),
+            ("since", self.since),
         ]
     }
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use super::FilterArgs;
 use crate::cli::client::{ApiArgs, Client};
 use crate::cli::output::{escape, field, risk_style};
-use crate::cli::watch::{Row, follow};
+use crate::cli::watch::{Row, Watch, follow};
 use crate::cli::{Exit, OutputArgs};
 
 /// Show sessions as they change, until interrupted.
@@ -21,12 +21,12 @@ pub(in crate::cli) struct WatchArgs {
 }
 
 pub(super) async fn run(args: WatchArgs) -> anyhow::Result<Exit> {
-    let events = Client::new(args.api)?.watch(&["sessions", "watch"], &args.filter.query()).await?;
+    let watch = Watch { client: Client::new(args.api)?, list: "sessions", query: args.filter.query() };
     let header = format!(
         "{:<27} {:>5} {:>8} {:>10} {:>7} {:>6} AGENT / SESSION",
         "LAST SEEN", "RISK", "EVENTS", "VIOLATIONS", "TARGETS", "ALERTS"
     );
-    follow(events, "session", &header, args.output.output, |session| {
+    follow(watch, "session", &header, args.output.output, |session| {
         let risk = session["risk_score"].as_f64().unwrap_or_default();
         let names = ["last_seen", "events", "violations", "open_alerts", "agent_id", "session_id"];
         let [last_seen, events, violations, alerts, agent, id] =

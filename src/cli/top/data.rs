@@ -265,11 +265,11 @@ fn due(rules: &BTreeMap<String, Counted>, versions: u64, most: usize) -> Vec<Str
 }
 
 fn read_health(health: &Value) -> anyhow::Result<Health> {
-    ensure!(health["epoch"].is_u64(), "/v1/health says no epoch: is it an engine's API? check --api");
+    ensure!(health["as_of"].is_u64(), "/v1/health says no epoch: is it an engine's API? check --api");
     let parts = health["degraded"].as_object().into_iter().flatten();
     let reasons = health["dead_letters"].as_object().into_iter().flatten();
     Ok(Health {
-        epoch: number(health, "epoch"),
+        epoch: number(health, "as_of"),
         watermark: instant(health, "watermark"),
         events: number(health, "events"),
         alert_versions: number(health, "alert_versions"),
@@ -351,7 +351,7 @@ mod tests {
             "last_seen": "2024-05-01T12:00:00Z", "severity": evil, "status": evil, "rule_id": evil, "agent_id": evil,
             "session_id": evil, "tenant_id": evil, "evidence": [{"target": "first"}, {"target": evil}],
         }));
-        let health = read_health(&json!({"epoch": 1, "degraded": {evil: evil}})).expect("a health");
+        let health = read_health(&json!({"as_of": 1, "degraded": {evil: evil}})).expect("a health");
         let session = read_session(&json!({"agent_id": evil, "session_id": evil}));
         let (part, why) = &health.degraded[0];
         let Alert { severity, status, rule, target, .. } = &alert;

@@ -153,8 +153,13 @@ impl Ledger {
         self.ask(false, move |table, _| table.find(&key)).await
     }
 
-    pub(super) async fn list(&self, filter: Filter, limit: usize, offset: usize) -> Result<(u64, Vec<Entry>), Ended> {
-        self.ask(false, move |table, _| table.list(&filter, limit, offset)).await
+    pub(super) async fn list(
+        &self,
+        filter: Filter,
+        limit: usize,
+        below: Option<i64>,
+    ) -> Result<(u64, Vec<(i64, Entry)>), Ended> {
+        self.ask(false, move |table, _| table.list(&filter, limit, below)).await
     }
 
     pub(super) async fn uncopied(&self, limit: usize) -> Result<Vec<Change>, Ended> {

@@ -292,8 +292,14 @@ impl Table {
         Ok(found.pop().filter(|_| found.is_empty()))
     }
 
-    /// Rows that pass the filter, the latest first, and how many there are in all.
-    pub(super) fn list(&self, filter: &Filter, limit: usize, offset: usize) -> rusqlite::Result<(u64, Vec<Entry>)> {
+    /// Rows that pass the filter with their turns, the latest first, and how many there are in all; of those below the turn
+    /// `below` at most `limit`.
+    pub(super) fn list(
+        &self,
+        filter: &Filter,
+        limit: usize,
+        below: Option<i64>,
+    ) -> rusqlite::Result<(u64, Vec<(i64, Entry)>)> {
         let wanted = [
             ("state", filter.state.map(|state| state.name().to_owned())),
             ("alert_id", filter.alert_id.clone()),
@@ -309,10 +315,13 @@ impl Table {
         let count = format!("SELECT count(*) FROM actions WHERE {terms}");
         let total: i64 =
             self.db.prepare_cached(&count)?.query_row(rusqlite::params_from_iter(&values), |row| row.get(0))?;
-        let rows =
-            format!("SELECT {COLUMNS} FROM actions WHERE {terms} ORDER BY turn DESC LIMIT {limit} OFFSET {offset}");
+        let below = below.unwrap_or(i64::MAX);
+        let rows = format!(
+            "SELECT {COLUMNS}, turn FROM actions WHERE {terms} AND turn < {below} ORDER BY turn DESC LIMIT {limit}"
+        );
         let mut statement = self.db.prepare_cached(&rows)?;
-        let rows = statement.query_map(rusqlite::params_from_iter(&values), entry)?.collect::<rusqlite::Result<_>>()?;
+        let row = |row: &Row<'_>| Ok((row.get(18)?, entry(row)?));
+        let rows = statement.query_map(rusqlite::params_from_iter(&values), row)?.collect::<rusqlite::Result<_>>()?;
         Ok((count_of(total), rows))
     }
 

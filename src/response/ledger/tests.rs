@@ -52,7 +52,7 @@ fn within<T>(table: &mut Table, work: impl FnOnce(&mut Table) -> rusqlite::Resul
 }
 
 fn all(table: &Table) -> Vec<Entry> {
-    table.list(&Filter::default(), 10_000, 0).expect("rows").1
+    table.list(&Filter::default(), 10_000, None).expect("rows").1.into_iter().map(|(_, entry)| entry).collect()
 }
 
 /// What happens.
