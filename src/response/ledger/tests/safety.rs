@@ -125,8 +125,8 @@ fn in_a_maintenance_window_what_changes_agents_waits_and_the_rest_goes() {
         let now = clawdstrike_telemetry::time::parse(time).expect("a time");
         within(&mut table, |table| table.record(&alert(id, Status::Open), &policy, now));
         let rows =
-            table.list(&Filter { alert_id: Some(format!("a{id}")), ..Filter::default() }, 10, 0).expect("rows").1;
-        let waiting = rows.into_iter().filter(|row| row.state == State::Waiting);
+            table.list(&Filter { alert_id: Some(format!("a{id}")), ..Filter::default() }, 10, None).expect("rows").1;
+        let waiting = rows.into_iter().map(|(_, row)| row).filter(|row| row.state == State::Waiting);
         waiting.map(|row| (row.action, row.reason.expect("a reason"))).collect::<BTreeSet<_>>()
     };
     let both = BTreeSet::from(
