@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Holds a running engine to its OpenAPI document: schemathesis (PyPI) makes requests of it, good and bad ones, for about a
-# minute, and every answer must be one that the document tells of, and no failure of ours (5xx). Needs the binary
-# (`cargo build`, target/debug), Python 3 with venv, and PyPI the first time. The seed is `SCHEMATHESIS_SEED`, by default 7.
+# Has other people's tools judge the API of a running engine. promtool must have nothing to say against /metrics.
+# schemathesis (PyPI) makes requests, good and bad ones, for about a minute, and every answer must be one that the OpenAPI
+# document tells of, and no failure of ours (5xx). Needs the binary (`cargo build`, target/debug), promtool (Debian:
+# prometheus), Python 3 with venv, and PyPI the first time. The seed is `SCHEMATHESIS_SEED`, by default 7.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -64,6 +65,13 @@ until "$edr" alerts list --limit 1 2>/dev/null | grep -q CREDENTIAL; do
     exit 1
   fi
 done
+
+ask='import sys, urllib.request as u; print(u.urlopen(u.Request(sys.argv[1], headers={"Authorization": "Bearer " + sys.argv[2]})).read().decode(), end="")'
+said=$(python3 -c "$ask" "$api/metrics" "$token" | promtool check metrics 2>&1)
+if [ -n "$said" ]; then
+  printf 'error: promtool check metrics: %s\n' "$said" >&2
+  exit 1
+fi
 
 # Watches have no end, so they aren't asked for.
 "$venv/bin/st" run "$api/v1/openapi.json" \
