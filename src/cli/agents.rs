@@ -1,9 +1,10 @@
 //! `agents`: live sessions rolled up per agent.
 
 use clap::{Args, ValueEnum};
+use serde_json::Value;
 
 use super::client::{ApiArgs, Client};
-use super::output::{Format, Out, Table, field, risk_style};
+use super::output::{Table, field, risk_style};
 use super::{Exit, OutputArgs, PageArgs};
 
 /// List agents.
@@ -53,21 +54,15 @@ pub(super) async fn run(args: AgentsArgs) -> anyhow::Result<Exit> {
         ("sort", Some(args.sort.parameter().to_owned())),
     ];
     let answer = Client::new(args.api)?.list(&["agents"], &query, "agents", &args.page).await?;
-    let mut out = Out::new();
-    if args.output.output == Format::Json {
-        out.document(&answer)?;
-        out.flush()?;
-        return Ok(Exit::Ok);
-    }
-    let rows = answer["agents"].as_array().map(Vec::as_slice).unwrap_or_default();
+    args.page.show(&answer, "agents", args.output.output, table)
+}
+
+fn table(agents: &[Value]) -> Table {
     let columns = ["AGENT", "TENANT", "RISK", "SESSIONS", "EVENTS", "VIOLATIONS", "ALERTS", "LAST SEEN"];
     let names = ["agent_id", "tenant_id", "max_risk", "sessions", "events", "violations", "open_alerts", "last_seen"];
     let mut table = Table::new(columns);
-    for agent in rows {
+    for agent in agents {
         table.row(risk_style(agent["max_risk"].as_f64().unwrap_or_default()), names.map(|name| field(agent, name)));
     }
-    out.table(&table)?;
-    out.flush()?;
-    args.page.tell_of_more(rows.len(), &answer);
-    Ok(Exit::Ok)
+    table
 }

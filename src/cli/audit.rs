@@ -63,14 +63,17 @@ pub(super) fn run(command: Command) -> anyhow::Result<Exit> {
 
 async fn list(args: ListArgs) -> anyhow::Result<Exit> {
     let answer = Client::new(args.api)?.list(&["audit"], &[], "rows", &args.page).await?;
-    let mut out = Out::new();
-    if args.output.output == Format::Json {
-        out.document(&answer)?;
-        out.flush()?;
-        return Ok(Exit::Ok);
+    if answer["unreadable"].as_u64().is_some_and(|lines| lines > 0) {
+        tell(&format!(
+            "warning: {} lines are no whole rows: `clawdstrike-edr audit verify` names them",
+            answer["unreadable"]
+        ));
     }
+    args.page.show(&answer, "rows", args.output.output, table)
+}
+
+fn table(rows: &[Value]) -> Table {
     let mut table = Table::new(["ROW", "TIME", "WHO", "FROM", "ACTION", "OUTCOME", "DETAIL"]);
-    let rows = answer["rows"].as_array().map(Vec::as_slice).unwrap_or_default();
     for row in rows {
         let outcome = field(row, "outcome");
         let style = if outcome == "refused" { severity_style("medium") } else { Style::new() };
@@ -78,16 +81,7 @@ async fn list(args: ListArgs) -> anyhow::Result<Exit> {
         let [seq, time, who, from, action] = cells;
         table.row(style, [seq, time, who, from, action, outcome, detail(&row["detail"])]);
     }
-    out.table(&table)?;
-    out.flush()?;
-    if answer["unreadable"].as_u64().is_some_and(|lines| lines > 0) {
-        tell(&format!(
-            "warning: {} lines are no whole rows: `clawdstrike-edr audit verify` names them",
-            answer["unreadable"]
-        ));
-    }
-    args.page.tell_of_more(rows.len(), &answer);
-    Ok(Exit::Ok)
+    table
 }
 
 fn who(who: &Value) -> String {

@@ -27,7 +27,7 @@ mod worker;
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
-use output::{Closed, Format, tell};
+use output::{Closed, Format, Out, Table, tell};
 
 /// Endpoint detection and response for fleets of AI agents.
 #[derive(Debug, Parser)]
@@ -106,12 +106,30 @@ struct PageArgs {
 }
 
 impl PageArgs {
-    /// Says on standard error when there are more rows than were asked for.
-    fn tell_of_more(&self, shown: usize, answer: &Value) {
+    /// Prints what [`client::Client::list`] gave, as it is or as a table; says on standard error when there are more rows than
+    /// were asked for.
+    fn show(
+        &self,
+        answer: &Value,
+        rows: &str,
+        format: Format,
+        table: impl FnOnce(&[Value]) -> Table,
+    ) -> anyhow::Result<Exit> {
+        let mut out = Out::new();
+        if format == Format::Json {
+            out.document(answer)?;
+            out.flush()?;
+            return Ok(Exit::Ok);
+        }
+        let rows = answer[rows].as_array().map(Vec::as_slice).unwrap_or_default();
+        out.table(&table(rows))?;
+        out.flush()?;
+        let shown = rows.len();
         if !answer["next"].is_null() || (self.limit == 0 && answer["total"] != 0) {
             let of = answer["total"].as_u64().map(|total| format!(" of {total}")).unwrap_or_default();
             tell(&format!("{shown}{of} shown; --limit shows more, and --cursor with `next` of --output json goes on"));
         }
+        Ok(Exit::Ok)
     }
 }
 

@@ -2,10 +2,11 @@
 
 use anstyle::Style;
 use clap::Args;
+use serde_json::Value;
 
 use super::State;
 use crate::cli::client::{ApiArgs, Client};
-use crate::cli::output::{Format, Out, Table, field, severity_style};
+use crate::cli::output::{Table, field, severity_style};
 use crate::cli::{Exit, OutputArgs, PageArgs};
 
 /// List actions, the latest first.
@@ -42,15 +43,12 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
         ("rule_id", args.rule),
     ];
     let answer = Client::new(args.api)?.list(&["actions"], &query, "actions", &args.page).await?;
-    let mut out = Out::new();
-    if args.output.output == Format::Json {
-        out.document(&answer)?;
-        out.flush()?;
-        return Ok(Exit::Ok);
-    }
-    let rows = answer["actions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    args.page.show(&answer, "actions", args.output.output, table)
+}
+
+fn table(actions: &[Value]) -> Table {
     let mut table = Table::new(["UPDATED", "STATE", "ACTION", "RULE", "AGENT", "SESSION", "TRIES", "REASON", "ID"]);
-    for action in rows {
+    for action in actions {
         let style = match action["state"].as_str() {
             Some("failed" | "waiting") => severity_style("high"),
             _ => Style::new(),
@@ -61,8 +59,5 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
         cells[8].truncate(16);
         table.row(style, cells);
     }
-    out.table(&table)?;
-    out.flush()?;
-    args.page.tell_of_more(rows.len(), &answer);
-    Ok(Exit::Ok)
+    table
 }

@@ -1,10 +1,11 @@
 //! `alerts list`.
 
 use clap::{Args, ValueEnum};
+use serde_json::Value;
 
 use super::FilterArgs;
 use crate::cli::client::{ApiArgs, Client};
-use crate::cli::output::{Format, Out, Table, field, severity_style};
+use crate::cli::output::{Table, field, severity_style};
 use crate::cli::{Exit, OutputArgs, PageArgs};
 
 /// List alerts.
@@ -47,13 +48,10 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
     let mut query = args.filter.query();
     query.push(("sort", Some(args.sort.parameter().to_owned())));
     let answer = Client::new(args.api)?.list(&["alerts"], &query, "alerts", &args.page).await?;
-    let mut out = Out::new();
-    if args.output.output == Format::Json {
-        out.document(&answer)?;
-        out.flush()?;
-        return Ok(Exit::Ok);
-    }
-    let rows = answer["alerts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    args.page.show(&answer, "alerts", args.output.output, table)
+}
+
+fn table(alerts: &[Value]) -> Table {
     let columns = ["LAST SEEN", "SEVERITY", "STATUS", "RULE", "AGENT", "SESSION", "MATCHES", "RISK", "ALERT"];
     let names = [
         "last_seen",
@@ -67,11 +65,8 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
         "alert_id",
     ];
     let mut table = Table::new(columns);
-    for alert in rows {
+    for alert in alerts {
         table.row(severity_style(&field(alert, "severity")), names.map(|name| field(alert, name)));
     }
-    out.table(&table)?;
-    out.flush()?;
-    args.page.tell_of_more(rows.len(), &answer);
-    Ok(Exit::Ok)
+    table
 }

@@ -4,7 +4,6 @@ use clap::{Args, ValueEnum};
 
 use super::FilterArgs;
 use crate::cli::client::{ApiArgs, Client};
-use crate::cli::output::{Format, Out};
 use crate::cli::{Exit, OutputArgs, PageArgs};
 
 /// List live sessions.
@@ -47,15 +46,5 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<Exit> {
     let mut query = args.filter.query();
     query.push(("sort", Some(args.sort.parameter().to_owned())));
     let answer = Client::new(args.api)?.list(&["sessions"], &query, "sessions", &args.page).await?;
-    let mut out = Out::new();
-    if args.output.output == Format::Json {
-        out.document(&answer)?;
-        out.flush()?;
-        return Ok(Exit::Ok);
-    }
-    let rows = answer["sessions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    out.table(&super::table(rows))?;
-    out.flush()?;
-    args.page.tell_of_more(rows.len(), &answer);
-    Ok(Exit::Ok)
+    args.page.show(&answer, "sessions", args.output.output, super::table)
 }
