@@ -379,6 +379,52 @@ async fn no_receiver_is_asked_more_often_than_it_may_be() {
 }
 
 #[tokio::test]
+async fn what_waits_goes_together_where_that_is_asked_for() {
+    // Only the first request is answered for a while, so the others wait.
+    let soc = receiver().hanging();
+    let limits = Limits { in_flight: 1, ..quick() };
+    let config = config::Response { soc_batch: 4, ..config(Some(serve(&soc).await), None) };
+    let running = Running::new(&config, limits);
+    let alerts: Vec<Arc<Alert>> =
+        (0..10).map(|n| Arc::new(alert(&format!("a{n}"), &[action(ActionKind::AlertSoc)]))).collect();
+    running.submit(0, alerts[0].clone()).await;
+    until("the first request", || soc.received().len() == 1).await;
+    for (n, alert) in (1..).zip(&alerts[1..]) {
+        running.submit(n, alert.clone()).await;
+    }
+    recorded(&running).await;
+    soc.gate.add_permits(Semaphore::MAX_PERMITS / 2);
+    all_done(&running).await;
+    let sizes: Vec<usize> =
+        soc.received().iter().map(|r| r.body.as_ref().and_then(Value::as_array).map_or(1, Vec::len)).collect();
+    assert_eq!(sizes, [1, 4, 4, 1]);
+    let told: Vec<String> = soc.deeds().iter().map(|deed| deed.body["alert_id"].to_string()).collect();
+    assert_eq!(told, (0..10).map(|n| format!("\"a{n}\"")).collect::<Vec<_>>());
+    assert_eq!((running.count(State::Acknowledged).await, running.counts().sent), (10, 10));
+}
+
+#[tokio::test]
+async fn what_is_refused_together_is_told_one_by_one() {
+    let refuses = |text: &[u8]| text.windows(4).any(|part| part == b"\"a3\"");
+    let soc = receiver()
+        .hanging()
+        .but(move |_, request| refuses(&request.raw).then(|| StatusCode::UNPROCESSABLE_ENTITY.into_response()));
+    let limits = Limits { in_flight: 1, ..quick() };
+    let config = config::Response { soc_batch: 10, ..config(Some(serve(&soc).await), None) };
+    let running = Running::new(&config, limits);
+    for n in 0..6 {
+        running.submit(n, Arc::new(alert(&format!("a{n}"), &[action(ActionKind::AlertSoc)]))).await;
+    }
+    recorded(&running).await;
+    soc.gate.add_permits(Semaphore::MAX_PERMITS / 2);
+    all_done(&running).await;
+    let failed: Vec<String> =
+        running.rows().await.into_iter().filter(|row| row.state == State::Failed).map(|row| row.alert_id).collect();
+    assert_eq!(failed, ["a3"]);
+    assert_eq!((soc.deeds().len(), running.count(State::Acknowledged).await), (5, 5));
+}
+
+#[tokio::test]
 async fn a_slow_receiver_delays_only_itself() {
     let (soc, control) = (receiver().hanging(), receiver());
     let orchestrator = start(Some(serve(&soc).await), Some(serve(&control).await));

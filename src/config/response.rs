@@ -23,6 +23,8 @@ pub struct Response {
     pub webhook_signing_keys: Vec<String>,
     /// The same for what goes to the agents' control API.
     pub control_signing_keys: Vec<String>,
+    /// Alerts that the webhook gets in one request at most, where several wait; above 1 only as JSON.
+    pub soc_batch: u32,
     /// Requests to the webhook within a second, and as many at once; further ones wait. Left out: no bound.
     pub soc_requests_per_second: Option<u32>,
     /// The same of the agents' control API.
@@ -47,6 +49,9 @@ pub struct Response {
     /// Rows of the ledger are kept for so long after their alert last asked for them. An alert that goes on longer acts again.
     pub keep_actions: Duration,
 }
+
+/// Alerts in one request, at most.
+const MOST_TOGETHER: u32 = 100;
 
 /// What the SOC's webhook reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +78,7 @@ impl Default for Response {
             soc_routing_key: None,
             webhook_signing_keys: Vec::new(),
             control_signing_keys: Vec::new(),
+            soc_batch: 1,
             soc_requests_per_second: None,
             control_requests_per_second: None,
             dry_run: false,
@@ -110,6 +116,13 @@ impl Response {
         if let Some((key, _)) = rates.into_iter().find(|(_, rate)| *rate == Some(0)) {
             return Err(format!(
                 "[response] {key} is 0: nothing would ever be sent; leave it out for no bound, or use dry_run"
+            ));
+        }
+        if !(1..=MOST_TOGETHER).contains(&self.soc_batch) || self.soc_batch > 1 && self.soc_format != SocFormat::Json {
+            return Err(format!(
+                "[response] soc_batch is {}: write a whole number from 1 to {MOST_TOGETHER}; above 1 only with soc_format = \"json\", other \
+                 services take one message a request",
+                self.soc_batch
             ));
         }
         if self.max_quarantined_percent > 100 {
@@ -155,6 +168,8 @@ mod tests {
         for (text, why) in [
             ("[response]\nmax_quarantined_percent = 101\n".to_owned(), "to 100 (none does)"),
             ("[response]\nsoc_requests_per_second = 0\n".to_owned(), "leave it out"),
+            ("[response]\nsoc_batch = 0\n".to_owned(), "from 1 to 100"),
+            ("[response]\nsoc_batch = 2\nsoc_format = \"slack\"\n".to_owned(), "soc_format = \"json\""),
             ("[response]\nfour_eyes = true\n[api]\nallow_anonymous = true\n".to_owned(), "allow_anonymous = false"),
             (window(hours), "name"),
             (window(&format!("name = \"\"\n{hours}")), "empty \"name\""),

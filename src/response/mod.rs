@@ -11,6 +11,7 @@ mod format;
 mod ledger;
 mod pace;
 mod progress;
+mod receiver;
 mod request;
 mod retry;
 mod sign;
@@ -28,10 +29,11 @@ use tokio::task::JoinHandle;
 use crate::alert::Alert;
 use crate::config;
 use crate::wall_clock;
-use destination::{Running, Shared};
+use destination::Running;
 pub use ledger::{Change, Decision, Entry, Filter, Objection, State};
 use ledger::{Decided, Ended, Ledger, Policy, Verdict};
 use progress::Progress;
+use receiver::{Receiver, Shared};
 pub use request::Destination;
 use request::{action_name, base_url};
 pub use retry::Limits;
@@ -134,11 +136,12 @@ impl Orchestrator {
         // In a dry run what earlier runs left is kept for later.
         let bases = bases.into_iter().filter(|_| !config.dry_run);
         let start = |(to, base)| {
-            let per_second = match to {
-                Destination::SocWebhook => config.soc_requests_per_second,
-                Destination::AgentControl => config.control_requests_per_second,
+            let (per_second, batch) = match to {
+                Destination::SocWebhook => (config.soc_requests_per_second, config.soc_batch as usize),
+                Destination::AgentControl => (config.control_requests_per_second, 1),
             };
-            (to, destination::start(to, base, per_second, Arc::clone(&shared)))
+            let receiver = Receiver { destination: to, base, batch, shared: Arc::clone(&shared) };
+            (to, destination::start(receiver, per_second))
         };
         let receivers: BTreeMap<_, _> = bases.map(start).collect();
         let news = receivers.iter().map(|(to, running)| (*to, running.news())).collect();

@@ -109,6 +109,16 @@ pub(super) fn idempotency_key(alert_id: &str, action: &str, params: &[u8]) -> [u
     hash.finalize().into()
 }
 
+/// The `Idempotency-Key` of a request for several: SHA-256 over their keys, each ended by a zero byte, in hex.
+pub(super) fn key_of_all(keys: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for key in keys {
+        hash.update(key.as_bytes());
+        hash.update([0]);
+    }
+    hex(&hash.finalize())
+}
+
 /// Checks a configured URL. The error doesn't repeat it: webhook URLs hold secrets.
 pub(super) fn base_url(destination: Destination, text: &str) -> Result<Url, String> {
     let key = destination.name();

@@ -320,7 +320,7 @@ impl Table {
             "SELECT {COLUMNS}, turn FROM actions WHERE {terms} AND turn < {below} ORDER BY turn DESC LIMIT {limit}"
         );
         let mut statement = self.db.prepare_cached(&rows)?;
-        let row = |row: &Row<'_>| Ok((row.get(18)?, entry(row)?));
+        let row = |row: &Row<'_>| Ok((row.get("turn")?, entry(row)?));
         let rows = statement.query_map(rusqlite::params_from_iter(&values), row)?.collect::<rusqlite::Result<_>>()?;
         Ok((count_of(total), rows))
     }
@@ -331,7 +331,11 @@ impl Table {
             "SELECT {COLUMNS}, change, revision FROM actions WHERE change > (SELECT copied FROM mirror) ORDER BY change LIMIT ?1"
         );
         let change = |row: &Row<'_>| {
-            Ok(Change { entry: entry(row)?, number: count_of(row.get(19)?), revision: count_of(row.get(20)?) })
+            Ok(Change {
+                entry: entry(row)?,
+                number: count_of(row.get("change")?),
+                revision: count_of(row.get("revision")?),
+            })
         };
         self.db.prepare_cached(&sql)?.query_map([limit as i64], change)?.collect()
     }

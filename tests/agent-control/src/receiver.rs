@@ -49,7 +49,7 @@ struct Memory {
     count: usize,
     deeds: Vec<Deed>,
     /// By key: what was asked for.
-    known: HashMap<String, (String, Bytes)>,
+    known: HashMap<String, (String, String)>,
     oldest: VecDeque<String>,
 }
 
@@ -167,19 +167,39 @@ impl Receiver {
         if !request.raw.is_empty() && request.body.is_none() {
             return Err((400, "the body is not JSON".into()));
         }
-        let deed = Deed::of(path, &request.key, request.body.as_ref())?;
-        let asked = (path.to_owned(), request.raw.clone());
+        // Several alerts at once have a key each.
+        if !path.starts_with("/agents/")
+            && let Some(Value::Array(alerts)) = &request.body
+        {
+            for alert in alerts {
+                let mut alert = alert.clone();
+                let key = alert.as_object_mut().and_then(|alert| alert.remove("idempotency_key"));
+                let key = key.as_ref().and_then(Value::as_str).filter(|key| is_key(key));
+                let key = key.ok_or((400, "an entry's \"idempotency_key\" must be 64 hex digits".to_owned()))?;
+                self.once(path, key, Some(&alert))?;
+            }
+            return Ok((StatusCode::OK, axum::Json(json!({ "alerts": alerts.len() }))).into_response());
+        }
+        let (deed, before) = self.once(path, &request.key, request.body.as_ref())?;
+        let body = json!({"action": deed.action, "agent_id": deed.agent_id, "repeated": before});
+        Ok((StatusCode::OK, axum::Json(body)).into_response())
+    }
+
+    /// Does it unless the key was seen; says whether it was.
+    fn once(&self, path: &str, key: &str, body: Option<&Value>) -> Result<(Deed, bool), Refusal> {
+        let deed = Deed::of(path, key, body)?;
+        let asked = (path.to_owned(), body.map(ToString::to_string).unwrap_or_default());
         // Under one lock from looking to doing: two requests with one key at once are one deed.
         let mut memory = self.memory();
-        let before = match memory.known.get(&request.key) {
+        let before = match memory.known.get(key) {
             Some(known) if *known == asked => true,
             Some(_) => return Err((422, "\"Idempotency-Key\" came with another request before".into())),
             None => false,
         };
         (self.told)(&deed, before);
         if !before {
-            memory.known.insert(request.key.clone(), asked);
-            memory.oldest.push_back(request.key.clone());
+            memory.known.insert(key.to_owned(), asked);
+            memory.oldest.push_back(key.to_owned());
             if memory.oldest.len() > KEYS
                 && let Some(oldest) = memory.oldest.pop_front()
             {
@@ -189,8 +209,7 @@ impl Receiver {
                 memory.deeds.push(deed.clone());
             }
         }
-        let body = json!({"action": deed.action, "agent_id": deed.agent_id, "repeated": before});
-        Ok((StatusCode::OK, axum::Json(body)).into_response())
+        Ok((deed, before))
     }
 }
 
