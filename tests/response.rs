@@ -8,6 +8,7 @@ mod fleet;
 mod ledger;
 #[path = "response/mirror.rs"]
 mod mirror;
+mod sample;
 #[path = "response/trouble.rs"]
 mod trouble;
 
@@ -24,7 +25,7 @@ use clawdstrike_agent_control::Receiver;
 use clawdstrike_edr::alert::{Alert, Evidence, Status};
 use clawdstrike_edr::config;
 use clawdstrike_edr::response::{Decision, Entry, Filter, Limits, Objection, Orchestrator, State};
-use clawdstrike_rules::plan::{Action, ActionKind, OnRemoval, Severity};
+use clawdstrike_rules::plan::{Action, ActionKind};
 use clawdstrike_telemetry::EventType;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -152,20 +153,9 @@ fn with_params(kind: ActionKind, params: Value) -> Action {
 fn alert(id: &str, actions: &[Action]) -> Alert {
     Alert {
         alert_id: id.into(),
-        revision: 1,
-        rule_id: "CREDENTIAL_EXFILTRATION".into(),
-        rule_name: "Credential Exfiltration Attempt".into(),
         rule_version: "v".into(),
-        severity: Severity::Critical,
-        status: Status::Open,
-        superseded_by: None,
-        tenant_id: String::new(),
-        group: vec![("agent_id".into(), json!("agent-1")), ("session_id".into(), json!("s-1"))],
-        agent_id: "agent-1".into(),
-        session_id: "s-1".into(),
         first_seen: 1_714_989_600_000_000,
         last_seen: 1_714_989_600_000_000,
-        match_count: 1,
         risk_score: 42.0,
         evidence: vec![Evidence {
             id: "e1".into(),
@@ -177,14 +167,8 @@ fn alert(id: &str, actions: &[Action]) -> Alert {
         }],
         attack: vec!["T1552.004".into()],
         actions: actions.to_vec(),
-        run_actions: true,
-        shadow: false,
-        backfilled: false,
-        rule_removed: false,
-        on_removal: OnRemoval::Keep,
-        retracted_because: None,
         trigger_event: r#"{"event_id":"e2","action":{"target":"evil.io:443"}}"#.into(),
-        handling: Default::default(),
+        ..sample::alert()
     }
 }
 

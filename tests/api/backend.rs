@@ -1,5 +1,8 @@
 //! A stand-in for the engine behind a handle: fixed rows, filtered and sorted as the views say, and rule sets that switch.
 
+#[path = "../sample/mod.rs"]
+mod sample;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +15,7 @@ use clawdstrike_edr::response::Orchestrator;
 use clawdstrike_edr::runtime::handle::{ActiveRules, Handle, Loaded, REQUESTS, Request, Stats, Tellers, feeds};
 use clawdstrike_edr::session::{RecentEvent, SessionView};
 use clawdstrike_edr::view::{AgentView, AlertSort, Answer, Query, Ranked, Rows, SessionSort, StateView, Top};
-use clawdstrike_rules::plan::{ActionKind, OnRemoval, Severity};
+use clawdstrike_rules::plan::{ActionKind, Severity};
 use clawdstrike_telemetry::EventType;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
@@ -282,15 +285,11 @@ pub(crate) fn alert(id: &str, severity: Severity, status: Status) -> Alert {
         rule_version: "ab12".into(),
         severity,
         status,
-        superseded_by: None,
-        tenant_id: String::new(),
         group: vec![("session_id".into(), "s".into()), ("agent_id".into(), "a\u{202e}0".into())],
         agent_id: "a\u{202e}0".into(),
         session_id: "s".into(),
         first_seen: NOON,
         last_seen: NOON,
-        match_count: 1,
-        risk_score: 30.0,
         evidence: vec![Evidence {
             id: "e1".into(),
             step: 1,
@@ -300,15 +299,7 @@ pub(crate) fn alert(id: &str, severity: Severity, status: Status) -> Alert {
             allowed: true,
         }],
         attack: vec!["T1552".into()],
-        actions: Vec::new(),
-        run_actions: true,
-        shadow: false,
-        backfilled: false,
-        rule_removed: false,
-        on_removal: OnRemoval::Keep,
-        retracted_because: None,
-        trigger_event: "{}".into(),
-        handling: Default::default(),
+        ..sample::alert()
     }
 }
 

@@ -1,11 +1,14 @@
 //! Rows for the tests of stores: plausible ones, and hostile ones.
 
+#[path = "../sample/mod.rs"]
+mod sample;
+
 use std::time::{Duration, Instant};
 
 use clawdstrike_edr::alert::{Alert, Evidence, Status};
 use clawdstrike_edr::session::{RecentEvent, SessionView};
 use clawdstrike_edr::store::{ActionRow, EventRow, SessionRow};
-use clawdstrike_rules::plan::{Action, ActionKind, OnRemoval, Severity};
+use clawdstrike_rules::plan::{Action, ActionKind};
 use clawdstrike_telemetry::EventType;
 
 /// 2026-01-05T10:00:00Z in microseconds.
@@ -24,20 +27,10 @@ pub(crate) fn alert(id: &str, revision: u64) -> Alert {
     Alert {
         alert_id: id.into(),
         revision,
-        rule_id: "CREDENTIAL_EXFILTRATION".into(),
-        rule_name: "Credential Exfiltration Attempt".into(),
-        rule_version: "abc".into(),
-        severity: Severity::Critical,
         status: if revision == 1 { Status::Open } else { Status::Updated },
-        superseded_by: None,
-        tenant_id: String::new(),
-        group: vec![("agent_id".into(), "agent-1".into()), ("session_id".into(), "s-1".into())],
-        agent_id: "agent-1".into(),
-        session_id: "s-1".into(),
         first_seen: T0,
         last_seen: T0 + revision as i64,
         match_count: revision,
-        risk_score: 30.0,
         evidence: vec![Evidence {
             id: "e-1".into(),
             step: 1,
@@ -48,14 +41,8 @@ pub(crate) fn alert(id: &str, revision: u64) -> Alert {
         }],
         attack: vec!["T1552".into()],
         actions: vec![Action { kind: ActionKind::AlertSoc, params: Default::default() }],
-        run_actions: true,
-        shadow: false,
-        backfilled: false,
-        rule_removed: false,
-        on_removal: OnRemoval::Keep,
-        retracted_because: None,
         trigger_event: "{}".into(),
-        handling: Default::default(),
+        ..sample::alert()
     }
 }
 
