@@ -155,12 +155,15 @@ pub fn view<'scope>(
                 for command in arrived.commands {
                     match command {
                         Command::Rules(switch) => {
-                            view.set = switch.set;
-                            alerts_out.session(&caps[0]).give_iterator(view.follow_rules(epoch).into_iter());
+                            let before = std::mem::replace(&mut view.set, switch.set);
+                            // By the same allowlist alerts have been judged.
+                            let judge = (before.allowlist != view.set.allowlist).then(|| view.judge()).flatten();
+                            alerts_out.session(&caps[0]).give_iterator(view.follow_rules(epoch, judge).into_iter());
                         }
                         // What a checkpoint kept has come by now.
                         Command::Live => {
-                            alerts_out.session(&caps[0]).give_iterator(view.follow_rules(epoch).into_iter());
+                            let judge = view.judge();
+                            alerts_out.session(&caps[0]).give_iterator(view.follow_rules(epoch, judge).into_iter());
                         }
                         Command::Checkpoint => view.cut(epoch),
                         Command::Reconcile(suspects) => {
@@ -250,25 +253,28 @@ impl View {
         self.take(epoch, AlertVersion { session, alert, origin: Origin::Made })
     }
 
-    /// Open alerts say whether their rule has gone, and become then what it wanted; those whose proof the allowlist takes out
-    /// are retracted. (Where more matches can join them, detection has retracted them.)
-    fn follow_rules(&mut self, epoch: u64) -> Vec<AlertVersion> {
+    /// Open alerts say whether their rule has gone, and become then what it wanted; those whose proof `judge` says the allowlist
+    /// takes out are retracted. (Where more matches can join them, detection has retracted them.)
+    fn follow_rules(&mut self, epoch: u64, mut judge: Option<Judge>) -> Vec<AlertVersion> {
         let rules: HashSet<&str> = self.set.rules.iter().map(|rule| rule.id.as_str()).collect();
-        let mut judge = self.judge();
         let mut told = Vec::new();
         for Kept { session, alert } in self.alerts.values().filter(|kept| is_open(&kept.alert)) {
             let removed = !rules.contains(alert.rule_id.as_str());
-            let mut alert = Alert { rule_removed: removed, revision: epoch, ..alert.clone() };
-            if judge.as_mut().is_some_and(|judge| judge.takes_out(&alert)) {
-                alert.retract(Reason::Allowlisted, epoch);
-            } else if removed == self.alerts[&alert.alert_id].alert.rule_removed {
+            let taken_out = judge.as_mut().is_some_and(|judge| judge.takes_out(alert));
+            if !taken_out && removed == alert.rule_removed {
                 continue;
-            } else if removed && alert.on_removal == OnRemoval::Retract {
-                alert.retract(Reason::RuleRemoved, epoch);
-            } else if removed && alert.on_removal == OnRemoval::Close {
-                let (by, comment) = (ENGINE.to_owned(), "its rule was removed".to_owned());
-                let note = Note { at: wall_clock::now(), by, deed: Deed::Close, comment, matches: alert.match_count };
-                alert.handling.join(Handling::of(note));
+            }
+            let mut alert = Alert { rule_removed: removed, revision: epoch, ..alert.clone() };
+            match alert.on_removal {
+                _ if taken_out => alert.retract(Reason::Allowlisted, epoch),
+                OnRemoval::Retract if removed => alert.retract(Reason::RuleRemoved, epoch),
+                OnRemoval::Close if removed => {
+                    let (by, comment) = (ENGINE.to_owned(), "its rule was removed".to_owned());
+                    let note =
+                        Note { at: wall_clock::now(), by, deed: Deed::Close, comment, matches: alert.match_count };
+                    alert.handling.join(Handling::of(note));
+                }
+                _ => {}
             }
             told.push(AlertVersion { session: *session, alert, origin: Origin::Made });
         }
@@ -276,13 +282,11 @@ impl View {
     }
 
     fn judge(&self) -> Option<Judge> {
-        let hasher = self.shared.hasher.borrow().clone()?;
         if self.set.allowlist.is_empty() {
             return None;
         }
         let entries = (0..).zip(self.set.allowlist.iter().cloned()).collect();
-        // The ingest has compiled the same entries, and fails the run if it can't.
-        Judge::new(entries, self.set.rules.iter(), hasher, &self.settings.zone).ok()
+        Judge::new(entries, self.set.rules.iter(), &self.shared, &self.settings)
     }
 
     /// Puts aside a version, or that an alert has left the view. The key goes where the session's goes.

@@ -58,7 +58,7 @@ impl Copies {
         }
         let is_copy = self.alike(head).any(|s| head.reference.saturating_sub(s.time) <= window);
         if !is_copy {
-            self.remember(head);
+            self.remember(Seen::new(head));
         }
         is_copy
     }
@@ -85,32 +85,34 @@ impl Copies {
         if let Some(known) = copied_by {
             self.take_out(known);
         }
-        self.remember(head);
+        self.remember(Seen::new(head));
         copied_by.map_or(Again::Event, |known| Again::CopiedBy(known.time))
     }
 
     /// Remembers a record that is no copy, unless it is remembered already.
     pub fn remember_once(&mut self, head: &Head) {
         if head.id != 0 && !self.alike(head).any(|s| s.time == head.time) {
-            self.remember(head);
+            self.remember(Seen::new(head));
         }
     }
 
-    fn remember(&mut self, head: &Head) {
-        let at = self.place(head.timestamp);
-        let in_crowd = at >= NEAR && self.seen[at - NEAR].timestamp == head.timestamp;
+    fn remember(&mut self, new: Seen) {
+        let at = self.place(new.timestamp);
+        let in_crowd = at >= NEAR && self.seen[at - NEAR].timestamp == new.timestamp;
         if in_crowd || self.seen.len() - at > NEAR {
-            self.far.insert(Seen::new(head));
+            self.far.insert(new);
         } else {
-            self.seen.insert(at, Seen::new(head));
+            self.seen.insert(at, new);
         }
     }
 
     fn take_out(&mut self, known: Seen) {
-        if !self.far.remove(&known)
-            && let Some(back) = self.seen[..self.place(known.timestamp)].iter().rev().position(|s| *s == known)
-        {
-            self.seen.remove(self.place(known.timestamp) - 1 - back);
+        if self.far.remove(&known) {
+            return;
+        }
+        let end = self.place(known.timestamp);
+        if let Some(at) = self.seen[..end].iter().rposition(|s| *s == known) {
+            self.seen.remove(at);
         }
     }
 
@@ -156,13 +158,7 @@ impl Copies {
         let n = all.len().saturating_sub(bytes / size_of::<Seen>());
         self.seen.clear();
         self.seen.shrink_to_fit();
-        for seen in all.drain(..).skip(n) {
-            let in_crowd = self.seen.len() >= NEAR && self.seen[self.seen.len() - NEAR].timestamp == seen.timestamp;
-            match in_crowd {
-                true => _ = self.far.insert(seen),
-                false => self.seen.push(seen),
-            }
-        }
+        all.into_iter().skip(n).for_each(|seen| self.remember(seen));
         self.seen.shrink_to_fit();
     }
 

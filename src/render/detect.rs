@@ -194,7 +194,36 @@ pub(super) struct Detect {
     pub(super) alerts: Vec<AlertVersion>,
     pub(super) sessions: Vec<SessionChange>,
     parts: Vec<Part>,
-    pub(super) scratch: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+/// Where groups' changes go.
+pub(super) struct Told<'a> {
+    hasher: Option<&'a Hasher>,
+    alerts: &'a mut Vec<AlertVersion>,
+    sessions: &'a mut Vec<SessionChange>,
+    scratch: &'a mut Vec<u8>,
+}
+
+impl Told<'_> {
+    /// Takes what changed in a group.
+    pub fn take(&mut self, touched: Touched<'_>) {
+        if let Some(session) = &touched.group.session
+            && !touched.changes.gone.is_empty()
+        {
+            let (t, a, s) = session.names();
+            let gone = touched.changes.gone.into_iter();
+            self.sessions.extend(gone.map(|first_seen| {
+                let (tenant_id, agent_id, session_id) = (t.to_owned(), a.to_owned(), s.to_owned());
+                SessionChange::Gone(SessionKey { tenant_id, agent_id, session_id, first_seen })
+            }));
+        }
+        let Some(hasher) = self.hasher else { return };
+        for alert in touched.changes.alerts {
+            let session = hasher.session(&alert.tenant_id, &alert.agent_id, &alert.session_id, self.scratch);
+            self.alerts.push(AlertVersion { session, alert, origin: Origin::Made });
+        }
+    }
 }
 
 /// What detection is given.
@@ -337,23 +366,32 @@ impl Detect {
         self.beat();
     }
 
-    fn apply_hits(&mut self, epoch: u64, hits: &[HitBatch]) {
+    /// Has all groups do something that they may tell of, in the world as it is now.
+    pub(super) fn look(&mut self, epoch: u64, look: impl FnOnce(&mut Groups, &Context<'_>, &mut Told<'_>)) {
         let watermark = self.shared.totals.borrow().watermark.unwrap_or(i64::MIN);
         let keeper = self.keeper.as_ref();
         let ctx =
             Context { rules: &self.rules, classes: &self.classes, settings: &self.settings, watermark, keeper, epoch };
         let hasher = self.shared.hasher.borrow();
-        let (alerts, sessions, changed, scratch) =
-            (&mut self.alerts, &mut self.sessions, &mut self.changed, &mut self.scratch);
+        let (alerts, sessions, scratch) = (&mut self.alerts, &mut self.sessions, &mut self.scratch);
+        let mut told = Told { hasher: hasher.as_ref(), alerts, sessions, scratch };
+        look(&mut self.shared.groups.borrow_mut(), &ctx, &mut told);
+    }
+
+    fn apply_hits(&mut self, epoch: u64, hits: &[HitBatch]) {
         let offline = self.offline;
+        let mut changed = std::mem::take(&mut self.changed);
         let mut copies = 0;
-        self.shared.groups.borrow_mut().apply(&ctx, hits, |touched| {
-            copies += touched.changes.copies;
-            if !offline && touched.group.session.is_some() {
-                changed.push(touched.key);
-            }
-            collect(touched, hasher.as_ref(), scratch, alerts, sessions);
+        self.look(epoch, |groups, ctx, told| {
+            groups.apply(ctx, hits, |touched| {
+                copies += touched.changes.copies;
+                if !offline && touched.group.session.is_some() {
+                    changed.push(touched.key);
+                }
+                told.take(touched);
+            });
         });
+        self.changed = changed;
         self.shared.totals.borrow_mut().copies += copies;
     }
 
@@ -365,18 +403,9 @@ impl Detect {
         self.shared.totals.borrow_mut().filled = std::mem::take(&mut self.fill.0);
         let filled = self.rules.fill();
         self.classes.reload(&self.rules);
-        let watermark = self.shared.totals.borrow().watermark.unwrap_or(i64::MIN);
-        let keeper = self.keeper.as_ref();
-        let ctx =
-            Context { rules: &self.rules, classes: &self.classes, settings: &self.settings, watermark, keeper, epoch };
-        let hasher = self.shared.hasher.borrow();
-        let (alerts, sessions, scratch) = (&mut self.alerts, &mut self.sessions, &mut self.scratch);
-        self.shared.groups.borrow_mut().begin_rules(&ctx, &filled, |touched| {
-            collect(touched, hasher.as_ref(), scratch, alerts, sessions);
-        });
-        drop(hasher);
-        if watermark > i64::MIN {
-            self.advance(epoch, watermark);
+        self.look(epoch, |groups, ctx, told| groups.begin_rules(ctx, &filled, |touched| told.take(touched)));
+        if self.shared.totals.borrow().watermark.is_some_and(|watermark| watermark > i64::MIN) {
+            self.advance(epoch);
         }
     }
 
@@ -392,10 +421,8 @@ impl Detect {
             totals.watermark = now;
             totals.finished = ended;
         }
-        if let Some(watermark) = now
-            && now > before
-        {
-            self.advance(epoch, watermark);
+        if now > before {
+            self.advance(epoch);
         }
         if self.offline && ended && !finished {
             self.tell_all_sessions(now);
@@ -403,24 +430,21 @@ impl Detect {
     }
 
     /// Looks at the groups that are due.
-    fn advance(&mut self, epoch: u64, watermark: i64) {
-        let keeper = self.keeper.as_ref();
-        let ctx =
-            Context { rules: &self.rules, classes: &self.classes, settings: &self.settings, watermark, keeper, epoch };
-        let hasher = self.shared.hasher.borrow();
-        let (alerts, sessions, scratch) = (&mut self.alerts, &mut self.sessions, &mut self.scratch);
-        let oldest = watermark.saturating_sub(self.settings.session_retention);
-        let idle = watermark.saturating_sub(self.settings.session_idle);
-        let weights = &self.settings.risk;
-        self.shared.groups.borrow_mut().advance(&ctx, |touched| {
-            if let Some(session) = &mut touched.group.session {
-                sessions.extend(session.retire(oldest, idle, weights).into_iter().map(SessionChange::Now));
-                if session.is_empty() {
-                    touched.group.had_lives = true;
-                    touched.group.session = None;
+    fn advance(&mut self, epoch: u64) {
+        self.look(epoch, |groups, ctx, told| {
+            let oldest = ctx.watermark.saturating_sub(ctx.settings.session_retention);
+            let idle = ctx.watermark.saturating_sub(ctx.settings.session_idle);
+            groups.advance(ctx, |touched| {
+                if let Some(session) = &mut touched.group.session {
+                    let retired = session.retire(oldest, idle, &ctx.settings.risk);
+                    told.sessions.extend(retired.into_iter().map(SessionChange::Now));
+                    if session.is_empty() {
+                        touched.group.had_lives = true;
+                        touched.group.session = None;
+                    }
                 }
-            }
-            collect(touched, hasher.as_ref(), scratch, alerts, sessions);
+                told.take(touched);
+            });
         });
     }
 
@@ -515,29 +539,5 @@ impl Detect {
                 }
             }
         }
-    }
-}
-
-pub(super) fn collect(
-    touched: Touched<'_>,
-    hasher: Option<&Hasher>,
-    scratch: &mut Vec<u8>,
-    alerts: &mut Vec<AlertVersion>,
-    sessions: &mut Vec<SessionChange>,
-) {
-    if let Some(session) = &touched.group.session
-        && !touched.changes.gone.is_empty()
-    {
-        let (t, a, s) = session.names();
-        let gone = touched.changes.gone.into_iter();
-        sessions.extend(gone.map(|first_seen| {
-            let (tenant_id, agent_id, session_id) = (t.to_owned(), a.to_owned(), s.to_owned());
-            SessionChange::Gone(SessionKey { tenant_id, agent_id, session_id, first_seen })
-        }));
-    }
-    let Some(hasher) = hasher else { return };
-    for alert in touched.changes.alerts {
-        let session = hasher.session(&alert.tenant_id, &alert.agent_id, &alert.session_id, scratch);
-        alerts.push(AlertVersion { session, alert, origin: Origin::Made });
     }
 }

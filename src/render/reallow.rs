@@ -14,11 +14,11 @@ use hashbrown::HashMap;
 
 use super::class::{CLASS_BITS, Class, ClassDef, Classes};
 use super::classify::Classifier;
-use super::detect::Detect;
+use super::detect::{Detect, Shared};
 use super::group::{Changes, Context, Group, OpenUnit};
-use super::key::Hasher;
 use super::log::Entry;
 use super::rules::{AllowId, Kind, Rules};
+use super::settings::Settings;
 use super::units::UnitState;
 use crate::alert::Alert;
 
@@ -31,22 +31,20 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// Of these entries, for alerts of these rules.
-    ///
-    /// # Errors
-    /// An entry can't be compiled, or names no time zone.
+    /// Of these entries, for alerts of these rules; `None`: the cluster's secret isn't known yet, or an entry can't be compiled,
+    /// for which the ingest, which compiles the same, fails the run.
     pub fn new<'a>(
         allowlist: Vec<(AllowId, AllowEntry)>,
         rules: impl Iterator<Item = &'a Rule>,
-        hasher: Hasher,
-        zone: &str,
-    ) -> Result<Judge, String> {
+        shared: &Shared,
+        settings: &Settings,
+    ) -> Option<Judge> {
         let counts = |rule: &&Rule| rule.conditions.iter().any(|c| matches!(c, Condition::Threshold(_)));
         let counting = rules.filter(counts).map(|rule| rule.id.clone()).collect();
         let entries = allowlist.iter().cloned().collect();
-        let mut classifier = Classifier::new(0, hasher, zone);
-        classifier.load(&Rules { allowlist, ..Rules::default() })?;
-        Ok(Judge { classifier, entries, counting })
+        let mut classifier = Classifier::new(0, shared.hasher.borrow().clone()?, &settings.zone);
+        classifier.load(&Rules { allowlist, ..Rules::default() }).ok()?;
+        Some(Judge { classifier, entries, counting })
     }
 
     /// The allowlist takes out what proves the alert.
@@ -129,31 +127,22 @@ impl Detect {
     }
 
     fn judge(&self) -> Option<Judge> {
-        let hasher = self.shared.hasher.borrow().clone()?;
         let rules = self.rules.rules.values().map(|info| &info.rule);
-        // The ingest has compiled the same entries, and fails the run if it can't.
-        Judge::new(self.rules.allowlist.clone(), rules, hasher, &self.settings.zone).ok()
+        Judge::new(self.rules.allowlist.clone(), rules, &self.shared, &self.settings)
     }
 
     /// Retracts what no longer holds; in `changed` groups, machines begin anew.
     fn correct(&mut self, epoch: u64, judge: &mut Judge, changed: &HashSet<u128>) {
-        let watermark = self.shared.totals.borrow().watermark.unwrap_or(i64::MIN);
-        let keeper = self.keeper.as_ref();
-        let ctx =
-            Context { rules: &self.rules, classes: &self.classes, settings: &self.settings, watermark, keeper, epoch };
-        let hasher = self.shared.hasher.borrow();
-        let (alerts, sessions, scratch) = (&mut self.alerts, &mut self.sessions, &mut self.scratch);
-        self.shared.groups.borrow_mut().correct(
-            &ctx,
-            |key, group, changes| {
+        self.look(epoch, |groups, ctx, told| {
+            let correct = |key, group: &mut Group, changes: &mut Changes| {
                 let begun = changed.contains(&key);
                 if begun {
-                    group.follow_anew(&ctx);
+                    group.follow_anew(ctx);
                 }
-                group.retract(&ctx, judge, changes) || begun
-            },
-            |touched| super::detect::collect(touched, hasher.as_ref(), scratch, alerts, sessions),
-        );
+                group.retract(ctx, judge, changes) || begun
+            };
+            groups.correct(ctx, correct, |touched| told.take(touched));
+        });
     }
 }
 
