@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod dead_letter;
 pub mod frame;
+pub mod hex;
 pub mod inbox;
 pub mod loads;
 pub mod metrics;

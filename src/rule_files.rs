@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use clawdstrike_rules::{MAX_FILE_BYTES, SourceFile};
 use sha2::{Digest, Sha256};
 
+use crate::hex;
+
 /// Rule files of one set.
 pub const MAX_FILES: usize = 10_000;
 /// Folders within the rules folder.
@@ -80,10 +82,9 @@ pub fn read(paths: &[PathBuf]) -> Result<RuleFiles, String> {
 /// Tells sets of files apart by what they say, whatever the files are named, as `sha256sum FILES | cut -d' ' -f1 | sort |
 /// sha256sum` does.
 pub fn digest(files: &[SourceFile]) -> String {
-    let hex = |hash: &[u8]| hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let mut hashes: Vec<String> = files.iter().map(|f| hex(&Sha256::digest(f.text.as_bytes())) + "\n").collect();
+    let mut hashes: Vec<String> = files.iter().map(|f| hex::encode(Sha256::digest(f.text.as_bytes())) + "\n").collect();
     hashes.sort();
-    hex(&Sha256::digest(hashes.concat().as_bytes()))
+    hex::encode(Sha256::digest(hashes.concat().as_bytes()))
 }
 
 fn folder(path: &Path, deeper: usize, found: &mut RuleFiles) -> Result<(), String> {

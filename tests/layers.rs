@@ -20,6 +20,7 @@ const LAYERS: [&[&str]; 6] = [
         "rule_files",
         "wall_clock",
         "frame",
+        "hex",
         "loads",
         "spool",
         "time_window",

@@ -137,6 +137,34 @@ pub enum ActionKind {
     UpdatePolicy,
 }
 
+impl ActionKind {
+    /// All of them.
+    pub const ALL: [ActionKind; 8] = [
+        ActionKind::TerminateSession,
+        ActionKind::QuarantineAgent,
+        ActionKind::RateLimit,
+        ActionKind::AlertSoc,
+        ActionKind::Alert,
+        ActionKind::IncreaseLogging,
+        ActionKind::SnapshotSession,
+        ActionKind::UpdatePolicy,
+    ];
+
+    /// The name in rules, JSON, logs and the ledger.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ActionKind::TerminateSession => "terminate_session",
+            ActionKind::QuarantineAgent => "quarantine_agent",
+            ActionKind::RateLimit => "rate_limit",
+            ActionKind::AlertSoc => "alert_soc",
+            ActionKind::Alert => "alert",
+            ActionKind::IncreaseLogging => "increase_logging",
+            ActionKind::SnapshotSession => "snapshot_session",
+            ActionKind::UpdatePolicy => "update_policy",
+        }
+    }
+}
+
 /// A field of an event: `target` is the normalised target, anything else a path into the record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Field {

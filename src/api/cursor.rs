@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::ApiError;
 use super::params::Params;
+use crate::hex;
 
 /// Bytes of each of the two checksums.
 const CHECK: usize = 8;
@@ -58,7 +59,7 @@ fn write(place: &impl Serialize, list: [u8; CHECK]) -> String {
     // Places are texts and numbers, for which postcard has words.
     let place = postcard::to_allocvec(place).unwrap_or_default();
     let body = [&list[..], &place].concat();
-    [&check(&body)[..], &body].concat().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode([&check(&body)[..], &body].concat())
 }
 
 fn read<P: DeserializeOwned>(text: &str, list: [u8; CHECK]) -> Result<P, ApiError> {
@@ -68,7 +69,7 @@ fn read<P: DeserializeOwned>(text: &str, list: [u8; CHECK]) -> Result<P, ApiErro
             "send `next` of the page before as it is, or leave it out to begin anew",
         )
     };
-    let bytes = unhex(text).ok_or_else(altered)?;
+    let bytes = Some(text).filter(|text| text.len() <= MAX_TEXT).and_then(hex::decode).ok_or_else(altered)?;
     let (sum, body) = bytes.split_at_checked(CHECK).ok_or_else(altered)?;
     let (of, place) = body.split_at_checked(CHECK).ok_or_else(altered)?;
     if sum != check(body) {
@@ -81,13 +82,6 @@ fn read<P: DeserializeOwned>(text: &str, list: [u8; CHECK]) -> Result<P, ApiErro
         ));
     }
     postcard::from_bytes(place).map_err(|_| altered())
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if text.len() > MAX_TEXT || !text.len().is_multiple_of(2) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
 }
 
 fn invalid(message: &str, hint: &str) -> ApiError {

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::config::roles::is_plain_name;
+use crate::hex;
 
 /// What every token begins with.
 pub const PREFIX: &str = "cse_";
@@ -78,11 +79,7 @@ pub(super) fn find<'a>(tokens: &'a [Token], text: &str) -> Option<&'a Token> {
 }
 
 fn digest(text: &str) -> String {
-    hex(&Sha256::digest(text.as_bytes()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(text.as_bytes()))
 }
 
 /// A token as it is told once.
@@ -154,7 +151,7 @@ impl Tokens {
         }
         let mut random = [0u8; 32];
         getrandom::fill(&mut random).map_err(|e| format!("the system gives no random bits: {e}"))?;
-        let secret = format!("{PREFIX}{}", hex(&random));
+        let secret = format!("{PREFIX}{}", hex::encode(random));
         let sha256 = digest(&secret);
         let id = sha256[..ID_DIGITS].to_owned();
         let token = Token { id, name: name.to_owned(), role: role.to_owned(), sha256, created: now, expires };

@@ -18,6 +18,7 @@ use super::matched::latest_before;
 use super::rules::RuleInfo;
 use super::units;
 use crate::alert::{Alert, Evidence, Handling, Reason, Status};
+use crate::hex;
 
 /// Alerts of one rule in one group that may still change.
 #[derive(Debug)]
@@ -102,10 +103,8 @@ impl Alerting {
         for (first, mut alert) in self.alerts.extract_if(.., |(_, alert)| gone(alert)) {
             alert.retract(Reason::Allowlisted, revision);
             out.push(*alert);
-            firsts.push(first);
-        }
-        for first in &firsts {
             (self.revision, self.retracted) = (revision, self.retracted.max(first.time));
+            firsts.push(first);
         }
         firsts
     }
@@ -318,7 +317,7 @@ impl Chains2Alerts<'_> {
         bytes.copy_from_slice(&digest[..16]);
         bytes[6] = bytes[6] & 0x0f | 0x80;
         bytes[8] = bytes[8] & 0x3f | 0x80;
-        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        let hex = hex::encode(bytes);
         format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
     }
 }

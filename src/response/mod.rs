@@ -35,7 +35,7 @@ use ledger::{Decided, Ended, Ledger, Policy, Verdict};
 use progress::Progress;
 use receiver::{Receiver, Shared};
 pub use request::Destination;
-use request::{action_name, base_url};
+use request::base_url;
 pub use retry::Limits;
 use sign::Keys;
 
@@ -372,7 +372,7 @@ impl Log {
     }
 
     fn tell_of(&self, alert: &Alert, kind: ActionKind, verdict: &Verdict) {
-        let (alert_id, action) = (&alert.alert_id, action_name(kind));
+        let (alert_id, action) = (&alert.alert_id, kind.name());
         let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
         // Ids come from agents: `?` escapes them.
         match verdict {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::format;
 use super::ledger::{Go, Item, Ledger, Outcome, Work};
-use super::request::{self, Destination, Request, action_name};
+use super::request::{self, Destination, Request};
 use super::retry::{Limits, Verdict, classify};
 use super::sign::{self, Keys};
 use crate::config::SocFormat;
@@ -268,7 +268,7 @@ impl Receiver {
 }
 
 fn name(work: &Work) -> &'static str {
-    work.action.as_ref().map_or("alert_soc (retraction)", |action| action_name(action.kind))
+    work.action.as_ref().map_or("alert_soc (retraction)", |action| action.kind.name())
 }
 
 /// An error and its causes in one line.

@@ -8,6 +8,8 @@ use reqwest::Url;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::hex;
+
 /// How long an agent is quarantined if the rule doesn't say.
 const QUARANTINE_SECONDS: u64 = 3_600;
 /// What an agent is limited to if the rule doesn't say.
@@ -51,43 +53,8 @@ impl Destination {
     }
 }
 
-/// The name of an action in rules and logs.
-pub(super) fn action_name(kind: ActionKind) -> &'static str {
-    match kind {
-        ActionKind::TerminateSession => "terminate_session",
-        ActionKind::QuarantineAgent => "quarantine_agent",
-        ActionKind::RateLimit => "rate_limit",
-        ActionKind::AlertSoc => "alert_soc",
-        ActionKind::Alert => "alert",
-        ActionKind::IncreaseLogging => "increase_logging",
-        ActionKind::SnapshotSession => "snapshot_session",
-        ActionKind::UpdatePolicy => "update_policy",
-    }
-}
-
 /// What the ledger and the key call it that the SOC is told that an alert doesn't hold.
 pub(super) const RETRACTION: &str = "retraction";
-
-/// The action of this name; `None`: a retraction.
-pub(super) fn kind_of(name: &str) -> Option<ActionKind> {
-    [
-        ActionKind::TerminateSession,
-        ActionKind::QuarantineAgent,
-        ActionKind::RateLimit,
-        ActionKind::AlertSoc,
-        ActionKind::Alert,
-        ActionKind::IncreaseLogging,
-        ActionKind::SnapshotSession,
-        ActionKind::UpdatePolicy,
-    ]
-    .into_iter()
-    .find(|kind| action_name(*kind) == name)
-}
-
-/// A hash as text.
-pub(super) fn hex(hash: &[u8]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 /// A POST request, ready to be sent any number of times.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,7 +83,7 @@ pub(super) fn key_of_all(keys: &[&str]) -> String {
         hash.update(key.as_bytes());
         hash.update([0]);
     }
-    hex(&hash.finalize())
+    hex::encode(hash.finalize())
 }
 
 /// Checks a configured URL. The error doesn't repeat it: webhook URLs hold secrets.
@@ -158,7 +125,7 @@ pub(super) fn control(base: &Url, agent: &str, session: &str, action: &Action) -
             (vec!["agents", agent, "policy"], Some(json!({"policy_patch": patch})))
         }
         ActionKind::AlertSoc | ActionKind::Alert => {
-            return Err(format!("\"{}\" is not for the agent control API", action_name(action.kind)));
+            return Err(format!("\"{}\" is not for the agent control API", action.kind.name()));
         }
     };
     let body = body.map(|b: Value| b.to_string().into_bytes());
@@ -264,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_idempotency_key_is_fixed_for_ever() {
-        let hex: String = idempotency_key("a", "alert_soc", b"{}").iter().map(|b| format!("{b:02x}")).collect();
+        let hex = hex::encode(idempotency_key("a", "alert_soc", b"{}"));
         // printf 'a\0alert_soc\0{}\0' | sha256sum
         assert_eq!(hex, "5106da8e85907fa6f1759f829e714636bd04f674861ef84c76cb11495981e1ac");
     }

@@ -6,7 +6,7 @@ use std::io::Read;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::request::hex;
+use crate::hex;
 
 /// The header with the moment of sending, in seconds since 1970.
 pub(super) const TIMESTAMP: &str = "X-Clawdstrike-Timestamp";
@@ -47,7 +47,7 @@ impl Keys {
             let mut mac = key.clone();
             mac.update(format!("{now}.").as_bytes());
             parts.iter().for_each(|part| mac.update(part));
-            format!("v1={}", hex(&mac.finalize().into_bytes()))
+            format!("v1={}", hex::encode(mac.finalize().into_bytes()))
         };
         Some((now.to_string(), self.0.iter().map(sign).collect::<Vec<_>>().join(",")))
     }

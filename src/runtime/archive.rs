@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::handle::Handle;
 use super::sampling::Sampler;
 use crate::config::{Config, OnLost, Source, TimeFrom};
+use crate::hex;
 use crate::inbox::{Inbox, Inboxes, Message, PartitionId, RecordBatch};
 use crate::render::settings::Settings;
 use crate::source::{self, Reader, StartAt};
@@ -277,7 +278,7 @@ fn key(event: &Event<'_>, id: &str) -> String {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
+    hex::encode(&hash.finalize()[..16])
 }
 
 /// Each event gets its session's score as it is now; none if the session has left the live view.

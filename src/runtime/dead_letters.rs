@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::json;
 
 use crate::dead_letter::DeadRecord;
+use crate::hex;
 
 /// Dead letters that may wait; a worker whose letter doesn't fit stops reading until it does.
 const WAITING: usize = 256;
@@ -76,7 +77,7 @@ impl Output {
         });
         match std::str::from_utf8(&letter.raw) {
             Ok(text) => line["raw"] = json!(text),
-            Err(_) => line["raw_hex"] = json!(letter.raw.iter().map(|b| format!("{b:02x}")).collect::<String>()),
+            Err(_) => line["raw_hex"] = json!(hex::encode(&letter.raw)),
         }
         let mut bytes = serde_json::to_vec(&line)?;
         bytes.push(b'\n');

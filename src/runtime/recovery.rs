@@ -13,6 +13,7 @@ use crate::checkpoint::{
     self, Begun, Coordinator, Given, Manifest, Position, Sealed, Storage, StorageError, Troubles, Writer,
 };
 use crate::config::Config;
+use crate::hex;
 use crate::inbox::{PartitionId, Waker};
 use crate::loads::InForce;
 use crate::render::control::Restored;
@@ -114,9 +115,7 @@ impl Beginning {
     /// It isn't one, or there are no random numbers.
     pub fn secret(&self) -> Result<Vec<u8>, String> {
         let Some(manifest) = &self.manifest else { return draw_secret() };
-        let digits = manifest.secret.as_bytes().chunks(2);
-        let byte = |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
-        digits.map(byte).collect::<Option<Vec<u8>>>().ok_or_else(|| {
+        hex::decode(&manifest.secret).ok_or_else(|| {
             format!(
                 "checkpoint {}: its secret isn't one; to begin with nothing, delete the checkpoint's folder",
                 manifest.sequence
@@ -258,7 +257,7 @@ impl Beginning {
             begun,
             processes: config.processes,
             frames: snapshot::VERSION,
-            secret: config.secret.iter().map(|b| format!("{b:02x}")).collect(),
+            secret: hex::encode(&config.secret),
             sources: config.sources.to_vec(),
             acked: Box::new(acked_of),
             most_segments: checkpoint::MOST_SEGMENTS,

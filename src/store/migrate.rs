@@ -5,6 +5,7 @@
 use sha2::{Digest, Sha256};
 
 use super::inspect::Schema;
+use crate::hex;
 
 /// One file of `sql/`.
 pub(super) struct Migration {
@@ -19,7 +20,7 @@ pub(super) struct Migration {
 impl Migration {
     /// SHA-256 of the text, in hex.
     pub(super) fn checksum(&self) -> String {
-        Sha256::digest(self.sql.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+        hex::encode(Sha256::digest(self.sql.as_bytes()))
     }
 }
 

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::{ActionRow, Batch, EventRow, RemovedSession, SessionKey, SessionRow, StoreError};
 use crate::alert::Alert;
+use crate::hex;
 
 /// Longest event key that is kept as it is. B-tree rows of PostgreSQL end at 2,704 bytes.
 const KEY_BYTES: usize = 512;
@@ -292,8 +293,7 @@ fn event_key(key: &str) -> String {
     if key.len() <= KEY_BYTES && !key.contains('\0') && !key.starts_with(HASHED_KEY) {
         return key.to_owned();
     }
-    let hash = Sha256::digest(key.as_bytes());
-    hash.iter().fold(HASHED_KEY.to_owned(), |out, byte| out + &format!("{byte:02x}"))
+    HASHED_KEY.to_owned() + &hex::encode(Sha256::digest(key.as_bytes()))
 }
 
 fn text(text: &str) -> String {

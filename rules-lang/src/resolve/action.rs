@@ -31,28 +31,18 @@ struct Param {
 }
 
 pub(crate) static ACTIONS: [ActionShape; 8] = [
-    action_shape("terminate_session", ActionKind::TerminateSession, "Ends the session.", &[]),
-    action_shape(
-        "quarantine_agent",
-        ActionKind::QuarantineAgent,
-        "Keeps the agent from working for a time.",
-        &[DURATION],
-    ),
-    action_shape("rate_limit", ActionKind::RateLimit, "Slows the agent down.", &[RATE]),
-    action_shape("alert_soc", ActionKind::AlertSoc, "Sends the alert to the SOC's webhook.", &[]),
-    action_shape("alert", ActionKind::Alert, "Writes the alert to the log.", &[]),
-    action_shape("increase_logging", ActionKind::IncreaseLogging, "Makes the agent log more.", &[LEVEL]),
-    action_shape("snapshot_session", ActionKind::SnapshotSession, "Keeps a snapshot of the session.", &[]),
-    action_shape("update_policy", ActionKind::UpdatePolicy, "Changes the agent's policy.", &[PATCH]),
+    action_shape(ActionKind::TerminateSession, "Ends the session.", &[]),
+    action_shape(ActionKind::QuarantineAgent, "Keeps the agent from working for a time.", &[DURATION]),
+    action_shape(ActionKind::RateLimit, "Slows the agent down.", &[RATE]),
+    action_shape(ActionKind::AlertSoc, "Sends the alert to the SOC's webhook.", &[]),
+    action_shape(ActionKind::Alert, "Writes the alert to the log.", &[]),
+    action_shape(ActionKind::IncreaseLogging, "Makes the agent log more.", &[LEVEL]),
+    action_shape(ActionKind::SnapshotSession, "Keeps a snapshot of the session.", &[]),
+    action_shape(ActionKind::UpdatePolicy, "Changes the agent's policy.", &[PATCH]),
 ];
 
-const fn action_shape(
-    name: &'static str,
-    kind: ActionKind,
-    doc: &'static str,
-    params: &'static [Param],
-) -> ActionShape {
-    ActionShape { name, kind, doc, params }
+const fn action_shape(kind: ActionKind, doc: &'static str, params: &'static [Param]) -> ActionShape {
+    ActionShape { name: kind.name(), kind, doc, params }
 }
 
 const DURATION: Param = Param {

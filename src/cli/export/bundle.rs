@@ -13,10 +13,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::sign::{Signer, Verifier, hex};
+use super::sign::{Signer, Verifier};
 use super::{SpanArgs, Table, create};
 use crate::cli::output::{Format, Out};
 use crate::cli::{Exit, OutputArgs};
+use crate::hex;
 use crate::store::Kept;
 use crate::wall_clock;
 
@@ -224,7 +225,7 @@ fn hash(path: &Path) -> std::io::Result<(u64, String)> {
     loop {
         let n = file.read(&mut part)?;
         if n == 0 {
-            return Ok((bytes, hex(hash.finalize().as_slice())));
+            return Ok((bytes, hex::encode(hash.finalize())));
         }
         hash.update(&part[..n]);
         bytes += n as u64;

@@ -19,6 +19,7 @@ use super::output::{Closed, escape, escape_json, tell};
 use super::replay::Progress;
 use super::{Exit, Usage, block_on, instant};
 use crate::config::Config;
+use crate::hex;
 use crate::store::{Kept, Store};
 use crate::wall_clock;
 use format::{FileFormat, Writer};
@@ -176,7 +177,7 @@ impl Span {
         progress.finish();
         read.map_err(anyhow::Error::msg)?;
         let Output { bytes, hash, .. } = outcome.and_then(|()| rows.finish()).map_err(told)?;
-        Ok(Written { rows: count.load(Ordering::Relaxed), bytes, sha256: sign::hex(hash.finalize().as_slice()) })
+        Ok(Written { rows: count.load(Ordering::Relaxed), bytes, sha256: hex::encode(hash.finalize()) })
     }
 
     /// A file that has its name only once it is whole, and that its owner alone can read.

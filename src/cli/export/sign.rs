@@ -8,6 +8,8 @@ use sha2::{Digest, Sha256};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 
+use crate::hex;
+
 /// What stands before the 32 bytes of an Ed25519 key in its `SubjectPublicKeyInfo` (RFC 8410).
 const PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
@@ -62,10 +64,5 @@ impl Verifier {
 
 /// SHA-256 of the public key as DER, in hex: `openssl pkey -in key.pem -pubout -outform DER | sha256sum`.
 fn key_id(key: &[u8]) -> String {
-    hex(Sha256::new().chain_update(PREFIX).chain_update(key).finalize().as_slice())
-}
-
-/// Lower-case hex digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::new().chain_update(PREFIX).chain_update(key).finalize())
 }

@@ -9,7 +9,8 @@ use super::fleet::Quarantined;
 use super::policy::{HOUR, Lately, Policy, Verdict, is_capped};
 use super::table::{Table, is_retraction, state};
 use crate::alert::{Alert, Status};
-use crate::response::request::{Destination, RETRACTION, action_name, hex, idempotency_key, quarantine_micros};
+use crate::hex;
+use crate::response::request::{Destination, RETRACTION, idempotency_key, quarantine_micros};
 
 /// An alert that goes on is noted so often, so that its rows aren't taken for old: a share of the time that they are kept.
 const TOUCH_SHARE: i64 = 10;
@@ -80,7 +81,7 @@ impl Table {
         for action in &alert.actions {
             // A map of JSON values always serialises.
             let params = serde_json::to_string(&action.params).unwrap_or_default();
-            let key = hex(&idempotency_key(&alert.alert_id, action_name(action.kind), params.as_bytes()));
+            let key = hex::encode(idempotency_key(&alert.alert_id, action.kind.name(), params.as_bytes()));
             match self.known(&key)? {
                 // It was called off, and is wanted after all.
                 Some(Known { state: State::Cancelled, retracted: true, .. }) | None => {}
@@ -96,8 +97,8 @@ impl Table {
             }
             let verdict = policy.decide(action, now, &Of { table: self, alert, now })?;
             let counted = is_capped(action.kind) && matches!(verdict, Verdict::Send(_));
-            let (action_name, quarantine_for) = (action_name(action.kind), quarantine_micros(action));
-            let new = New { key, action: action_name, params, verdict: &verdict, counted, quarantine_for };
+            let quarantine_for = quarantine_micros(action);
+            let new = New { key, action: action.kind.name(), params, verdict: &verdict, counted, quarantine_for };
             self.insert(alert, &new, policy, now)?;
             decided.push(Decided { action: Some(action.clone()), verdict });
         }
@@ -149,7 +150,7 @@ impl Table {
             return Ok(Vec::new());
         }
         let verdict = Verdict::Send(Destination::SocWebhook);
-        let key = hex(&idempotency_key(&alert.alert_id, RETRACTION, b""));
+        let key = hex::encode(idempotency_key(&alert.alert_id, RETRACTION, b""));
         let new = New {
             key,
             action: RETRACTION,

@@ -4,14 +4,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use clawdstrike_rules::plan::Action;
+use clawdstrike_rules::plan::{Action, ActionKind};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::entry::{Change, Decision, Entry, Filter, Objection, State};
 use super::policy::Policy;
 use crate::alert::Alert;
-use crate::response::request::{Destination, RETRACTION, kind_of};
+use crate::response::request::{Destination, RETRACTION};
 
 /// The steps of the schema, in order; `user_version` says how many a file has. Shipped ones are never edited.
 const SCHEMA: [&str; 3] = [
@@ -159,7 +159,8 @@ impl Table {
         let mut statement = self.db.prepare_cached(sql)?;
         let found = statement.query_row(params![item.key, item.turn], |row| {
             let (name, params): (String, String) = (row.get(1)?, row.get(2)?);
-            let action = match kind_of(&name) {
+            // The name of none: a retraction.
+            let action = match ActionKind::ALL.into_iter().find(|kind| kind.name() == name) {
                 Some(kind) => Some(Action { kind, params: serde_json::from_str(&params).map_err(|e| wrong(2, e))? }),
                 None => None,
             };

@@ -14,7 +14,8 @@ use super::table::{Go, Item, Outcome, Table};
 use super::{Decision, Entry, Filter, State};
 use crate::alert::{Alert, Status};
 use crate::config;
-use crate::response::request::{Destination, RETRACTION, action_name, hex, idempotency_key};
+use crate::hex;
+use crate::response::request::{Destination, RETRACTION, idempotency_key};
 
 const ACTIONS: [ActionKind; 4] =
     [ActionKind::AlertSoc, ActionKind::TerminateSession, ActionKind::QuarantineAgent, ActionKind::Alert];
@@ -40,7 +41,7 @@ fn alert(id: usize, status: Status) -> Alert {
 }
 
 fn key(id: &str, kind: ActionKind) -> String {
-    hex(&idempotency_key(id, action_name(kind), b"{}"))
+    hex::encode(idempotency_key(id, kind.name(), b"{}"))
 }
 
 /// In a transaction of its own.
@@ -212,7 +213,7 @@ impl World<'_> {
                     assert!(self.sent.contains(&row.key), "noted and never sent: {row:?}");
                 }
             }
-            let retraction = hex(&idempotency_key(&id, RETRACTION, b""));
+            let retraction = hex::encode(idempotency_key(&id, RETRACTION, b""));
             if versions.iter().any(|alert| alert.status == Status::Retracted) {
                 expected.insert(retraction.clone());
             }

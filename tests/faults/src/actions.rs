@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use clawdstrike_agent_control::{Deed, Received};
-use clawdstrike_rules::plan::{ActionKind, RuleSet};
+use clawdstrike_rules::plan::RuleSet;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
@@ -109,7 +109,7 @@ fn asked(rules: &RuleSet, stored: &Stored, ledger: &[Row]) -> Vec<String> {
         let wanted: BTreeSet<(&str, String)> = rule
             .actions
             .iter()
-            .map(|action| (name(action.kind), serde_json::to_string(&action.params).unwrap_or_default()))
+            .map(|action| (action.kind.name(), serde_json::to_string(&action.params).unwrap_or_default()))
             .collect();
         let found = has.remove(id).unwrap_or_default();
         let found: BTreeSet<(&str, String)> = found.into_iter().map(|(a, params)| (a, params.to_owned())).collect();
@@ -172,18 +172,4 @@ fn done(ledger: &[Row], received: &[Received], deeds: &[Deed]) -> Vec<String> {
         }
     }
     wrong
-}
-
-/// As the ledger names them.
-fn name(kind: ActionKind) -> &'static str {
-    match kind {
-        ActionKind::TerminateSession => "terminate_session",
-        ActionKind::QuarantineAgent => "quarantine_agent",
-        ActionKind::RateLimit => "rate_limit",
-        ActionKind::AlertSoc => "alert_soc",
-        ActionKind::Alert => "alert",
-        ActionKind::IncreaseLogging => "increase_logging",
-        ActionKind::SnapshotSession => "snapshot_session",
-        ActionKind::UpdatePolicy => "update_policy",
-    }
 }
