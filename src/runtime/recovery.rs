@@ -257,7 +257,7 @@ impl Beginning {
             begun,
             processes: config.processes,
             frames: snapshot::VERSION,
-            secret: hex::encode(&config.secret),
+            secret: hex::encode(config.secret),
             sources: config.sources.to_vec(),
             acked: Box::new(acked_of),
             most_segments: checkpoint::MOST_SEGMENTS,
