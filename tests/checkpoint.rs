@@ -420,6 +420,37 @@ fn a_run_that_stood_still_makes_no_manifest_once_another_has_begun() {
 }
 
 #[test]
+fn a_manifest_that_comes_late_where_a_number_is_free_again_is_no_cut() {
+    for Place { storage, .. } in &places() {
+        let first = Run::start(storage);
+        let cut = |run: &Run, epoch| {
+            run.piece(&[group(1, epoch, b"body")]);
+            run.cut(epoch);
+            run.done.recv_timeout(DEADLINE).unwrap()
+        };
+        cut(&first, 1);
+        let begun_with = cut(&first, 2);
+        // What the first would have made next: at the number at which a second begins, until the third clears that away.
+        let late = Manifest { sequence: 4, follows: Some(3), epoch: 3, ..begun_with.clone() };
+        let (made, failed) = first.end();
+        assert!(made.is_empty() && failed.is_empty(), "{failed:?}");
+        Run::start(storage).end();
+        let third = Run::start(storage);
+        // Not before it has cleared away.
+        let next = cut(&third, 4);
+        third.end();
+        assert!(storage.create("manifests/0000000004", &late.seal()).unwrap());
+        let found = checkpoint::find(storage, FRAMES).unwrap();
+        assert_eq!((found.latest, found.before), (Some(next.clone()), Some(begun_with.clone())));
+        // Nor is it when the third has made none, or its own can't be used.
+        storage.delete([format!("manifests/{:010}", next.sequence)]);
+        assert_eq!(checkpoint::find(storage, FRAMES).unwrap().latest, Some(begun_with.clone()));
+        Run::start(storage).end();
+        assert_eq!(checkpoint::find(storage, FRAMES).unwrap().latest, Some(begun_with));
+    }
+}
+
+#[test]
 fn whoever_waits_for_the_storage_says_why_until_it_works() {
     let is_full = Arc::new(AtomicBool::new(false));
     let (refused, refusals) = mpsc::sync_channel(1);

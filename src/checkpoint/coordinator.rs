@@ -214,6 +214,7 @@ impl Maker {
             format: FORMAT,
             frames: self.given.frames,
             sequence: self.sequence + 1,
+            follows: Some(begun.map_or(0, |m| m.sequence)),
             generation: self.given.begun.generation,
             epoch,
             acked: (self.given.acked)(),
@@ -263,7 +264,8 @@ impl Maker {
         match merge::merge(&self.given.storage, &latest, chosen, name) {
             Ok(segments) => {
                 let merged = merge::bytes_of_class_0(&segments);
-                self.publish(Manifest { sequence: self.sequence + 1, segments, merged, ..latest })
+                let (sequence, follows) = (self.sequence + 1, Some(latest.sequence));
+                self.publish(Manifest { sequence, follows, segments, merged, ..latest })
             }
             Err(error) => {
                 tracing::warn!(%error, "segments of the checkpoint are not merged; the next checkpoint tries again");

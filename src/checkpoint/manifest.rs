@@ -1,6 +1,9 @@
 //! Manifests, one cut each, and beginnings of runs. Both are JSON, and share one sequence of numbers: whoever knows of the
 //! latest creates the next, and of two that try one fails. So a run whose next number another run's beginning has taken
 //! makes no manifest any more, and what a run began with stays the latest cut until its own.
+//!
+//! A number that was taken and deleted may be taken again by a run that is long superseded, and by a request that the
+//! storage carries out late. So what stands at a number names the cut that it follows, and cuts between the two are none.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -23,6 +26,9 @@ pub struct Manifest {
     pub frames: u32,
     /// Its number.
     pub sequence: u64,
+    /// The number of the cut that it follows; 0: there is none. `None` in checkpoints of before: the one with the next lower number.
+    #[serde(default)]
+    pub follows: Option<u64>,
     /// The number at which the run began that wrote it.
     pub generation: u64,
     /// Everything up to this epoch is in it, and nothing of a later one.
@@ -66,6 +72,8 @@ struct Beginning {
     frames: u32,
     /// At random, so that of two runs that take the same number one sees that it isn't its own.
     began: u64,
+    /// As in [`Manifest`].
+    follows: u64,
 }
 
 /// A segment.
@@ -156,10 +164,15 @@ pub fn find(storage: &Storage, frames: u32) -> Result<Found, String> {
     let all = numbers(storage, "manifests").map_err(text)?;
     let segments: HashMap<String, u64> = storage.sizes("segments").map_err(text)?.into_iter().collect();
     let mut found = Found { highest: all.last().copied().unwrap_or(0), ..Found::default() };
-    let mut unusable = 0;
+    let (mut unusable, mut up_to) = (0, u64::MAX);
     for sequence in all.into_iter().rev() {
-        let stands = if bad.contains(&sequence) { Stands::Bad } else { read(storage, sequence, frames)? };
+        if sequence > up_to {
+            continue;
+        }
+        let (follows, stands) = read(storage, sequence, frames)?;
+        up_to = follows.unwrap_or(up_to);
         match stands {
+            Stands::Cut(_) if bad.contains(&sequence) => unusable += 1,
             Stands::Cut(manifest) => match manifest.missing(&segments) {
                 None if found.latest.is_none() => found.latest = Some(*manifest),
                 None => {
@@ -173,7 +186,6 @@ pub fn find(storage: &Storage, frames: u32) -> Result<Found, String> {
                 }
             },
             Stands::Beginning => {}
-            Stands::Bad => unusable += 1,
             Stands::Unusable(reason) => {
                 unusable += 1;
                 found.pass_over(&reason);
@@ -207,20 +219,18 @@ fn numbers(storage: &Storage, folder: &str) -> Result<Vec<u64>, StorageError> {
 enum Stands {
     Cut(Box<Manifest>),
     Beginning,
-    /// It is marked.
-    Bad,
     /// Why.
     Unusable(String),
 }
 
-/// What stands at a number; the error is why nothing should be done.
-fn read(storage: &Storage, sequence: u64, frames: u32) -> Result<Stands, String> {
+/// What stands at a number, and the number of the cut that it follows, if it says so; the error is why nothing should be done.
+fn read(storage: &Storage, sequence: u64, frames: u32) -> Result<(Option<u64>, Stands), String> {
     let json = match storage.get(&name(sequence)) {
         Ok(json) => json,
-        Err(damaged @ StorageError::Damaged { .. }) => return Ok(Stands::Unusable(damaged.to_string())),
+        Err(damaged @ StorageError::Damaged { .. }) => return Ok((None, Stands::Unusable(damaged.to_string()))),
         Err(failed) => return Err(failed.to_string()),
     };
-    let unusable = |e: serde_json::Error| Ok(Stands::Unusable(format!("checkpoint {sequence}: {e}")));
+    let unusable = |e: serde_json::Error| Ok((None, Stands::Unusable(format!("checkpoint {sequence}: {e}"))));
     let head: Head = match serde_json::from_slice(&json) {
         Ok(head) => head,
         Err(e) => return unusable(e),
@@ -232,9 +242,9 @@ fn read(storage: &Storage, sequence: u64, frames: u32) -> Result<Stands, String>
         ));
     }
     if head.began.is_some() {
-        return Ok(Stands::Beginning);
+        return Ok((head.follows, Stands::Beginning));
     }
-    serde_json::from_slice(&json).map_or_else(unusable, |manifest| Ok(Stands::Cut(Box::new(manifest))))
+    serde_json::from_slice(&json).map_or_else(unusable, |manifest| Ok((head.follows, Stands::Cut(Box::new(manifest)))))
 }
 
 /// What all that stands at a number has.
@@ -243,6 +253,8 @@ struct Head {
     format: u32,
     frames: u32,
     began: Option<u64>,
+    #[serde(default)]
+    follows: Option<u64>,
 }
 
 /// The beginning of a run.
@@ -267,7 +279,8 @@ pub fn begin(storage: &Storage, frames: u32) -> Result<Begun, String> {
         let found = find(storage, frames)?;
         // Before the number is taken: what later runs write is none of it.
         let (epoch, leftovers) = found.leftovers(storage).map_err(|e| e.to_string())?;
-        let beginning = Beginning { format: FORMAT, frames, began: rand::random() };
+        let follows = found.latest.as_ref().map_or(0, |latest| latest.sequence);
+        let beginning = Beginning { format: FORMAT, frames, began: rand::random(), follows };
         let body = Sealed::new(serde_json::to_vec(&beginning).unwrap_or_default());
         let generation = found.highest + 1;
         if take(storage, generation, &body).map_err(|e| e.to_string())? {
