@@ -7,6 +7,7 @@
 //! A full file is renamed `audit-<its last row>.jsonl` and never deleted; the chain goes on in the next. The engine and
 //! commands may append at the same time: each takes the lock and looks at the last row. Knows no route and no rule.
 
+mod copy;
 mod trail;
 
 use std::fs::{File, OpenOptions};
@@ -22,6 +23,7 @@ use sha2::{Digest, Sha256};
 use crate::hex;
 use crate::wall_clock;
 
+pub use copy::Copied;
 pub use trail::{Page, Verified};
 
 /// A file of rows is closed, and the next begun, before it would be longer.
@@ -77,6 +79,18 @@ pub enum Outcome {
     Failed,
     /// Not even tried.
     Refused,
+}
+
+impl Outcome {
+    /// As rows have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Begun => "begun",
+            Outcome::Done => "done",
+            Outcome::Failed => "failed",
+            Outcome::Refused => "refused",
+        }
+    }
 }
 
 /// What a row tells.

@@ -237,16 +237,16 @@ fn old_and_foreign_schemas_of_sqlite_are_told_and_left_alone() {
         retention: Default::default(),
         sampling: Default::default(),
     });
-    doctor(folder.path(), &[]).says("ok", "store", &["SQLite", "schema version 8"]);
+    doctor(folder.path(), &[]).says("ok", "store", &["SQLite", "schema version 9"]);
     let change = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-    change("DELETE FROM schema_migrations WHERE version = 8");
+    change("DELETE FROM schema_migrations WHERE version = 9");
     let told = doctor(folder.path(), &[]);
-    told.says("warning", "store", &["schema version 7", "this program's is 8", "back it up"]);
+    told.says("warning", "store", &["schema version 8", "this program's is 9", "back it up"]);
     assert_eq!(told.code, 0);
-    doctor(folder.path(), &[]).says("warning", "store", &["schema version 7"]);
-    change("INSERT INTO schema_migrations VALUES (8, '008_other', 'x', 'now')");
+    doctor(folder.path(), &[]).says("warning", "store", &["schema version 8"]);
+    change("INSERT INTO schema_migrations VALUES (9, '009_other', 'x', 'now')");
     let told = doctor(folder.path(), &[]);
-    told.says("error", "store", &["008_other", "another version"]);
+    told.says("error", "store", &["009_other", "another version"]);
     assert_eq!(told.code, 1);
 }
 
@@ -298,7 +298,7 @@ fn what_a_database_lacks_is_told_with_the_way_out() {
     change(
         &url,
         "CREATE ROLE doctor_guest LOGIN PASSWORD 'guest'; GRANT CREATE ON SCHEMA public TO doctor_guest; \
-         GRANT SELECT, INSERT, UPDATE, DELETE ON alerts, sessions, actions TO doctor_guest; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON alerts, sessions, actions, audit TO doctor_guest; \
          GRANT SELECT ON schema_migrations, agent_events, archive_positions TO doctor_guest",
     );
     let (_, rest) = url.split_once('@').unwrap();

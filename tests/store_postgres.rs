@@ -23,8 +23,8 @@ use tokio_postgres::types::FromSqlOwned;
 use tokio_postgres::{Client, NoTls};
 
 use rows::{
-    DEADLINE, T0, action, alert, event, events, hostile_alert, hostile_events, hostile_stored, session, session_row,
-    soon, until,
+    DEADLINE, T0, action, alert, audit, event, events, handled_alert, hostile_alert, hostile_events, hostile_stored,
+    session, session_row, soon, until,
 };
 
 /// The brief's schema, word for word: what a user may have set up before the engine came.
@@ -113,6 +113,7 @@ fn full_batch() -> Batch {
         sessions: vec![session_row("s-1", T0, 3, 7)],
         removed_sessions: Vec::new(),
         actions: vec![action("k-1", 2), action("k-1", 1), action("k-2", 1)],
+        audit: vec![audit(1), audit(2)],
         events: events("src/0", 3, T0),
         positions: vec![("src".into(), 0, 300)],
     }
@@ -155,6 +156,9 @@ async fn the_same_batch_twice_changes_nothing() {
         assert_eq!(one::<i64>(&client, "SELECT count(*) FROM alerts").await, 2);
         assert_eq!(one::<i64>(&client, "SELECT revision FROM alerts WHERE alert_id = 'a-1'").await, 2);
         assert_eq!(one::<i64>(&client, "SELECT events FROM sessions").await, 3);
+        let audit = "SELECT string_agg(seq || (detail ->> 'code') || actor || line, ' ' ORDER BY seq) FROM audit";
+        let row = format!("forbidden{0}{0}", hostile_stored());
+        assert_eq!(one::<String>(&client, audit).await, format!("1{row} 2{row}"));
         assert_eq!(store.archive_positions().await.unwrap(), [("src".to_owned(), 0, 300)]);
     }
     let micros = "SELECT (extract(epoch FROM last_seen) * 1000000)::bigint FROM alerts WHERE alert_id = 'a-1'";
@@ -190,6 +194,17 @@ async fn lower_versions_and_positions_never_overwrite() {
     assert_eq!(one::<String>(&client, actions).await, format!("k-1acknowledged2{stored}1h k-2acknowledged2{stored}1h"));
     assert_eq!(one::<i64>(&client, "SELECT events FROM sessions").await, 3);
     assert_eq!(store.archive_positions().await.unwrap()[0].2, 300);
+}
+
+#[tokio::test]
+async fn what_analysts_did_with_an_alert_is_a_row_each() {
+    let url = database("acks").await;
+    let mut store = open(&url).await;
+    store.write(&Batch { alerts: vec![handled_alert("a-1"), alert("a-2", 1)], ..Batch::default() }).await.unwrap();
+    let acks = "SELECT string_agg(alert_id || deed || actor || (extract(epoch FROM time) * 1000000)::bigint || comment, ' ' \
+                ORDER BY time) FROM acks";
+    let expected = format!("a-1acknowledgeana{}{} a-1closeana{}", T0 + 1, hostile_stored(), T0 + 2);
+    assert_eq!(one::<String>(&client(&url).await, acks).await, expected);
 }
 
 #[tokio::test]
@@ -244,7 +259,7 @@ async fn processes_that_start_together_migrate_once() {
     for task in tasks {
         task.await.unwrap().write(&full_batch()).await.unwrap();
     }
-    assert_eq!(one::<i64>(&client(&url).await, "SELECT count(*) FROM schema_migrations").await, 10);
+    assert_eq!(one::<i64>(&client(&url).await, "SELECT count(*) FROM schema_migrations").await, 11);
 }
 
 #[tokio::test]

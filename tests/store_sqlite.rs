@@ -20,8 +20,8 @@ use rusqlite::Connection;
 use rusqlite::types::FromSql;
 
 use rows::{
-    DEADLINE, HOSTILE, T0, action, alert, event, events, hostile_alert, hostile_events, hostile_stored, session,
-    session_row, soon, until,
+    DEADLINE, HOSTILE, T0, action, alert, audit, event, events, handled_alert, hostile_alert, hostile_events,
+    hostile_stored, session, session_row, soon, until,
 };
 
 async fn open(path: &Path) -> Store {
@@ -44,6 +44,7 @@ fn full_batch() -> Batch {
         sessions: vec![session_row("s-1", T0, 3, 7)],
         removed_sessions: Vec::new(),
         actions: vec![action("k-1", 2), action("k-1", 1), action("k-2", 1)],
+        audit: vec![audit(1), audit(2)],
         events: events("src/0", 3, T0),
         positions: vec![("src".into(), 0, 300)],
     }
@@ -60,6 +61,9 @@ async fn the_same_batch_twice_changes_nothing() {
         assert_eq!(one::<i64>(&path, "SELECT count(*) FROM alerts"), 2);
         assert_eq!(one::<i64>(&path, "SELECT revision FROM alerts WHERE alert_id = 'a-1'"), 2);
         assert_eq!(one::<i64>(&path, "SELECT count(*) FROM sessions"), 1);
+        let audit = "SELECT group_concat(seq || time || (detail ->> 'code') || actor || line) FROM audit WHERE seq = 2";
+        let stored = hostile_stored();
+        assert_eq!(one::<String>(&path, audit), format!("22026-01-05T10:00:00.000002Zforbidden{stored}{stored}"));
         assert_eq!(store.archive_positions().await.unwrap(), [("src".to_owned(), 0, 300)]);
     }
     let times = "SELECT first_seen || ' ' || last_seen FROM alerts WHERE alert_id = 'a-1'";
@@ -88,6 +92,17 @@ async fn lower_versions_and_positions_never_overwrite() {
     assert_eq!(one::<String>(&path, actions), format!("k-1acknowledged2{stored} k-2acknowledged2{stored}"));
     assert_eq!(one::<i64>(&path, "SELECT events FROM sessions"), 3);
     assert_eq!(store.archive_positions().await.unwrap()[0].2, 300);
+}
+
+#[tokio::test]
+async fn what_analysts_did_with_an_alert_is_a_row_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edr.db");
+    let mut store = open(&path).await;
+    store.write(&Batch { alerts: vec![handled_alert("a-1"), alert("a-2", 1)], ..Batch::default() }).await.unwrap();
+    let acks = "SELECT group_concat(alert_id || deed || actor || time || comment, ' ') FROM (SELECT * FROM acks ORDER BY time)";
+    let (first, second) = ("a-1acknowledgeana2026-01-05T10:00:00.000001Z", "a-1closeana2026-01-05T10:00:00.000002Z");
+    assert_eq!(one::<String>(&path, acks), format!("{first}{} {second}", hostile_stored()));
 }
 
 #[tokio::test]
@@ -157,7 +172,7 @@ async fn two_that_open_a_new_file_together_both_succeed() {
     for task in tasks {
         task.await.unwrap().write(&full_batch()).await.unwrap();
     }
-    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM schema_migrations"), 8);
+    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM schema_migrations"), 9);
     assert_eq!(one::<i64>(&path, "SELECT count(*) FROM agent_events"), 3);
 }
 

@@ -132,3 +132,33 @@ fn a_row_is_bounded_and_an_emptied_trail_goes_on_from_its_head() {
     assert_eq!(audit.append(entry(1)), Ok(3));
     assert!(audit.verify().is_err_and(|e| e.contains("row 3 follows row 0")));
 }
+
+#[test]
+fn a_copy_gets_each_row_once_over_all_files_and_everything_of_a_trail_that_is_behind_it() {
+    let (folder, audit) = trail(0, 2 * MAX_ROW_BYTES as u64);
+    assert_eq!(audit.uncopied(10), Ok(Vec::new()));
+    // In several files.
+    let long = |n: u64| entry(n).with("more", "x".repeat(1_000));
+    (0..100).for_each(|n| assert_eq!(audit.append(long(n)), Ok(n + 1)));
+    assert!(audit.files().expect("files").len() > 2);
+    let mut seen = Vec::new();
+    loop {
+        let rows = audit.uncopied(7).expect("readable");
+        let Some(last) = rows.last() else { break };
+        audit.copied(last.seq).expect("written");
+        seen.extend(rows);
+    }
+    assert_eq!(seen.iter().map(|row| row.seq).collect::<Vec<_>>(), (1..=100).collect::<Vec<_>>());
+    assert!(seen.iter().all(|row| open(&row.line).is_some_and(|(_, hash)| hash == row.hash)));
+    assert_eq!(seen[99].entry, long(99));
+    // A folder that was restored from before.
+    let (_older, backup) = trail(3, FILE_BYTES);
+    for name in ["audit.jsonl", "audit.head"] {
+        std::fs::copy(backup.folder.join(name), folder.path().join(name)).expect("restored");
+    }
+    audit.files().expect("files").into_iter().filter(|(last, _)| *last < u64::MAX).for_each(|(_, path)| {
+        std::fs::remove_file(path).expect("removed");
+    });
+    let rows = audit.uncopied(7).expect("readable");
+    assert_eq!(rows.iter().map(|row| row.seq).collect::<Vec<_>>(), [1, 2, 3]);
+}

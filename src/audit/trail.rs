@@ -33,13 +33,13 @@ pub struct Page {
 }
 
 /// One line of a file, without its end.
-struct Line {
-    bytes: Vec<u8>,
+pub(super) struct Line {
+    pub(super) bytes: Vec<u8>,
     whole: bool,
 }
 
 /// Calls `each` with the number of a line, from 1, and the line, in order.
-fn lines(path: &Path, mut each: impl FnMut(u64, Line) -> Result<(), String>) -> Result<(), String> {
+pub(super) fn lines(path: &Path, mut each: impl FnMut(u64, Line) -> Result<(), String>) -> Result<(), String> {
     let said = |e: std::io::Error| format!("\"{}\" can't be read: {e}", path.display());
     let mut file = BufReader::new(File::open(path).map_err(said)?);
     for number in 1.. {
@@ -58,7 +58,7 @@ fn lines(path: &Path, mut each: impl FnMut(u64, Line) -> Result<(), String>) -> 
     Ok(())
 }
 
-fn row(bytes: &[u8]) -> Option<(Row, String)> {
+pub(super) fn row(bytes: &[u8]) -> Option<(Row, String)> {
     open(std::str::from_utf8(bytes).ok()?)
 }
 
@@ -163,13 +163,7 @@ impl Audit {
     pub fn verify(&self) -> Result<Verified, String> {
         // While nobody appends, so that rows and head belong together.
         let _lock = self.lock_shared()?;
-        let head = match std::fs::read(self.head()) {
-            Ok(text) => Some(
-                serde_json::from_slice(&text).map_err(|e| format!("\"{}\" is damaged: {e}", self.head().display()))?,
-            ),
-            Err(e) if e.kind() == ErrorKind::NotFound => None,
-            Err(e) => return Err(format!("\"{}\" can't be read: {e}", self.head().display())),
-        };
+        let head = self.read_head()?;
         let last = Some(Link { seq: 0, hash: BEGINNING.into() });
         let mut walk = Walk { verified: Verified::default(), last, torn: None, head };
         for (_, path) in self.files()? {
@@ -179,7 +173,7 @@ impl Audit {
     }
 
     /// Keeps writers away until it is dropped; a trail that nobody has written to has no lock.
-    fn lock_shared(&self) -> Result<Option<File>, String> {
+    pub(super) fn lock_shared(&self) -> Result<Option<File>, String> {
         let Ok(lock) = File::open(self.folder.join("audit.lock")) else { return Ok(None) };
         lock.lock_shared().map_err(|e| format!("the audit trail can't be locked: {e}"))?;
         Ok(Some(lock))
@@ -235,5 +229,15 @@ impl Audit {
             page.rows.extend(latest);
         }
         Ok(page)
+    }
+
+    pub(super) fn read_head(&self) -> Result<Option<Link>, String> {
+        match std::fs::read(self.head()) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|e| format!("\"{}\" is damaged: {e}", self.head().display())),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(format!("\"{}\" can't be read: {e}", self.head().display())),
+        }
     }
 }

@@ -483,12 +483,13 @@ async fn serve(
     }
     if config.rules.watch {
         let began_with = std::mem::take(&mut head.rule_files);
-        let watching = rules::watch(config.rules.path.clone(), head.handle.clone(), began_with, audit);
+        let watching = rules::watch(config.rules.path.clone(), head.handle.clone(), began_with, audit.clone());
         head.background.push(tokio::spawn(watching));
     }
     if let Some(writer) = &head.writer {
         let stopping = head.stop_api.subscribe();
-        head.background.push(tokio::spawn(mirror::run(head.response.actions(), writer.archive(), stopping)));
+        let copying = mirror::run(head.response.actions(), audit, writer.archive(), stopping);
+        head.background.push(tokio::spawn(copying));
     }
     if let Some(writer) = &head.writer
         && config.store.keeps().is_some()

@@ -64,6 +64,8 @@ pub struct Batch {
     pub removed_sessions: Vec<RemovedSession>,
     /// Actions as the ledger has them; the highest change of a key wins in the store.
     pub actions: Vec<ActionRow>,
+    /// Rows of the audit trail.
+    pub audit: Vec<AuditRow>,
     /// Events for the archive.
     pub events: Vec<EventRow>,
     /// What to read next, by source name and partition, once `events` are kept. A position never goes back.
@@ -115,6 +117,24 @@ pub struct ActionRow {
     /// Microseconds since 1970, as the next.
     pub created_at: i64,
     pub updated_at: i64,
+}
+
+/// A row of the audit trail.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "as in sql/, which says it")]
+pub struct AuditRow {
+    pub hash: String,
+    pub seq: u64,
+    /// Microseconds since 1970.
+    pub time: i64,
+    pub actor: String,
+    pub actor_kind: String,
+    pub address: Option<String>,
+    pub action: String,
+    pub outcome: &'static str,
+    /// JSON text.
+    pub detail: String,
+    pub line: String,
 }
 
 /// One event for the archive.
@@ -172,7 +192,12 @@ impl EventRow {
 impl Batch {
     /// Rows other than positions.
     pub fn rows(&self) -> usize {
-        self.alerts.len() + self.sessions.len() + self.removed_sessions.len() + self.actions.len() + self.events.len()
+        self.alerts.len()
+            + self.sessions.len()
+            + self.removed_sessions.len()
+            + self.actions.len()
+            + self.audit.len()
+            + self.events.len()
     }
 
     /// Nothing to write.

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{ActionRow, Batch, EventRow, RemovedSession, SessionKey, SessionRow, StoreError};
+use super::{ActionRow, AuditRow, Batch, EventRow, RemovedSession, SessionKey, SessionRow, StoreError};
 use crate::alert::Alert;
 use crate::hex;
 
@@ -36,6 +36,8 @@ pub(super) struct Rows {
     pub(super) sessions: Vec<SessionColumns>,
     pub(super) removed: Vec<RemovedColumns>,
     pub(super) actions: Vec<ActionColumns>,
+    /// With clean texts and JSON, and clamped times.
+    pub(super) audit: Vec<AuditRow>,
     pub(super) events: Vec<EventRow>,
     pub(super) positions: Vec<(String, i64, i64)>,
 }
@@ -124,6 +126,7 @@ impl Rows {
             sessions,
             removed,
             actions: actions(batch),
+            audit: batch.audit.iter().map(clean_audit).collect(),
             events: batch.events.iter().map(clean_event).collect(),
             positions: positions(batch)?,
         })
@@ -165,6 +168,21 @@ fn action_columns(row: &ActionRow) -> ActionColumns {
         updated_at: clamp(row.updated_at),
     };
     ActionColumns { change: count(row.change), revision: count(row.revision), row: clean }
+}
+
+fn clean_audit(row: &AuditRow) -> AuditRow {
+    AuditRow {
+        hash: row.hash.clone(),
+        seq: row.seq,
+        time: clamp(row.time),
+        actor: text(&row.actor),
+        actor_kind: text(&row.actor_kind),
+        address: row.address.as_deref().map(text),
+        action: text(&row.action),
+        outcome: row.outcome,
+        detail: json_text(&row.detail).into_owned(),
+        line: text(&row.line),
+    }
 }
 
 fn lives(batch: &Batch) -> (Vec<SessionColumns>, Vec<RemovedColumns>) {
@@ -312,7 +330,7 @@ pub(super) fn clamp(time: i64) -> i64 {
     time.clamp(TIMES.0, TIMES.1)
 }
 
-fn count(n: u64) -> i64 {
+pub(super) fn count(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 

@@ -11,8 +11,8 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
 
 use super::inspect::Condition;
 use super::migrate::{self, Applied};
-use super::row::{ActionColumns, AlertColumns, RemovedColumns, Rows, SessionColumns};
-use super::{EventRow, StoreError};
+use super::row::{ActionColumns, AlertColumns, RemovedColumns, Rows, SessionColumns, count};
+use super::{AuditRow, EventRow, StoreError};
 use crate::config::Retention;
 
 mod read;
@@ -200,6 +200,7 @@ fn write_rows(transaction: &Transaction<'_>, rows: &Rows) -> rusqlite::Result<()
     rows.removed.iter().try_for_each(|row| remove_session(transaction, row))?;
     rows.sessions.iter().try_for_each(|row| write_session(transaction, row))?;
     rows.actions.iter().try_for_each(|row| write_action(transaction, row))?;
+    rows.audit.iter().try_for_each(|row| write_audit(transaction, row))?;
     rows.events.iter().try_for_each(|row| write_event(transaction, row))?;
     rows.positions.iter().try_for_each(|row| write_position(transaction, row))
 }
@@ -313,6 +314,24 @@ fn write_action(
         row.superseded_by,
         format(row.created_at),
         format(row.updated_at),
+    ])?;
+    Ok(())
+}
+
+fn write_audit(transaction: &Transaction<'_>, row: &AuditRow) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO audit (hash, seq, time, actor, actor_kind, address, action, outcome, detail, line) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (hash) DO NOTHING";
+    transaction.prepare_cached(sql)?.execute(params![
+        row.hash,
+        count(row.seq),
+        format(row.time),
+        row.actor,
+        row.actor_kind,
+        row.address,
+        row.action,
+        row.outcome,
+        row.detail,
+        row.line,
     ])?;
     Ok(())
 }

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::pending::{Pending, VersionSender};
 use super::retention::Sweeper;
-use super::{ActionRow, Batch, EventRow, Store, StoreError};
+use super::{ActionRow, AuditRow, Batch, EventRow, Store, StoreError};
 use crate::metrics::LIVE;
 
 mod lane;
@@ -112,7 +112,7 @@ impl StoreWriter {
             hurry: hurry.clone(),
             next_beat: Instant::now(),
             versions: Lane::new("alerts and sessions"),
-            archive: Lane::new("events and actions"),
+            archive: Lane::new("events, actions and audit rows"),
         };
         StoreWriter { pending, jobs, status, hurry, task: tokio::spawn(writer.run()), sweeper }
     }
@@ -185,6 +185,11 @@ impl ArchiveSender {
     /// Hands over versions of actions, behind the events that wait. As [`ArchiveSender::send`].
     pub async fn send_actions(&self, actions: Vec<ActionRow>) -> Result<Receipt, Closed> {
         self.send_batch(Batch { actions, ..Batch::default() }).await
+    }
+
+    /// Hands over rows of the audit trail, behind the events that wait. As [`ArchiveSender::send`].
+    pub async fn send_audit(&self, audit: Vec<AuditRow>) -> Result<Receipt, Closed> {
+        self.send_batch(Batch { audit, ..Batch::default() }).await
     }
 
     async fn send_batch(&self, batch: Batch) -> Result<Receipt, Closed> {

@@ -1,5 +1,6 @@
-//! The ledger's copy in the store.
+//! The copies of the ledger and of the audit trail in the store.
 
+use clawdstrike_edr::audit::{Audit, Entry, Outcome, Who};
 use clawdstrike_edr::config::{Retention, Store as StoreConfig};
 use clawdstrike_edr::runtime::mirror;
 use clawdstrike_edr::store::{Store, StoreWriter};
@@ -24,7 +25,8 @@ impl Copying {
         };
         let writer = StoreWriter::start(Store::prepare(&config).expect("a good configuration").expect("a store"));
         let (stop, stopping) = watch::channel(false);
-        let task = tokio::spawn(mirror::run(running.actions(), writer.archive(), stopping));
+        let audit = Audit::of(running.folder.path());
+        let task = tokio::spawn(mirror::run(running.actions(), audit, writer.archive(), stopping));
         Copying { writer, stop, task }
     }
 
@@ -92,5 +94,55 @@ async fn a_store_that_is_away_holds_no_response_and_gets_the_latest_state_of_eac
     until("the new one and the retracted one are copied", || taken(&copied(&path)) == 2).await;
     let marked = "SELECT count(*) FROM actions WHERE alert_retracted AND state = 'acknowledged' AND alert_id = 'a0'";
     assert_eq!(db.query_row(marked, [], |row| row.get::<_, i64>(0)), Ok(1));
+    copying.end().await;
+}
+
+fn audit_entry(n: i64) -> Entry {
+    Entry { from: Some("192.0.2.1:5000".into()), ..Entry::new(Who::kind("engine"), "test", Outcome::Done).with("n", n) }
+}
+
+/// Number, detail and outcome of each row of the trail that the store has, in order.
+fn copied_audit(path: &Path) -> Vec<(i64, i64, String)> {
+    let read = || {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let db = rusqlite::Connection::open_with_flags(path, flags)?;
+        let mut rows = db.prepare("SELECT seq, detail ->> 'n', outcome FROM audit ORDER BY seq")?;
+        rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+    };
+    rusqlite::Result::unwrap_or_default(read())
+}
+
+#[tokio::test]
+async fn the_store_gets_each_row_of_the_audit_trail_as_it_stands_there() {
+    let control = receiver();
+    let config = config(None, Some(serve(&control).await));
+    let running = Running::new(&config, quick());
+    let path = running.folder.path().join("edr.db");
+    let audit = Audit::of(running.folder.path());
+    // More than are copied at a time.
+    let count = 600;
+    (0..count).for_each(|n| assert_eq!(audit.append(audit_entry(n)), Ok(n as u64 + 1)));
+    let expected = |count: i64| (0..count).map(|n| (n + 1, n, "done".to_owned())).collect::<Vec<_>>();
+    let copying = Copying::start(&running, &path);
+    until("all rows are copied", || copied_audit(&path) == expected(count)).await;
+    copying.end().await;
+
+    // Whoever has the database can check the chain.
+    let db = rusqlite::Connection::open(&path).expect("a database");
+    let lines = running.folder.path().join("lines.jsonl");
+    let text = "SELECT group_concat(line, char(10)) || char(10) FROM (SELECT line FROM audit ORDER BY seq)";
+    let text: String = db.query_row(text, [], |row| row.get(0)).expect("lines");
+    std::fs::write(&lines, text).expect("written");
+    let verified = Audit::verify_file(&lines).expect("whole");
+    assert_eq!((verified.first, verified.last), (1, count as u64));
+    let last = "SELECT hash || actor || address FROM audit WHERE seq = 600";
+    let last: String = db.query_row(last, [], |row| row.get(0)).expect("a row");
+    assert_eq!(last, format!("{}engine192.0.2.1:5000", verified.hash));
+
+    // What is appended later is copied, and the rest not again.
+    db.execute("DELETE FROM audit", []).expect("a change");
+    assert_eq!(audit.append(audit_entry(count)), Ok(count as u64 + 1));
+    let copying = Copying::start(&running, &path);
+    until("the new row is copied", || copied_audit(&path) == expected(count + 1)[count as usize..]).await;
     copying.end().await;
 }

@@ -5,9 +5,9 @@ mod sample;
 
 use std::time::{Duration, Instant};
 
-use clawdstrike_edr::alert::{Alert, Evidence, Status};
+use clawdstrike_edr::alert::{Alert, Deed, Evidence, Handling, Note, Status};
 use clawdstrike_edr::session::{RecentEvent, SessionView};
-use clawdstrike_edr::store::{ActionRow, EventRow, SessionRow};
+use clawdstrike_edr::store::{ActionRow, AuditRow, EventRow, SessionRow};
 use clawdstrike_rules::plan::{Action, ActionKind};
 use clawdstrike_telemetry::EventType;
 
@@ -44,6 +44,16 @@ pub(crate) fn alert(id: &str, revision: u64) -> Alert {
         trigger_event: "{}".into(),
         ..sample::alert()
     }
+}
+
+/// An alert that was acknowledged and then closed.
+pub(crate) fn handled_alert(id: &str) -> Alert {
+    let note = |at, deed, comment: &str| {
+        Handling::of(Note { at, by: "ana".into(), deed, comment: comment.into(), matches: 1 })
+    };
+    let mut handling = note(T0 + 1, Deed::Acknowledge, HOSTILE);
+    handling.join(note(T0 + 2, Deed::Close, ""));
+    Alert { handling, ..alert(id, 3) }
 }
 
 pub(crate) fn session(session_id: &str, first_seen: i64, events: u64) -> SessionView {
@@ -98,6 +108,21 @@ pub(crate) fn action(key: &str, change: u64) -> ActionRow {
         superseded_by: None,
         created_at: T0,
         updated_at: T0 + change as i64,
+    }
+}
+
+pub(crate) fn audit(seq: u64) -> AuditRow {
+    AuditRow {
+        hash: format!("hash-{seq}"),
+        seq,
+        time: T0 + seq as i64,
+        actor: HOSTILE.into(),
+        actor_kind: "token".into(),
+        address: Some("192.0.2.1:5000".into()),
+        action: "rules.load".into(),
+        outcome: "refused",
+        detail: r#"{"code":"forbidden"}"#.into(),
+        line: HOSTILE.into(),
     }
 }
 

@@ -9,7 +9,8 @@ use crate::store::migrate;
 use crate::wall_clock;
 
 /// What the engine reads and writes.
-const TABLES: [&str; 6] = ["agent_events", "agent_events_hourly", "alerts", "sessions", "actions", "archive_positions"];
+const TABLES: [&str; 7] =
+    ["agent_events", "agent_events_hourly", "alerts", "sessions", "actions", "audit", "archive_positions"];
 
 impl Postgres {
     /// See [`crate::store::Store::inspect`].

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement, Transaction};
 
-use super::super::EventRow;
-use super::super::row::{ActionColumns, AlertColumns, RemovedColumns, Rows, SessionColumns};
+use super::super::row::{ActionColumns, AlertColumns, RemovedColumns, Rows, SessionColumns, count};
+use super::super::{AuditRow, EventRow};
 
 /// Most rows of one statement.
 const STATEMENT_ROWS: usize = 2_000;
@@ -55,6 +55,11 @@ const ACTIONS: &str = "INSERT INTO actions (key, change, alert_id, revision, rul
     updated_at = excluded.updated_at \
     WHERE excluded.change > actions.change";
 
+const AUDIT: &str = "INSERT INTO audit (hash, seq, time, actor, actor_kind, address, action, outcome, detail, line) \
+    SELECT a, b, c, d, e, f, g, h, i::jsonb, j FROM UNNEST($1::text[], $2::bigint[], $3::timestamptz[], $4::text[], $5::text[], \
+    $6::text[], $7::text[], $8::text[], $9::text[], $10::text[]) AS u (a, b, c, d, e, f, g, h, i, j) \
+    ON CONFLICT (hash) DO NOTHING";
+
 const REMOVED: &str = "DELETE FROM sessions USING UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::bigint[]) \
     AS u (tenant_id, agent_id, session_id, first_seen, epoch) \
     WHERE sessions.tenant_id = u.tenant_id AND sessions.agent_id = u.agent_id AND sessions.session_id = u.session_id \
@@ -79,6 +84,7 @@ pub(super) struct Statements {
     sessions: Option<Statement>,
     removed: Option<Statement>,
     actions: Option<Statement>,
+    audit: Option<Statement>,
     events: Option<Statement>,
     positions: Option<Statement>,
 }
@@ -98,6 +104,9 @@ impl Statements {
         }
         for part in parts(&rows.actions, |a| a.row.params.len()) {
             self.actions(&transaction, part).await?;
+        }
+        for part in parts(&rows.audit, |a| a.detail.len() + a.line.len()) {
+            self.audit(&transaction, part).await?;
         }
         for part in parts(&rows.events, |e| e.metadata.len() + e.target.as_ref().map_or(0, String::len)) {
             self.events(&transaction, part).await?;
@@ -189,6 +198,22 @@ impl Statements {
             column(rows, |r| instant(r.row.updated_at)),
         ];
         run(transaction, &mut self.actions, ACTIONS, &columns).await
+    }
+
+    async fn audit(&mut self, transaction: &Transaction<'_>, rows: &[AuditRow]) -> Result<(), Error> {
+        let columns: [Column<'_>; 10] = [
+            column(rows, |r| r.hash.as_str()),
+            column(rows, |r| count(r.seq)),
+            column(rows, |r| instant(r.time)),
+            column(rows, |r| r.actor.as_str()),
+            column(rows, |r| r.actor_kind.as_str()),
+            column(rows, |r| r.address.as_deref()),
+            column(rows, |r| r.action.as_str()),
+            column(rows, |r| r.outcome),
+            column(rows, |r| r.detail.as_str()),
+            column(rows, |r| r.line.as_str()),
+        ];
+        run(transaction, &mut self.audit, AUDIT, &columns).await
     }
 
     async fn events(&mut self, transaction: &Transaction<'_>, rows: &[EventRow]) -> Result<(), Error> {

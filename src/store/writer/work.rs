@@ -90,6 +90,7 @@ fn split_off(batch: &mut Batch, mut count: usize) -> Batch {
         removed_sessions: take(&mut batch.removed_sessions, &mut count),
         sessions: take(&mut batch.sessions, &mut count),
         actions: take(&mut batch.actions, &mut count),
+        audit: take(&mut batch.audit, &mut count),
         events: take(&mut batch.events, &mut count),
         positions: Vec::new(),
     }
@@ -103,6 +104,9 @@ fn name_of(batch: &Batch) -> String {
     }
     if let Some(action) = batch.actions.first() {
         return format!("action {:?} of alert {:?}", short(&action.key), short(&action.alert_id));
+    }
+    if let Some(row) = batch.audit.first() {
+        return format!("row {} of the audit trail", row.seq);
     }
     if let Some(event) = batch.events.first() {
         return format!("event {:?} of agent {:?}", short(&event.key), short(&event.agent_id));
