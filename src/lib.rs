@@ -12,6 +12,7 @@ pub mod frame;
 pub mod hex;
 pub mod inbox;
 pub mod loads;
+pub mod log;
 pub mod metrics;
 pub mod render;
 pub mod response;

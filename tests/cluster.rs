@@ -17,6 +17,8 @@ mod pages;
 mod storage;
 #[path = "cluster/store.rs"]
 mod store;
+#[path = "cluster/traces.rs"]
+mod traces;
 mod wait;
 
 use std::io::{BufRead, BufReader};

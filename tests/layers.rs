@@ -22,6 +22,7 @@ const LAYERS: [&[&str]; 6] = [
         "frame",
         "hex",
         "loads",
+        "log",
         "spool",
         "time_window",
     ],

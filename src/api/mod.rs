@@ -117,6 +117,7 @@ fn router(app: App) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(axum::middleware::from_fn(guard::limit_time))
         .layer(axum::middleware::from_fn(guard::set_headers))
+        .layer(axum::middleware::from_fn(guard::trace))
         .with_state(app)
 }
 

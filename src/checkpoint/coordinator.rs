@@ -124,6 +124,7 @@ impl Maker {
 
     /// Makes the manifest of a cut whose part of process 0 is durable; says whether to go on.
     pub fn make(&mut self, epoch: u64) -> bool {
+        let _span = tracing::info_span!("checkpoint", epoch).entered();
         let began = Instant::now();
         let Some(parts) = self.gather(epoch) else { return false };
         let manifest = self.manifest(epoch, parts);

@@ -38,6 +38,13 @@ pub struct Cli {
     command: Command,
 }
 
+impl Cli {
+    /// The command is an engine's process.
+    pub fn is_traced(&self) -> bool {
+        matches!(self.command, Command::Worker(_))
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   clawdstrike-edr init edr                       a configuration and a rule pack, in folder edr
@@ -49,6 +56,7 @@ Examples:
   clawdstrike-edr replay events.jsonl --rules edr/rules
 
 Logs go to standard error; CLAWDSTRIKE_LOG filters them (\"debug\", \"clawdstrike_edr::api=trace\").
+OTEL_EXPORTER_OTLP_ENDPOINT names a collector of the engine's traces.
 Every command has its own --help.";
 
 #[derive(Debug, Subcommand)]

@@ -9,6 +9,8 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Url};
 use serde_json::Value;
 use tokio::time::Instant;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use super::format;
 use super::ledger::{Go, Item, Ledger, Outcome, Work};
@@ -230,8 +232,12 @@ impl Receiver {
 
     async fn send(&self, request: &Request, key: &str) -> (Verdict, String) {
         let began = Instant::now();
-        let answer = self.ask(request, key).await;
-        LIVE.sink_seconds.with_label_values(&[self.destination.name()]).observe(began.elapsed().as_secs_f64());
+        let receiver = self.destination.name();
+        let span =
+            tracing::info_span!("action", "otel.kind" = "client", receiver, idempotency_key = key, verdict = Empty);
+        let answer = self.ask(request, key).instrument(span.clone()).await;
+        span.record("verdict", tracing::field::debug(answer.0));
+        LIVE.sink_seconds.with_label_values(&[receiver]).observe(began.elapsed().as_secs_f64());
         answer
     }
 

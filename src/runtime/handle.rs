@@ -208,6 +208,7 @@ impl Handle {
     }
 
     /// Compiles the files and switches all workers to them at one epoch, all or nothing.
+    #[tracing::instrument(name = "rules", skip_all)]
     pub async fn load_rules(&self, files: Vec<SourceFile>) -> Result<Arc<ActiveRules>, EngineError> {
         let compiled = match clawdstrike_rules::compile(&files) {
             Ok(compiled) => compiled,

@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
+use tracing::Instrument as _;
 
 use super::pending::{Pending, VersionSender};
 use super::retention::Sweeper;
@@ -296,8 +297,9 @@ impl Writer {
         };
         let began = Instant::now();
         let (batch, marks) = generation.split();
+        let span = tracing::info_span!("store", what = "versions", rows = batch.rows());
         let mut work = Work::of_versions(batch);
-        let outcome = self.work_off(&mut work).await;
+        let outcome = self.work_off(&mut work).instrument(span).await;
         observe("store_versions", began);
         if beat {
             self.next_beat = began + next_beat(began.elapsed());
@@ -342,7 +344,8 @@ impl Writer {
 
     async fn write_events(&mut self, work: &mut Work) -> Result<(), String> {
         let began = Instant::now();
-        let outcome = self.work_off(work).await;
+        let span = tracing::info_span!("store", what = "events", rows = work.rows());
+        let outcome = self.work_off(work).instrument(span).await;
         observe("store_events", began);
         outcome
     }

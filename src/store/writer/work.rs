@@ -49,6 +49,11 @@ impl Work {
         self.parts.into_iter()
     }
 
+    /// Rows that aren't written yet.
+    pub(super) fn rows(&self) -> usize {
+        self.parts.iter().map(Batch::rows).sum()
+    }
+
     /// Rows that were left out.
     pub(super) fn refused(&self) -> u64 {
         self.refused
