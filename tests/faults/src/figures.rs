@@ -1,10 +1,58 @@
-//! Delays as figures.
+//! Delays as figures: how long alerts took in each phase of a run.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::load::Attack;
+use crate::receiver::Receiver;
 
 /// Delays of a kind.
 #[derive(Default)]
 pub(crate) struct Delays(Vec<Duration>);
+
+/// A time of a run.
+pub(crate) struct Phase {
+    pub(crate) name: &'static str,
+    pub(crate) began: Instant,
+    pub(crate) took: Duration,
+    /// Written meanwhile.
+    pub(crate) events: usize,
+    /// At its end.
+    pub(crate) memory: Vec<u64>,
+}
+
+/// A line of heads, and one for each phase, which end where the next begin.
+pub(crate) fn table<'a>(
+    phases: impl Iterator<Item = &'a Phase> + Clone,
+    attacks: &[Attack],
+    receiver: &Receiver,
+) -> Vec<String> {
+    let heads = ["s", "events/s", "attacks", "p50 ms", "p99 ms", "most ms"];
+    let [seconds, events, heads @ ..] = heads;
+    let heads: String = heads.iter().map(|head| format!("{head:>10}")).collect();
+    let mut lines = vec![format!("{:<8}{seconds:>8}{events:>12}{heads}   memory at its end, MiB", "")];
+    let ends = phases.clone().skip(1).map(|next| Some(next.began)).chain([None]);
+    for (phase, end) in phases.zip(ends) {
+        let mut delays = Delays::default();
+        let is_of = |at: Instant| at >= phase.began && end.is_none_or(|end| at < end);
+        for attack in attacks.iter().filter(|attack| is_of(attack.at)) {
+            if let Some(arrival) = receiver.arrival(&attack.session) {
+                delays.add(arrival.saturating_duration_since(attack.at));
+            }
+        }
+        let seconds = phase.took.as_secs_f64();
+        lines.push(format!(
+            "{:<8}{seconds:>8.0}{:>12.0}{:>10}{:>10.1}{:>10.1}{:>10.1}   {:?}",
+            phase.name,
+            phase.events as f64 / seconds,
+            delays.count(),
+            delays.percentile(50),
+            delays.percentile(99),
+            delays.percentile(100),
+            phase.memory,
+        ));
+    }
+    lines
+}
 
 impl Delays {
     pub(crate) fn add(&mut self, delay: Duration) {

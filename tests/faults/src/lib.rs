@@ -5,7 +5,7 @@
 //!
 //! A seed gives rules, records and the [`Schedule`]; the moments within it are the machine's.
 //!
-//! Two runs measure instead of judging, since what they are about takes many events: [`store_outage`] and [`recovery`].
+//! Three runs measure instead of judging, since what they are about takes many events: [`store_outage`], [`recovery`] and [`reloads`].
 //!
 //! Knows nothing of the engine but its command line, its configuration, and the tables of its stores and its ledger.
 
@@ -18,6 +18,7 @@ mod load;
 mod log;
 mod receiver;
 mod recovery;
+mod reloads;
 mod run;
 mod schedule;
 mod services;
@@ -27,6 +28,7 @@ mod trial;
 mod wait;
 
 pub use recovery::{Recovery, recovery};
+pub use reloads::{Reloads, reloads};
 pub use run::{Report, run};
 pub use schedule::{Fault, Kind, Moment, Schedule, Shape, Step};
 pub use services::{Services, Setup, SourceKind, StoreKind};

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::{Args as Arguments, Parser, Subcommand};
 use clawdstrike_faults::{
-    Kind, Recovery, Scale, Schedule, Services, Setup, Shape, SourceKind, StoreKind, StoreOutage, recovery, run,
-    store_outage,
+    Kind, Recovery, Reloads, Scale, Schedule, Services, Setup, Shape, SourceKind, StoreKind, StoreOutage, recovery,
+    reloads, run, store_outage,
 };
 
 /// Kills, stops, rescales and reloads the engine on real services, and judges what its database ends with.
@@ -20,7 +20,8 @@ use clawdstrike_faults::{
 Examples:
   cargo build && cargo run -p clawdstrike-faults -- --hours 2
   cargo run -p clawdstrike-faults -- --source jsonl --store sqlite --seed 11 --runs 1
-  cargo run -p clawdstrike-faults -- store-outage --minutes 3 --rate 2000"
+  cargo run -p clawdstrike-faults -- store-outage --minutes 3 --rate 2000
+  cargo run -p clawdstrike-faults -- reloads --minutes 1 --rate 2000 --rules 1000"
 )]
 struct Args {
     #[command(subcommand)]
@@ -95,9 +96,37 @@ enum Measured {
         #[arg(long, value_name = "N", default_value_t = 4_000)]
         rate: u32,
     },
+    /// Rules are loaded again and again under load, and in the middle of it a process is killed. Prints the delay from an
+    /// attack's last event to its alert before, meanwhile and afterwards, and how long loads take; if half of them take more
+    /// than 1 s, that is an error
+    Reloads {
+        /// How long rules are loaded.
+        #[arg(long, value_name = "M", default_value_t = 5.0)]
+        minutes: f64,
+        /// How many seconds of load there are before and afterwards.
+        #[arg(long, value_name = "S", default_value_t = 30)]
+        around: u64,
+        #[command(flatten)]
+        load: LoadArgs,
+        /// Where rows go.
+        #[arg(long, default_value = "postgres")]
+        store: StoreKind,
+        /// Sessions; each is attacked at most once, ten in a second.
+        #[arg(long, value_name = "N", default_value_t = 10_000)]
+        sessions: usize,
+        /// Ordinary events in a second.
+        #[arg(long, value_name = "N", default_value_t = 50_000)]
+        rate: u32,
+        /// Loads in a minute.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        per_minute: u32,
+        /// Rules that each load changes.
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        rules: usize,
+    },
 }
 
-/// What both have.
+/// What all have.
 #[derive(Arguments)]
 struct LoadArgs {
     /// Where events come from.
@@ -142,6 +171,17 @@ fn measure(measured: &Measured) -> anyhow::Result<()> {
                 away: Duration::from_secs_f64(minutes * 60.0),
             };
             store_outage(&program(load.binary.as_ref())?, &outage)
+        }
+        Measured::Reloads { minutes, around, load, store, sessions, rate, per_minute, rules } => {
+            let run = Reloads {
+                setup: Setup { source: load.source, store: *store },
+                scale: load.scale(*rate, *sessions),
+                around: Duration::from_secs(*around),
+                during: Duration::from_secs_f64(minutes * 60.0),
+                per_minute: *per_minute,
+                rules: *rules,
+            };
+            reloads(&program(load.binary.as_ref())?, &run)
         }
         Measured::Recovery { kills, load, store, sessions, rate } => {
             let setup = Setup { source: load.source, store: *store };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clawdstrike_test_services::Service as _;
 
-use crate::figures::Delays;
+use crate::figures::{self, table};
 use crate::run::keep;
 use crate::services::{Services, Setup, SourceKind, StoreKind};
 use crate::trial::{Finished, Scale, Trial};
@@ -34,12 +34,9 @@ pub struct StoreOutage {
     pub away: Duration,
 }
 
-/// A time of the run.
+/// A time of the run, and what the health said meanwhile.
 struct Phase {
-    name: &'static str,
-    began: Instant,
-    took: Duration,
-    events: usize,
+    of: figures::Phase,
     /// When the health said first that the store is degraded, and when it said first that it isn't any more.
     degraded: Option<Duration>,
     well: Option<Duration>,
@@ -47,7 +44,6 @@ struct Phase {
     archived: Option<Duration>,
     /// Looks that got no answer.
     unanswered: usize,
-    memory: Vec<u64>,
 }
 
 /// Runs it against the program `binary`, and prints what it shows.
@@ -77,7 +73,7 @@ fn go(binary: &Path, folder: &Path, services: &Services, outage: &StoreOutage) -
     let caught_up = match phases[2].archived {
         Some(at) => format!("had caught up {:.0} s after the store was back", at.as_secs_f64()),
         None => {
-            let at = finished.archived_at.saturating_duration_since(phases[2].began);
+            let at = finished.archived_at.saturating_duration_since(phases[2].of.began);
             format!("had everything {:.0} s after the store was back, without load at the end", at.as_secs_f64())
         }
     };
@@ -91,17 +87,8 @@ fn go(binary: &Path, folder: &Path, services: &Services, outage: &StoreOutage) -
 /// So long, an attack a second.
 fn phase(name: &'static str, trial: &mut Trial, rate: u32, time: Duration) -> anyhow::Result<Phase> {
     let (began, written) = (Instant::now(), trial.load.events());
-    let mut phase = Phase {
-        name,
-        began,
-        took: time,
-        events: 0,
-        degraded: None,
-        well: None,
-        archived: None,
-        unanswered: 0,
-        memory: trial.cluster.memory(),
-    };
+    let of = figures::Phase { name, began, took: time, events: 0, memory: trial.cluster.memory() };
+    let mut phase = Phase { of, degraded: None, well: None, archived: None, unanswered: 0 };
     for beat in 1.. {
         if began.elapsed() >= time {
             break;
@@ -123,21 +110,21 @@ fn phase(name: &'static str, trial: &mut Trial, rate: u32, time: Duration) -> an
             phase.archived.get_or_insert(began.elapsed());
         }
         if beat % MEMORY_EVERY == 0 {
-            phase.memory = trial.cluster.memory();
+            phase.of.memory = trial.cluster.memory();
             println!(
                 "{:>6.0} s {name:<6} {:>9} written {:>9} read {:>9} archived  {:?}, state {} MiB",
                 began.elapsed().as_secs_f64(),
                 trial.load.events(),
                 count("events"),
                 count("archived"),
-                phase.memory,
+                phase.of.memory,
                 trial.state_size()
             );
         }
         // A rate, not a wait for anything.
         std::thread::sleep((BEAT * beat as u32).saturating_sub(began.elapsed()));
     }
-    (phase.took, phase.events) = (began.elapsed(), trial.load.events() - written);
+    (phase.of.took, phase.of.events) = (began.elapsed(), trial.load.events() - written);
     Ok(phase)
 }
 
@@ -147,7 +134,7 @@ fn unnoticed([before, away, after]: &[Phase; 3]) -> Vec<String> {
     if let Some(at) = before.degraded {
         wrong.push(format!("the store was degraded {at:?} after the beginning, and nothing was wrong with it"));
     }
-    if away.degraded.is_none_or(|at| at > NOTICED.min(away.took))
+    if away.degraded.is_none_or(|at| at > NOTICED.min(away.of.took))
         || away.well.is_some_and(|well| Some(well) > away.degraded)
     {
         wrong.push(format!(
@@ -155,41 +142,20 @@ fn unnoticed([before, away, after]: &[Phase; 3]) -> Vec<String> {
             away.degraded, away.well
         ));
     }
-    if after.well.is_none_or(|at| at > NOTICED.min(after.took)) {
+    if after.well.is_none_or(|at| at > NOTICED.min(after.of.took)) {
         wrong.push(format!("with the store back it was well only after {:?}", after.well));
     }
     wrong
 }
 
 fn print(phases: &[Phase; 3], finished: &Finished) {
-    println!(
-        "{:<8}{:>8}{:>12}{:>10}{:>10}{:>10}{:>10}   memory at its end, MiB",
-        "", "s", "events/s", "attacks", "p50 ms", "p99 ms", "most ms"
-    );
-    for (n, phase) in phases.iter().enumerate() {
-        let until = phases.get(n + 1).map(|next| next.began);
-        let mut delays = Delays::default();
-        for attack in &finished.attacks {
-            let is_here = attack.at >= phase.began && until.is_none_or(|until| attack.at < until);
-            if let Some(arrival) = finished.receiver.arrival(&attack.session).filter(|_| is_here) {
-                delays.add(arrival.saturating_duration_since(attack.at));
-            }
+    let lines = table(phases.iter().map(|phase| &phase.of), &finished.attacks, &finished.receiver);
+    println!("{}", lines[0]);
+    for (phase, line) in phases.iter().zip(&lines[1..]) {
+        match phase.unanswered {
+            0 => println!("{line}"),
+            n => println!("{line}  (the health didn't answer {n} times)"),
         }
-        let seconds = phase.took.as_secs_f64();
-        println!(
-            "{:<8}{seconds:>8.0}{:>12.0}{:>10}{:>10.1}{:>10.1}{:>10.1}   {:?}{}",
-            phase.name,
-            phase.events as f64 / seconds,
-            delays.count(),
-            delays.percentile(50),
-            delays.percentile(99),
-            delays.percentile(100),
-            phase.memory,
-            match phase.unanswered {
-                0 => String::new(),
-                n => format!("  (the health didn't answer {n} times)"),
-            },
-        );
     }
     let told = |at: Option<Duration>| at.map_or("never".to_owned(), |at| format!("after {:.0} s", at.as_secs_f64()));
     println!("health: degraded {} away, well {} back", told(phases[1].degraded), told(phases[2].well));
