@@ -125,6 +125,7 @@ async fn the_store_gets_each_row_of_the_audit_trail_as_it_stands_there() {
     let expected = |count: i64| (0..count).map(|n| (n + 1, n, "done".to_owned())).collect::<Vec<_>>();
     let copying = Copying::start(&running, &path);
     until("all rows are copied", || copied_audit(&path) == expected(count)).await;
+    until("that is noted", || audit.uncopied(1) == Ok(Vec::new())).await;
     copying.end().await;
 
     // Whoever has the database can check the chain.

@@ -73,17 +73,19 @@ impl Process {
         self.child.try_wait().map_err(|e| format!("can't look after process {}: {e}", self.child.id()))
     }
 
-    /// Sends a signal; whether the server ended by the deadline.
+    /// Sends a signal; whether the server ended by the deadline, and its children with it: PostgreSQL's go a little after it when
+    /// it is killed, and until then it can't be started again.
     pub(crate) fn end(&mut self, signal: Signal, deadline: Duration) -> Result<bool, String> {
         if self.exited()?.is_some() {
             return Ok(true);
         }
         let pid = self.child.id();
+        let children = children(pid);
         // Not yet waited for, so the id can't be another process's.
         kill_process(Pid::from_child(&self.child), signal)
             .map_err(|e| format!("can't send signal {} to process {pid}: {e}", signal.as_raw()))?;
         let until = Instant::now() + deadline;
-        while self.exited()?.is_none() {
+        while self.exited()?.is_none() || children.iter().any(|child| runs(child)) {
             if Instant::now() >= until {
                 return Ok(false);
             }
@@ -91,6 +93,17 @@ impl Process {
         }
         Ok(true)
     }
+}
+
+/// Ids of a process's children.
+fn children(pid: u32) -> Vec<String> {
+    let listed = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    listed.split_whitespace().map(str::to_owned).collect()
+}
+
+/// A process that is neither gone nor a zombie.
+fn runs(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 impl Drop for Process {
