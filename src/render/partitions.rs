@@ -107,6 +107,11 @@ impl Partitions {
         before.chain(self.states.iter().filter_map(|(id, state)| Some((*id, state.next?)))).collect()
     }
 
+    /// The largest event time that was read of a partition, also of one that is still to be assigned.
+    pub fn latest(&self, id: PartitionId) -> Option<i64> {
+        self.states.get(&id).map_or_else(|| self.before.get(&id)?.latest, |state| state.latest)
+    }
+
     /// What a checkpoint keeps.
     pub fn progress(&self) -> Vec<(PartitionId, Progress)> {
         self.states.iter().filter_map(|(id, state)| Some((*id, state.progress()?))).collect()

@@ -13,7 +13,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{debug, error, info, warn};
 
-use super::discovery::News;
+use super::discovery::{Begin, News};
 use super::lost;
 use super::queue::{Event, Queue, Record};
 use super::{Client, join};
@@ -166,12 +166,12 @@ impl<'a> Reading<'a> {
     }
 
     /// Begins to read what this process's workers own of these.
-    fn assign(&mut self, topic_place: usize, partitions: &[(i32, Option<u64>)]) -> Result<(), Halt> {
+    fn assign(&mut self, topic_place: usize, partitions: &[Begin]) -> Result<(), Halt> {
         let name = &self.client.name;
         let topic = &self.client.topics[topic_place];
         let failed = |text: String| Halt::Failed(format!("source \"{name}\": {text}"));
         let mut list = TopicPartitionList::new();
-        for &(number, start) in partitions {
+        for &Begin { number, next: start, lost } in partitions {
             let partition = join(topic_place, number).ok_or_else(|| {
                 failed(format!("topic \"{topic}\" has more partitions than can be numbered: leave it out"))
             })?;
@@ -199,6 +199,9 @@ impl<'a> Reading<'a> {
                 busy: false,
             });
             self.feed.send(id, Message::Assigned(id))?;
+            if lost > 0 {
+                self.feed.send(id, Message::Lost(id, lost))?;
+            }
         }
         if list.count() == 0 {
             return Ok(());
