@@ -52,6 +52,8 @@ pub struct RecordBatch {
     /// Position after the last record: what to read next. A batch without records only moves this on (blank lines,
     /// Kafka's control records).
     pub next_offset: u64,
+    /// Where the partition ended at that time, as the position after its last record, if the source knows.
+    pub end: Option<u64>,
 }
 
 /// What a source tells a worker.

@@ -418,6 +418,7 @@ impl Ingest {
             }
             next += 1;
         }
+        state.end = records.end.or(state.end);
         state.next = Some(records.records.get(next).map_or(records.next_offset, |r| r.offset));
         self.partitions.set(id, state);
         if next < records.records.len() {
@@ -548,9 +549,10 @@ impl Ingest {
         let told = Some((mark, counted));
         if told != self.told || self.partitions.have_news() {
             self.told = told;
+            let ends = self.partitions.ends();
             let positions = self.partitions.take_news();
             let counters = self.counters.clone();
-            out.push(Notice::Progress { worker: self.worker as u32, mark, counters, positions });
+            out.push(Notice::Progress { worker: self.worker as u32, mark, counters, positions, ends });
         }
         out
     }

@@ -119,7 +119,7 @@ fn send(inboxes: &Inboxes, message: Message) -> bool {
 }
 
 fn empty(next_offset: u64) -> RecordBatch {
-    RecordBatch { partition: PARTITION, bytes: Vec::new(), records: Vec::new(), next_offset }
+    RecordBatch { partition: PARTITION, bytes: Vec::new(), records: Vec::new(), next_offset, end: None }
 }
 
 struct Feeder<'a> {

@@ -223,7 +223,7 @@ impl Reader {
             }
             start += line.len();
         }
-        RecordBatch { partition: self.partition, bytes, records, next_offset: self.next }
+        RecordBatch { partition: self.partition, bytes, records, next_offset: self.next, end: None }
     }
 
     /// Whether there is more than the latest segment.
@@ -255,7 +255,13 @@ mod tests {
     const PARTITION: PartitionId = PartitionId { source: 0, partition: 0 };
 
     fn batch(bytes: &[u8], next_offset: u64) -> Message {
-        Message::Batch(RecordBatch { partition: PARTITION, bytes: bytes.to_vec(), records: Vec::new(), next_offset })
+        Message::Batch(RecordBatch {
+            partition: PARTITION,
+            bytes: bytes.to_vec(),
+            records: Vec::new(),
+            next_offset,
+            end: None,
+        })
     }
 
     /// Lines with their positions.
