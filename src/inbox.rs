@@ -20,6 +20,13 @@ pub struct PartitionId {
     pub partition: u32,
 }
 
+impl PartitionId {
+    /// The worker that reads it, of so many of all processes.
+    pub fn owner(self, peers: usize) -> usize {
+        (self.partition as usize + self.source as usize) % peers
+    }
+}
+
 /// Where a record lies in a batch and in its partition.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordRef {
@@ -45,6 +52,8 @@ pub struct RecordBatch {
     /// Position after the last record: what to read next. A batch without records only moves this on (blank lines,
     /// Kafka's control records).
     pub next_offset: u64,
+    /// Where the partition ended at that time, as the position after its last record, if the source knows.
+    pub end: Option<u64>,
 }
 
 /// What a source tells a worker.
@@ -158,7 +167,6 @@ pub struct Inboxes {
 impl Inboxes {
     /// The inbox of the worker that owns the partition, if it is in this process.
     pub fn of(&self, partition: PartitionId) -> Option<&Inbox> {
-        let owner = (partition.partition as usize + partition.source as usize) % self.peers;
-        self.local.get(owner.checked_sub(self.first)?)
+        self.local.get(partition.owner(self.peers).checked_sub(self.first)?)
     }
 }

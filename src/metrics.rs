@@ -115,6 +115,12 @@ pub const WATCHERS_CUT_OFF: Metric = counter(
 /// How far sources have been read.
 pub const POSITION: Metric =
     gauge("clawdstrike_source_position", "The next offset to read, by source and partition.", &["source", "partition"]);
+/// How far sources are from their ends.
+pub const LAG: Metric = gauge(
+    "clawdstrike_source_lag",
+    "What lies between the next offset to read and the end of the partition when that was last known: offsets (Kafka) or bytes (files), by source and partition.",
+    &["source", "partition"],
+);
 /// Time since an epoch was closed.
 pub const EPOCH_DELAY: Metric = gauge(
     "clawdstrike_epoch_delay_seconds",

@@ -237,16 +237,16 @@ fn old_and_foreign_schemas_of_sqlite_are_told_and_left_alone() {
         retention: Default::default(),
         sampling: Default::default(),
     });
-    doctor(folder.path(), &[]).says("ok", "store", &["SQLite", "schema version 9"]);
+    doctor(folder.path(), &[]).says("ok", "store", &["SQLite", "schema version 10"]);
     let change = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-    change("DELETE FROM schema_migrations WHERE version = 9");
+    change("DELETE FROM schema_migrations WHERE version = 10");
     let told = doctor(folder.path(), &[]);
-    told.says("warning", "store", &["schema version 8", "this program's is 9", "back it up"]);
+    told.says("warning", "store", &["schema version 9", "this program's is 10", "back it up"]);
     assert_eq!(told.code, 0);
-    doctor(folder.path(), &[]).says("warning", "store", &["schema version 8"]);
-    change("INSERT INTO schema_migrations VALUES (9, '009_other', 'x', 'now')");
+    doctor(folder.path(), &[]).says("warning", "store", &["schema version 9"]);
+    change("INSERT INTO schema_migrations VALUES (10, '010_other', 'x', 'now')");
     let told = doctor(folder.path(), &[]);
-    told.says("error", "store", &["009_other", "another version"]);
+    told.says("error", "store", &["010_other", "another version"]);
     assert_eq!(told.code, 1);
 }
 

@@ -154,7 +154,8 @@ fn others_read_parquet_with_its_types_and_every_row_as_it_is() {
     assert_eq!(
         types("events").join(", "),
         "time TIMESTAMP WITH TIME ZONE, event_key VARCHAR, tenant_id VARCHAR, agent_id VARCHAR, session_id VARCHAR, \
-         event_type VARCHAR, target VARCHAR, allowed BOOLEAN, guard VARCHAR, severity VARCHAR, risk_score DOUBLE, metadata JSON, sample_share DOUBLE"
+         event_type VARCHAR, target VARCHAR, allowed BOOLEAN, guard VARCHAR, severity VARCHAR, risk_score DOUBLE, metadata JSON, sample_share DOUBLE, \
+         source_position VARCHAR"
     );
     let alerts = types("alerts").join(", ");
     assert!(alerts.contains("revision BIGINT") && alerts.contains("shadow BOOLEAN, run_actions BOOLEAN, actions JSON"));

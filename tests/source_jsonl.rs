@@ -408,3 +408,19 @@ fn a_silent_pipe_is_caught_up_when_it_is_followed() {
     assert_eq!(seen.texts(), ["{1}", "{2"]);
     reader.stop();
 }
+
+#[test]
+fn with_each_batch_comes_where_the_file_ends() {
+    let folder = TempDir::new().unwrap();
+    let text = lines("a", 6_000);
+    let path = write(&folder, "a.jsonl", &text);
+    let mut workers = Workers::new(0, 1, 1);
+    let reader = follow(&path, &workers, StartAt::Committed);
+    let seen = workers.until("all lines", |seen| seen.count() == 6_000 && seen.all_caught_up());
+    let (read, end) = seen.first.values().next().copied().unwrap();
+    assert!(read <= BATCH_BYTES as u64 && end == Some(text.len() as u64), "{read}, {end:?}");
+    append(&path, &lines("b", 1));
+    let seen = workers.until("one more", |seen| seen.count() == 6_001);
+    assert_eq!(seen.ends.values().copied().collect::<Vec<_>>(), [path.metadata().unwrap().len()]);
+    reader.stop();
+}

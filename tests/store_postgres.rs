@@ -259,7 +259,7 @@ async fn processes_that_start_together_migrate_once() {
     for task in tasks {
         task.await.unwrap().write(&full_batch()).await.unwrap();
     }
-    assert_eq!(one::<i64>(&client(&url).await, "SELECT count(*) FROM schema_migrations").await, 11);
+    assert_eq!(one::<i64>(&client(&url).await, "SELECT count(*) FROM schema_migrations").await, 12);
 }
 
 #[tokio::test]

@@ -172,7 +172,7 @@ async fn two_that_open_a_new_file_together_both_succeed() {
     for task in tasks {
         task.await.unwrap().write(&full_batch()).await.unwrap();
     }
-    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM schema_migrations"), 9);
+    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM schema_migrations"), 10);
     assert_eq!(one::<i64>(&path, "SELECT count(*) FROM agent_events"), 3);
 }
 

@@ -81,11 +81,13 @@ fn render(app: &App, state: Option<StateView>) -> prometheus::Result<Vec<u8>> {
         add(&registry, metric, lost.iter().map(|(source, n)| ([source.as_str()], *n as f64)))?;
     }
     add(&registry, metrics::DEGRADED, stats.degraded.keys().map(|part| ([part.as_str()], 1.0)))?;
-    let positions = stats.positions.iter().map(|(source, partition, next)| {
-        let name = app.sources.get(usize::from(*source)).cloned().unwrap_or_else(|| source.to_string());
-        ([name, partition.to_string()], *next as f64)
-    });
-    add(&registry, metrics::POSITION, positions)?;
+    for (metric, values) in [(metrics::POSITION, &stats.positions), (metrics::LAG, &stats.lags)] {
+        let values = values.iter().map(|(source, partition, value)| {
+            let name = app.sources.get(usize::from(*source)).cloned().unwrap_or_else(|| source.to_string());
+            ([name, partition.to_string()], *value as f64)
+        });
+        add(&registry, metric, values)?;
+    }
     let (alerts, sessions) = stats.store_waiting;
     let queues = [
         (["requests"], app.handle.waiting_requests() as f64),

@@ -132,6 +132,8 @@ pub enum Notice {
         counters: Counters,
         /// What to read next of the partitions that were read since it was last told.
         positions: Vec<(PartitionId, u64)>,
+        /// Where these partitions end, as far as that is known.
+        ends: Vec<(PartitionId, u64)>,
     },
 }
 

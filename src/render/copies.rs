@@ -89,6 +89,15 @@ impl Copies {
         copied_by.map_or(Again::Event, |known| Again::CopiedBy(known.time))
     }
 
+    /// The bytes' hash that a known record of this id has which agrees in its timestamp, and if it may be in its time.
+    pub fn known_raw(&self, head: &Head) -> Option<u64> {
+        let same = self.seen[..self.place(head.timestamp)].iter().rev().take_while(|s| s.timestamp == head.timestamp);
+        let least = Seen { raw: 0, time: i64::MIN, ..Seen::new(head) };
+        let is_same = |s: &&Seen| (s.timestamp, s.id) == (head.timestamp, head.id);
+        let known = same.filter(is_same).chain(self.far.range(least..).take_while(is_same));
+        known.min_by_key(|s| s.time != head.time).map(|s| s.raw)
+    }
+
     /// Remembers a record that is no copy, unless it is remembered already.
     pub fn remember_once(&mut self, head: &Head) {
         if head.id != 0 && !self.alike(head).any(|s| s.time == head.time) {
@@ -204,6 +213,7 @@ mod tests {
             skewed: false,
             kept: false,
             again: false,
+            reworded: false,
             start: 0,
             len: 0,
         }

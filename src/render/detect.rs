@@ -113,6 +113,8 @@ pub struct Totals {
     pub workers: BTreeMap<u32, Counters>,
     /// What to read next of each partition, by what was read for the epochs applied so far.
     pub positions: BTreeMap<PartitionId, u64>,
+    /// Where partitions ended when that was last known.
+    pub ends: BTreeMap<PartitionId, u64>,
     /// The event-time bound.
     pub watermark: Option<i64>,
     /// Copies left out by this worker.
@@ -340,11 +342,12 @@ impl Detect {
         for notice in arrived.notices {
             match notice {
                 Notice::Class(def) => self.classes.learn(def, &self.rules),
-                Notice::Progress { worker, mark, counters, positions } => {
+                Notice::Progress { worker, mark, counters, positions, ends } => {
                     self.watermark.tell(worker, mark);
                     let mut totals = self.shared.totals.borrow_mut();
                     totals.workers.insert(worker, counters);
                     totals.positions.extend(positions);
+                    totals.ends.extend(ends);
                 }
                 Notice::PutBack => self.shared.totals.borrow_mut().put_back += 1,
                 Notice::Filling { worker, fill, done } => {

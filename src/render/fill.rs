@@ -20,10 +20,16 @@ pub type Concerned = HashMap<u32, Vec<UnitId>>;
 impl Group {
     /// Takes a hit of an event that was read again.
     pub(super) fn take_again(&mut self, ctx: &Context<'_>, hit: Hit<'_>) {
-        let head = hit.head;
+        let mut own = *hit.head;
+        if own.reworded
+            && let Some(raw) = self.copies.known_raw(&own)
+        {
+            own.raw = raw;
+        }
+        let head = &own;
         match self.copies.meet_again(head, ctx.settings.dedup_window) {
             Again::Copy => return,
-            Again::CopiedBy(time) => self.log.take_out(time, hit.payload()),
+            Again::CopiedBy(time) => self.log.take_out(time, hit.payload(), head.reworded),
             Again::Event => {}
         }
         let class = ctx.classes.get(head.class).filter(|class| head.time >= class.filling(self.by));

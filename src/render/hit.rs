@@ -41,6 +41,8 @@ pub struct Head {
     pub kept: bool,
     /// It was read again, for rules that have been loaded since.
     pub again: bool,
+    /// The record isn't the bytes that were read first, though it says the same.
+    pub reworded: bool,
     /// First byte of the payload.
     pub start: u32,
     /// Length of the payload.
@@ -307,7 +309,12 @@ impl<'a> Payload<'a> {
 
     /// Whether both are records of one id with the same bytes.
     pub fn is_copy_of(self, other: Payload<'_>) -> bool {
-        self.event_id().is_some() && (0..4).all(|n| self.part(n) == other.part(n)) && self.raw() == other.raw()
+        self.is_same_event(other) && self.raw() == other.raw()
+    }
+
+    /// Whether both are records of one id, whatever their bytes.
+    pub fn is_same_event(self, other: Payload<'_>) -> bool {
+        self.event_id().is_some() && (0..4).all(|n| self.part(n) == other.part(n))
     }
 
     /// The order of two events of one event time (SPEC §3, "Total order"): positions before ids; ids by tenant, agent,

@@ -49,11 +49,22 @@ pub(super) struct Origin {
     pub wall: i64,
 }
 
+/// How an event comes to be sent to its groups.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Read {
+    /// It was read.
+    First,
+    /// It was read before, for rules that wait for it, too.
+    Again,
+    /// As [`Read::Again`], and the record isn't the bytes that were read first, though it says the same.
+    Reworded,
+}
+
 /// One worker's reading.
 pub(super) struct Ingest {
     pub(super) settings: Settings,
     pub(super) ranks: Vec<u16>,
-    worker: usize,
+    pub(super) worker: usize,
     inbox: Receiver<Message>,
     dead: crossbeam_channel::Sender<DeadRecord>,
     waiting_dead: Option<DeadRecord>,
@@ -407,6 +418,7 @@ impl Ingest {
             }
             next += 1;
         }
+        state.end = records.end.or(state.end);
         state.next = Some(records.records.get(next).map_or(records.next_offset, |r| r.offset));
         self.partitions.set(id, state);
         if next < records.records.len() {
@@ -435,11 +447,17 @@ impl Ingest {
         state.latest = state.latest.max(Some(stamp.time));
         self.counters.events += 1;
         self.counters.retimed += u64::from(stamp.skewed);
-        self.send_hits(event, &stamp, origin, record.offset, false);
+        self.send_hits(event, &stamp, origin, record.offset, Read::First);
     }
 
-    /// Sends an event to the groups that it concerns; `again`: to those of rules that wait for it.
-    pub(super) fn send_hits(&mut self, event: &Event<'_>, stamp: &Stamp, origin: &Origin, offset: u64, again: bool) {
+    /// Workers of all processes.
+    pub(super) fn peers(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Sends an event to the groups that it concerns; one that was read again, to those of rules that wait for it.
+    pub(super) fn send_hits(&mut self, event: &Event<'_>, stamp: &Stamp, origin: &Origin, offset: u64, read: Read) {
+        let again = read != Read::First;
         let (Some(hasher), Some(classifier)) = (self.hasher.as_ref(), self.classifier.as_mut()) else { return };
         let classified = classifier.classify(event, stamp.time, &mut self.values);
         let roles = roles_of(&mut self.roles, &classified, classifier, &self.rules);
@@ -461,6 +479,7 @@ impl Ingest {
             skewed: stamp.skewed,
             kept: false,
             again,
+            reworded: read == Read::Reworded,
             start: 0,
             len: 0,
         };
@@ -530,9 +549,10 @@ impl Ingest {
         let told = Some((mark, counted));
         if told != self.told || self.partitions.have_news() {
             self.told = told;
+            let ends = self.partitions.ends();
             let positions = self.partitions.take_news();
             let counters = self.counters.clone();
-            out.push(Notice::Progress { worker: self.worker as u32, mark, counters, positions });
+            out.push(Notice::Progress { worker: self.worker as u32, mark, counters, positions, ends });
         }
         out
     }

@@ -133,6 +133,7 @@ impl<'a> KeptHit<'a> {
             skewed: flags & SKEWED != 0,
             kept: false,
             again: false,
+            reworded: false,
             start: 0,
             len: 0,
         };

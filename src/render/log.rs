@@ -101,7 +101,11 @@ impl Log {
     /// as the rules in force see it.
     pub fn put_again(&mut self, head: &Head, bytes: &Arc<Vec<u8>>) -> usize {
         let entry = self.entry(head, bytes);
-        match self.entries.binary_search_by(|known| known.order(&entry)) {
+        let found = match head.reworded {
+            true => self.place_of_same(&entry),
+            false => self.entries.binary_search_by(|known| known.order(&entry)),
+        };
+        match found {
             Ok(at) => {
                 let known = &mut self.entries[at];
                 self.payloads = self.payloads - known.len as usize + entry.len as usize;
@@ -117,11 +121,22 @@ impl Log {
         }
     }
 
-    /// Takes out the event of this time that has this id and record.
-    pub fn take_out(&mut self, time: i64, like: Payload<'_>) {
+    /// Where the event is whose record this one says in other words; else where it belongs.
+    fn place_of_same(&self, entry: &Entry) -> Result<usize, usize> {
+        let place = self.entries.binary_search_by(|known| known.order(entry));
+        let Err(at) = place else { return place };
+        let from = self.first_at_or_after(entry.time);
+        let same = self.entries[from..].iter().take_while(|known| known.time == entry.time);
+        let known = same.into_iter().position(|known| known.payload().is_same_event(entry.payload()));
+        known.map(|n| from + n).ok_or(at)
+    }
+
+    /// Takes out the event of this time that has this id and record, in whatever words if it is `reworded`.
+    pub fn take_out(&mut self, time: i64, like: Payload<'_>, reworded: bool) {
         let from = self.first_at_or_after(time);
         let same = self.entries[from..].iter().take_while(|e| e.time == time);
-        let at = same.into_iter().position(|e| e.payload().is_copy_of(like));
+        let is_it = |p: Payload<'_>| if reworded { p.is_same_event(like) } else { p.is_copy_of(like) };
+        let at = same.into_iter().position(|e| is_it(e.payload()));
         if let Some(at) = at {
             let out = self.entries.remove(from + at);
             self.payloads -= out.len as usize;
@@ -141,7 +156,8 @@ impl Log {
         self.entries.sort_by(Entry::order);
         let payloads = &mut self.payloads;
         self.entries.dedup_by(|later, earlier| {
-            let same = later.order(earlier).is_eq();
+            // A record that was read again in other words has its event's name.
+            let same = later.order(earlier).is_eq() || (later.time, later.uid) == (earlier.time, earlier.uid);
             if same {
                 std::mem::swap(later, earlier);
                 *payloads -= later.len as usize;

@@ -19,13 +19,21 @@ pub struct PartitionState {
     pub latest: Option<i64>,
     /// What to read next; `None`: nothing was read yet.
     pub next: Option<u64>,
+    /// Where it ended when that was last known.
+    pub end: Option<u64>,
     /// It was polled empty at its end.
     pub idle: bool,
 }
 
 impl PartitionState {
-    const UNREAD: PartitionState =
-        PartitionState { reference: Reference::largest(), largest: None, latest: None, next: None, idle: false };
+    const UNREAD: PartitionState = PartitionState {
+        reference: Reference::largest(),
+        largest: None,
+        latest: None,
+        next: None,
+        end: None,
+        idle: false,
+    };
 
     fn after(progress: Progress) -> PartitionState {
         let reference = match progress.append {
@@ -33,7 +41,7 @@ impl PartitionState {
             false => Reference::Largest { largest: progress.largest_timestamp },
         };
         let Progress { next, largest, latest, .. } = progress;
-        PartitionState { reference, largest, latest, next: Some(next), idle: false }
+        PartitionState { reference, largest, latest, next: Some(next), end: None, idle: false }
     }
 
     fn progress(&self) -> Option<Progress> {
@@ -73,6 +81,10 @@ impl Partitions {
     pub fn idle(&mut self, id: PartitionId) {
         if let Some(state) = self.states.get_mut(&id) {
             state.idle = true;
+            if state.end.is_some() && state.end != state.next {
+                state.end = state.next;
+                self.news.push(id);
+            }
         }
     }
 
@@ -96,6 +108,11 @@ impl Partitions {
         news.into_iter().filter_map(|id| Some((id, self.states.get(&id)?.next?))).collect()
     }
 
+    /// Where those partitions end that are asked for next by [`Partitions::take_news`], as far as that is known.
+    pub fn ends(&self) -> Vec<(PartitionId, u64)> {
+        self.news.iter().filter_map(|id| Some((*id, self.states.get(id)?.end?))).collect()
+    }
+
     /// There is something to ask [`Partitions::take_news`] for.
     pub fn have_news(&self) -> bool {
         !self.news.is_empty()
@@ -105,6 +122,11 @@ impl Partitions {
     pub fn read_so_far(&self) -> HashMap<PartitionId, u64> {
         let before = self.before.iter().map(|(id, progress)| (*id, progress.next));
         before.chain(self.states.iter().filter_map(|(id, state)| Some((*id, state.next?)))).collect()
+    }
+
+    /// The largest event time that was read of a partition, also of one that is still to be assigned.
+    pub fn latest(&self, id: PartitionId) -> Option<i64> {
+        self.states.get(&id).map_or_else(|| self.before.get(&id)?.latest, |state| state.latest)
     }
 
     /// What a checkpoint keeps.

@@ -3,19 +3,21 @@
 //! come is kept in the store, in the transaction that writes the events.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clawdstrike_telemetry::{ClockRule, Event, Reference, decode};
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use sha2::{Digest, Sha256};
 
 use super::handle::Handle;
+use super::once;
 use super::sampling::Sampler;
 use crate::config::{Config, OnLost, Source, TimeFrom};
 use crate::hex;
-use crate::inbox::{Inbox, Inboxes, Message, PartitionId, RecordBatch};
+use crate::inbox::{Closed, Inbox, Inboxes, Message, PartitionId, RecordBatch};
 use crate::render::settings::Settings;
 use crate::source::{self, Reader, StartAt};
 use crate::store::{ArchiveSender, EventRow};
@@ -30,6 +32,11 @@ const BYTES: usize = 8 << 20;
 const WAIT: Duration = Duration::from_millis(250);
 /// Written batches that may be unacknowledged: the next is made while the last is written.
 const UNDER_WAY: usize = 2;
+
+/// How often is looked for more of what is put aside.
+const ASIDE_LOOK: Duration = Duration::from_millis(100);
+/// How long the store has to say how far it has come, for what is put aside.
+const ASIDE_ASK: Duration = Duration::from_secs(1);
 
 /// What the group of the readers is called behind the engine's own.
 const GROUP: &str = "-archive";
@@ -77,11 +84,12 @@ impl Archived {
 /// The running stage.
 pub struct Archive {
     readers: Vec<Reader>,
+    aside: Vec<Aside>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Archive {
-    /// Starts reading all sources from where the store has them; `secret` is the cluster's.
+    /// Starts reading all sources, or what was put aside of them, from where the store has them; `secret` is the cluster's.
     ///
     /// # Errors
     /// A source's configuration is wrong; the text says how.
@@ -104,7 +112,23 @@ impl Archive {
         let (inbox, from) = Inbox::new();
         let inboxes = Inboxes { first: 0, peers: 1, local: vec![inbox] };
         let mut readers = Vec::new();
+        let mut aside = Vec::new();
         for (index, source) in (0u16..).zip(&config.sources) {
+            if let Some(folder) = once::folder(config, index) {
+                let id = PartitionId { source: index, partition: 0 };
+                let next = known.iter().find(|(name, ..)| name == source.name()).map_or(0, |(.., next)| *next);
+                let reader = once::Reader::new(folder, id, next);
+                aside.push(Aside::start(source.name(), reader, inboxes.local[0].clone(), store.clone())?);
+                continue;
+            }
+            if !source::can_be_read_again(source) {
+                // Read here, too, a part of it would never reach the engine.
+                tracing::warn!(
+                    source = source.name(),
+                    "its events are not archived: it can be read once only, on another machine; have it write files, and read those"
+                );
+                continue;
+            }
             let start = known.iter().filter(|(name, ..)| name == source.name());
             let start = start.map(|&(_, partition, next)| (PartitionId { source: index, partition }, next)).collect();
             readers.push(source::start(index, &own_group(source, GROUP), inboxes.clone(), StartAt::Positions(start))?);
@@ -134,7 +158,7 @@ impl Archive {
             };
             stage.run(&from, &store, &handle, &runtime);
         });
-        Ok(Archive { readers, task })
+        Ok(Archive { readers, aside, task })
     }
 
     /// Stops reading; what was not written is read again at the next start.
@@ -142,10 +166,86 @@ impl Archive {
         for reader in self.readers {
             reader.stop();
         }
+        self.aside.into_iter().for_each(Aside::stop);
         if self.task.await.is_err() {
             tracing::error!("the archive stage panicked");
         }
     }
+}
+
+/// Reads what was put aside of a source that can be read once only, and lets go of what the store has.
+struct Aside {
+    source: String,
+    stop: Sender<Infallible>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Aside {
+    fn start(source: &str, mut reader: once::Reader, inbox: Inbox, store: ArchiveSender) -> Result<Aside, String> {
+        let (stop, stopped) = bounded(0);
+        let runtime = tokio::runtime::Handle::current();
+        let name = source.to_owned();
+        let body = move || {
+            let (mut said, mut unasked) = (None, 0);
+            loop {
+                let read = reader.read().map(|batch| {
+                    batch.map(|batch| (batch.bytes.len(), inbox.send_unless(Message::Batch(batch), &stopped)))
+                });
+                let (pause, trouble) = match read {
+                    Ok(Some((_, Err(Closed)))) => return,
+                    Ok(Some((bytes, Ok(())))) => {
+                        unasked += bytes;
+                        (Duration::ZERO, None)
+                    }
+                    Ok(None) => (ASIDE_LOOK, None),
+                    Err(trouble) => (ASIDE_LOOK, Some(trouble)),
+                };
+                let mut trouble = trouble;
+                if unasked >= BYTES || pause > Duration::ZERO {
+                    unasked = 0;
+                    trouble = trouble.or(forget(&name, &reader, &store, &runtime).err());
+                }
+                if trouble != said {
+                    said = trouble;
+                    said.iter().for_each(|trouble| {
+                        tracing::warn!(source = name, "what was put aside for the archive waits: {trouble}")
+                    });
+                }
+                match stopped.recv_timeout(pause) {
+                    Err(RecvTimeoutError::Disconnected) => return,
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Ok(never) => match never {},
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("archive-aside".into()).spawn(body);
+        let thread = thread.map_err(|e| format!("no thread to archive: {e}; raise the limit of processes"))?;
+        Ok(Aside { source: source.into(), stop, thread })
+    }
+
+    fn stop(self) {
+        let Aside { source, stop, thread } = self;
+        drop(stop);
+        if thread.join().is_err() {
+            tracing::error!(source, "the reader of what was put aside panicked");
+        }
+    }
+}
+
+/// Deletes what was put aside and is in the store. One that doesn't answer at once is asked another time.
+fn forget(
+    source: &str,
+    reader: &once::Reader,
+    store: &ArchiveSender,
+    runtime: &tokio::runtime::Handle,
+) -> Result<(), String> {
+    if !reader.has_old()? {
+        return Ok(());
+    }
+    let asked = async { tokio::time::timeout(ASIDE_ASK, store.positions()).await };
+    let Ok(Ok(positions)) = runtime.block_on(asked) else { return Ok(()) };
+    let next = positions.iter().find(|(name, ..)| name == source).map_or(0, |(.., next)| *next);
+    reader.forget(next)
 }
 
 /// For readers that never commit, so that their group must have no commits of the engine's. And they go on where records
@@ -265,7 +365,12 @@ impl Stage {
 }
 
 fn row(event: &Event<'_>, time: i64, position: &str) -> EventRow {
-    EventRow::of(event, time, event.event_id.as_ref().map_or_else(|| position.to_owned(), |id| key(event, id)))
+    match &event.event_id {
+        Some(id) => {
+            EventRow { source_position: Some(position.to_owned()), ..EventRow::of(event, time, key(event, id)) }
+        }
+        None => EventRow::of(event, time, position.to_owned()),
+    }
 }
 
 /// Copies have one key, records with one id and other bytes have others: the first half of SHA-256, in hex, over tenant,

@@ -119,7 +119,7 @@ fn send(inboxes: &Inboxes, message: Message) -> bool {
 }
 
 fn empty(next_offset: u64) -> RecordBatch {
-    RecordBatch { partition: PARTITION, bytes: Vec::new(), records: Vec::new(), next_offset }
+    RecordBatch { partition: PARTITION, bytes: Vec::new(), records: Vec::new(), next_offset, end: None }
 }
 
 struct Feeder<'a> {
@@ -141,7 +141,12 @@ impl Feeder<'_> {
     fn add_those(&mut self) -> bool {
         let mut events = std::mem::take(&mut self.same_time);
         if events.len() > 1 {
-            events.sort_by(|a, b| position(&a.key).cmp(&position(&b.key)));
+            // Events with an event_id have an order of their own.
+            let position = |event: &PastEvent| match event.source_position {
+                Some(_) => None,
+                None => event.position().map(|(source, partition, offset)| (source.to_owned(), partition, offset)),
+            };
+            events.sort_by_cached_key(position);
         }
         events.into_iter().all(|event| self.add(&event))
     }
@@ -165,11 +170,4 @@ impl Feeder<'_> {
             send(self.inboxes, Message::Finished(PARTITION));
         }
     }
-}
-
-/// The position that a key tells, `source/partition/offset`; keys of events with an event_id tell none.
-fn position(key: &str) -> Option<(&str, u64, u64)> {
-    let (rest, offset) = key.rsplit_once('/')?;
-    let (source, partition) = rest.rsplit_once('/')?;
-    Some((source, partition.parse().ok()?, offset.parse().ok()?))
 }

@@ -109,6 +109,8 @@ pub struct Stats {
     pub alert_versions: u64,
     /// The next offset of each partition, by the source's place in the configuration.
     pub positions: Vec<(u16, u32, u64)>,
+    /// How much lies between that and a partition's end, as far as it is known.
+    pub lags: Vec<(u16, u32, u64)>,
     /// When the last epoch was closed, microseconds since 1970; 0: none was.
     pub closed_at: i64,
     /// Exported epochs that wait for their takers.

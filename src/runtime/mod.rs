@@ -8,6 +8,7 @@ pub mod feed;
 pub mod handle;
 pub mod journal;
 pub mod mirror;
+mod once;
 pub mod process;
 pub mod recovery;
 mod refill;

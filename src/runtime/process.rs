@@ -20,7 +20,7 @@ use super::driver::{Crew, Cuts, Kept, Sequencer, Shared};
 use super::handle::{self, ActiveRules, Handle, REQUESTS, Stats};
 use super::journal::{Journal, Told};
 use super::recovery::{self, Beginning, Coordinate};
-use super::{dead_letters, mirror, refill, rules, sinks, up};
+use super::{dead_letters, mirror, once, refill, rules, sinks, up};
 use crate::audit::{Audit, Entry, Outcome, Who};
 use crate::checkpoint::{self, Troubles};
 use crate::config::Config;
@@ -279,8 +279,34 @@ fn first_rules(config: &Config) -> Result<(Vec<SourceFile>, Compiled), String> {
 }
 
 fn start_sources(config: &Config, inboxes: &Inboxes, at: &StartAt) -> Result<Vec<Reader>, String> {
-    let sources = (0u16..).zip(&config.sources);
-    sources.map(|(n, source)| source::start(n, source, inboxes.clone(), at.clone())).collect()
+    let begin = |(n, source)| {
+        let (at, watch) = put_aside(config, n, inboxes, at)?;
+        source::start_watched(n, source, inboxes.clone(), at, watch)
+    };
+    (0u16..).zip(&config.sources).map(begin).collect()
+}
+
+/// What can be read once only is put aside for the archive where it is read; it counts on behind what an earlier run had.
+fn put_aside(
+    config: &Config,
+    index: u16,
+    inboxes: &Inboxes,
+    at: &StartAt,
+) -> Result<(StartAt, Option<source::Watch>), String> {
+    let id = PartitionId { source: index, partition: 0 };
+    let (Some(folder), Some(_), StartAt::Positions(known)) = (once::folder(config, index), inboxes.of(id), at) else {
+        return Ok((at.clone(), None));
+    };
+    let mut known = known.clone();
+    let next = known.entry(id).or_default();
+    *next = (*next).max(once::end(&folder)?);
+    if *next == 0 {
+        // The store may have positions of a cluster whose state is gone: no stream has given a byte a nanosecond since.
+        *next = wall_clock::now().unsigned_abs().saturating_mul(1_000);
+    }
+    let source = config.sources.get(usize::from(index)).map_or("", |source| source.name());
+    let mut writer = once::Writer::new(source, folder, *next)?;
+    Ok((StartAt::Positions(known), Some(Box::new(move |message| writer.take(message)))))
 }
 
 type Positions = Vec<(PartitionId, u64)>;

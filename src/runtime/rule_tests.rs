@@ -46,7 +46,8 @@ fn feed(test: &RuleTest, inboxes: &Inboxes) -> Result<(), Closed> {
     let Some(inbox) = inboxes.of(PARTITION) else { return Ok(()) };
     inbox.send(Message::Assigned(PARTITION))?;
     inbox.send(Message::Listed(0))?;
-    let mut batch = RecordBatch { partition: PARTITION, bytes: Vec::new(), records: Vec::new(), next_offset: 0 };
+    let mut batch =
+        RecordBatch { partition: PARTITION, bytes: Vec::new(), records: Vec::new(), next_offset: 0, end: None };
     for (_, event) in &test.events {
         let start = batch.bytes.len();
         batch.bytes.extend_from_slice(event.to_string().as_bytes());

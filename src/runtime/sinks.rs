@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use super::archive::Archived;
 use super::driver::Outlet;
 use super::handle::{Stats, Tellers};
+use crate::inbox::PartitionId;
 use crate::render::detect::{SessionChange, Totals};
 use crate::render::export::Exported;
 use crate::response::Orchestrator;
@@ -174,6 +175,12 @@ impl Outlet for SinkOutlet {
             stats.store_waiting = self.store.as_ref().map(|waiting| waiting()).unwrap_or_default();
             stats.positions.clear();
             stats.positions.extend(totals.positions.iter().map(|(of, next)| (of.source, of.partition, *next)));
+            stats.lags.clear();
+            let lag = |(of, end): (&PartitionId, &u64)| {
+                let next = totals.positions.get(of)?;
+                Some((of.source, of.partition, end.saturating_sub(*next)))
+            };
+            stats.lags.extend(totals.ends.iter().filter_map(lag));
             stats.archived = self.archived.events();
             stats.archive_left_out = self.archived.left_out();
             stats.degraded = degraded;

@@ -9,6 +9,7 @@ mod kafka;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -35,8 +36,8 @@ pub enum StartAt {
     /// These next offsets, as in [`RecordBatch::next_offset`]; a partition that isn't named as in
     /// [`StartAt::Committed`]. (What can be read once only is read from where it is, and counted on from there.)
     Positions(HashMap<PartitionId, u64>),
-    /// Kafka: the first record that the broker has taken at this time or later, microseconds since 1970; files: the
-    /// beginning.
+    /// Kafka: the first record that the broker has taken at this time or later, microseconds since 1970; where that is the
+    /// oldest that there still is, those before it are [`Message::Lost`]. Files: the beginning.
     Time(i64),
 }
 
@@ -100,7 +101,25 @@ impl Reader {
 /// pass (a broker that is down, a topic or folder that doesn't exist yet) is waited for; what can't is
 /// [`Message::Failed`].
 pub fn start(index: u16, config: &Source, inboxes: Inboxes, start: StartAt) -> Result<Reader, String> {
-    let (feed, stop) = Feed::new(index, inboxes);
+    start_watched(index, config, inboxes, start, None)
+}
+
+/// Sees what a reader sends to the owner of a partition, before that gets it.
+pub type Watch = Box<dyn FnMut(&Message) + Send>;
+
+/// As [`start`], and tells `watch` first.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_watched(
+    index: u16,
+    config: &Source,
+    inboxes: Inboxes,
+    start: StartAt,
+    watch: Option<Watch>,
+) -> Result<Reader, String> {
+    let (mut feed, stop) = Feed::new(index, inboxes);
+    feed.watch = watch.map(Mutex::new);
     match config {
         Source::Jsonl { name, path, follow, .. } => {
             let task = jsonl::Task::configured(name, path, *follow, start);
@@ -180,12 +199,13 @@ struct Feed {
     index: u16,
     inboxes: Inboxes,
     stop: Receiver<Infallible>,
+    watch: Option<Mutex<Watch>>,
 }
 
 impl Feed {
     fn new(index: u16, inboxes: Inboxes) -> (Feed, Sender<Infallible>) {
         let (stopper, stop) = bounded(0);
-        let feed = Feed { index, inboxes, stop };
+        let feed = Feed { index, inboxes, stop, watch: None };
         (feed, stopper)
     }
 
@@ -202,7 +222,12 @@ impl Feed {
     /// Sends to the partition's owner; a partition of another process is its reader's business.
     fn send(&self, partition: PartitionId, message: Message) -> Result<(), Closed> {
         match self.inboxes.of(partition) {
-            Some(inbox) => inbox.send_unless(message, &self.stop),
+            Some(inbox) => {
+                if let Some(watch) = &self.watch {
+                    watch.lock().unwrap_or_else(PoisonError::into_inner)(&message);
+                }
+                inbox.send_unless(message, &self.stop)
+            }
             None => Ok(()),
         }
     }

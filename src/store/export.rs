@@ -59,6 +59,7 @@ const EVENTS: &[Column] = &[
     column("risk_score", Kind::Double),
     column("metadata", Kind::Json),
     column("sample_share", Kind::Double),
+    column("source_position", Kind::Text),
 ];
 
 const ALERTS: &[Column] = &[

@@ -44,19 +44,20 @@ macro_rules! migrations {
 /// For the embedded store.
 pub(super) const SQLITE: &[Migration] = migrations!("sqlite":
     1 "001_agent_events", 2 "002_alerts", 3 "003_sessions", 4 "004_archive_positions",
-    5 "005_events_by_time", 6 "006_rollup", 7 "007_actions", 8 "008_sample_share", 9 "009_audit");
+    5 "005_events_by_time", 6 "006_rollup", 7 "007_actions", 8 "008_sample_share", 9 "009_audit",
+    10 "010_source_position");
 
 /// For PostgreSQL with TimescaleDB.
 pub(super) const TIMESCALEDB: &[Migration] = migrations!("postgres":
     1 "001_agent_events", 2 "002_event_identity", 3 "003_rollup.timescaledb", 4 "004_alerts", 5 "005_sessions",
     6 "006_archive_positions", 7 "007_events_by_time.timescaledb", 8 "008_days.timescaledb", 9 "009_actions",
-    10 "010_sample_share", 11 "011_audit");
+    10 "010_sample_share", 11 "011_audit", 12 "012_source_position");
 
 /// For PostgreSQL alone.
 pub(super) const POSTGRES: &[Migration] = migrations!("postgres":
     1 "001_agent_events", 2 "002_event_identity", 3 "003_rollup.plain", 4 "004_alerts", 5 "005_sessions",
     6 "006_archive_positions", 7 "007_events_by_time.plain", 8 "008_days.plain", 9 "009_actions",
-    10 "010_sample_share", 11 "011_audit");
+    10 "010_sample_share", 11 "011_audit", 12 "012_source_position");
 
 /// What is still to be applied, in order. `applied` is in order of versions.
 ///
@@ -130,9 +131,9 @@ mod tests {
     #[test]
     fn refuses_a_database_of_a_newer_program() {
         let mut rows = applied(SQLITE);
-        rows.push(Applied { version: 9, name: "009_later".into(), checksum: String::new() });
+        rows.push(Applied { version: 10, name: "010_later".into(), checksum: String::new() });
         let error = outstanding(SQLITE, &rows).err().unwrap();
-        assert!(error.contains("009_later") && error.contains("newer"), "{error}");
+        assert!(error.contains("010_later") && error.contains("newer"), "{error}");
     }
 
     #[test]

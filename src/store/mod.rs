@@ -166,6 +166,8 @@ pub struct EventRow {
     pub metadata: String,
     /// The share of events like this one that are kept, above 0; 1: all of them.
     pub sample_share: f64,
+    /// Where an event with an event_id was read, `source/partition/offset`; the key of any other says it already.
+    pub source_position: Option<String>,
 }
 
 impl EventRow {
@@ -185,6 +187,7 @@ impl EventRow {
             risk_score: None,
             metadata: String::from_utf8_lossy(event.raw).into_owned(),
             sample_share: 1.0,
+            source_position: None,
         }
     }
 }

@@ -303,6 +303,7 @@ fn clean_event(event: &EventRow) -> EventRow {
         risk_score: event.risk_score.map(score),
         metadata: json_text(&event.metadata).into_owned(),
         sample_share: event.sample_share,
+        source_position: event.source_position.as_deref().map(text),
     }
 }
 

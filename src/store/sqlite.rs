@@ -338,7 +338,8 @@ fn write_audit(transaction: &Transaction<'_>, row: &AuditRow) -> rusqlite::Resul
 
 fn write_event(transaction: &Transaction<'_>, row: &EventRow) -> rusqlite::Result<()> {
     let sql = "INSERT INTO agent_events (event_key, time, tenant_id, agent_id, session_id, event_type, target, allowed, guard, \
-               severity, risk_score, metadata, sample_share) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
+               severity, risk_score, metadata, sample_share, source_position) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
                ON CONFLICT (event_key, time) DO NOTHING";
     transaction.prepare_cached(sql)?.execute(params![
         row.key,
@@ -354,6 +355,7 @@ fn write_event(transaction: &Transaction<'_>, row: &EventRow) -> rusqlite::Resul
         row.risk_score,
         row.metadata,
         row.sample_share,
+        row.source_position,
     ])?;
     Ok(())
 }

@@ -336,6 +336,7 @@ async fn health_and_metrics_tell_the_counters() {
         archived: 900,
         archive_left_out: 90,
         positions: vec![(3, 1, 77)],
+        lags: vec![(3, 1, 23)],
         store_waiting: (4, 6),
         exports_waiting: 1,
         degraded: [("store \"a\nb".to_owned(), "down".to_owned())].into(),
@@ -364,6 +365,7 @@ async fn health_and_metrics_tell_the_counters() {
         "clawdstrike_epoch 41",
         "clawdstrike_hits_total 3",
         "clawdstrike_source_position{partition=\"1\",source=\"3\"} 77",
+        "clawdstrike_source_lag{partition=\"1\",source=\"3\"} 23",
         "clawdstrike_queue_depth{queue=\"store_sessions\"} 6",
     ] {
         assert!(text.lines().any(|l| l == line), "no line {line:?} in\n{text}");

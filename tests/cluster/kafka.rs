@@ -53,7 +53,7 @@ fn until_all(cluster: &Cluster, events: u64) -> Value {
     })
 }
 
-fn text(cluster: &Cluster, path: &str) -> String {
+pub(crate) fn text(cluster: &Cluster, path: &str) -> String {
     let url = format!("{}{path}", cluster.api);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async move { reqwest::get(url).await.unwrap().text().await.unwrap() })

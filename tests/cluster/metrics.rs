@@ -39,7 +39,9 @@ fn metrics_hold_for_all_processes() {
             && at("clawdstrike_checkpoint_size_bytes") > 0.0
             && at("clawdstrike_sink_write_seconds_count{sink=\"store_versions\"}") >= 1.0
             && at("clawdstrike_sink_write_seconds_count{sink=\"store_events\"}") >= 1.0
-            && values.keys().filter(|name| name.starts_with("clawdstrike_source_position{")).count() == 2;
+            && values.keys().filter(|name| name.starts_with("clawdstrike_source_position{")).count() == 2
+            && values.iter().filter(|(name, lag)| name.starts_with("clawdstrike_source_lag{") && **lag == 0.0).count()
+                == 2;
         done.then(|| text.clone())
     });
     let values = values(&last);

@@ -81,7 +81,7 @@ fn batches(place: usize, file: &[u8], most: usize, from: u64, rng: &mut StdRng) 
         if !is_blank(record) && offset as u64 >= from {
             if room == 0 {
                 room = rng.random_range(1..=most);
-                all.push(RecordBatch { partition, bytes: Vec::new(), records: Vec::new(), next_offset: 0 });
+                all.push(RecordBatch { partition, bytes: Vec::new(), records: Vec::new(), next_offset: 0, end: None });
             }
             room -= 1;
             if let Some(batch) = all.last_mut() {

@@ -26,6 +26,10 @@ pub(crate) struct Seen {
     pub(crate) records: BTreeMap<PartitionId, Vec<Got>>,
     /// Next offset of each partition, after its latest batch.
     pub(crate) next: BTreeMap<PartitionId, u64>,
+    /// Where each partition ended, after its latest batch that says so.
+    pub(crate) ends: BTreeMap<PartitionId, u64>,
+    /// Of the first batches with records: position behind them, and where the partition ended.
+    pub(crate) first: BTreeMap<PartitionId, (u64, Option<u64>)>,
     /// Partition of each batch and its bytes, as they came.
     pub(crate) batches: Vec<(PartitionId, usize)>,
     /// Caught up, with no batch since.
@@ -98,6 +102,10 @@ impl Seen {
                 }
                 assert!(batch.next_offset >= after);
                 self.next.insert(id, batch.next_offset);
+                self.ends.extend(batch.end.map(|end| (id, end)));
+                if !batch.records.is_empty() {
+                    self.first.entry(id).or_insert((batch.next_offset, batch.end));
+                }
             }
             Message::CaughtUp(id) => {
                 self.caught_up.insert(id);

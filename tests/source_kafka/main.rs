@@ -105,6 +105,12 @@ fn partitions_are_spread_over_the_workers_of_all_processes_and_each_record_is_re
             assert_eq!(*worker, id.partition as usize % 4);
             let offsets: Vec<u64> = seen.records[id].iter().map(|r| r.offset).collect();
             assert_eq!(offsets, (0..10_000).collect::<Vec<u64>>());
+            let (read, end) = seen.first[id];
+            assert!(
+                read < 10_000 && end == Some(10_000),
+                "with the first records comes where it ends: {read}, {end:?}"
+            );
+            assert_eq!(seen.ends[id], 10_000);
             assert!(seen.records[id].iter().all(|r| r.append.is_none()), "CreateTime is no trusted clock");
         }
         all.extend(seen.texts());

@@ -141,6 +141,7 @@ pub(crate) fn event(key: &str, time: i64) -> EventRow {
         risk_score: Some(10.0),
         metadata: r#"{"agent_id":"agent-1"}"#.into(),
         sample_share: 1.0,
+        source_position: None,
     }
 }
 

@@ -65,7 +65,7 @@ impl FileReader {
             let at_end = bytes.len() < window || self.position + window as u64 >= end;
             let used = cut(&bytes, self.position, last && at_end, &mut records);
             if used > 0 {
-                return Ok(Chunk::Batch(self.batch(bytes, used, records)));
+                return Ok(Chunk::Batch(self.batch(bytes, used, records, end)));
             }
             if at_end {
                 return Ok(Chunk::Nothing);
@@ -93,13 +93,19 @@ impl FileReader {
         let records = giant.record(&head, self.position);
         self.giant = None;
         self.position = next;
-        Ok(Chunk::Batch(RecordBatch { partition: self.partition, bytes: head, records, next_offset: next }))
+        Ok(Chunk::Batch(RecordBatch {
+            partition: self.partition,
+            bytes: head,
+            records,
+            next_offset: next,
+            end: Some(end),
+        }))
     }
 
-    fn batch(&mut self, mut bytes: Vec<u8>, used: usize, records: Vec<RecordRef>) -> RecordBatch {
+    fn batch(&mut self, mut bytes: Vec<u8>, used: usize, records: Vec<RecordRef>, end: u64) -> RecordBatch {
         bytes.truncate(used);
         self.position += used as u64;
-        RecordBatch { partition: self.partition, bytes, records, next_offset: self.position }
+        RecordBatch { partition: self.partition, bytes, records, next_offset: self.position, end: Some(end) }
     }
 }
 

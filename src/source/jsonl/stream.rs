@@ -124,7 +124,7 @@ impl StreamReader {
         let mut bytes = std::mem::replace(&mut self.rest, tail);
         bytes.truncate(used);
         self.offset += used as u64;
-        Chunk::Batch(RecordBatch { partition: self.partition, bytes, records, next_offset: self.offset })
+        Chunk::Batch(RecordBatch { partition: self.partition, bytes, records, next_offset: self.offset, end: None })
     }
 
     fn end_giant(&mut self, next: u64, tail: Vec<u8>) -> Chunk {
@@ -137,6 +137,7 @@ impl StreamReader {
             records: giant.map_or_else(Vec::new, |g| g.record(&head, start)),
             bytes: head,
             next_offset: next,
+            end: None,
         })
     }
 

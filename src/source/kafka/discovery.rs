@@ -33,8 +33,19 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Findings that wait for the reader.
 const FINDINGS: usize = 16;
 
-/// Partitions of a topic, each with the next offset, if the engine or the group has one.
-pub(super) type Partitions = Vec<(i32, Option<u64>)>;
+/// Partitions of a topic.
+pub(super) type Partitions = Vec<Begin>;
+
+/// Where to begin in a partition.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begin {
+    /// Kafka's number.
+    pub(super) number: i32,
+    /// The next offset, if the engine or the group has one.
+    pub(super) next: Option<u64>,
+    /// Offsets before it that nobody will ever read, and that may belong to what is wanted.
+    pub(super) lost: u64,
+}
 
 /// What the broker has told.
 pub(super) enum News {
@@ -155,7 +166,7 @@ impl Search {
             match self.news(place, topic) {
                 Ok((partitions, led)) => {
                     topic.said = None;
-                    topic.known.extend(partitions.iter().map(|(number, _)| *number));
+                    topic.known.extend(partitions.iter().map(|begin| begin.number));
                     if !partitions.is_empty() {
                         info!(source = self.source, topic = topic.name, ?partitions, "found");
                     }
@@ -236,14 +247,20 @@ impl Search {
             let partition = join(place, number)?;
             self.start.of(PartitionId { source: self.index, partition })
         };
-        let mut partitions: Vec<_> = new.into_iter().map(|number| (number, given(number))).collect();
-        let unknown = partitions.iter().filter(|(_, next)| next.is_none()).map(|(number, _)| *number);
+        let begin = |number| Begin { number, next: given(number), lost: 0 };
+        let mut partitions: Vec<_> = new.into_iter().map(begin).collect();
+        let unknown = partitions.iter().filter(|begin| begin.next.is_none()).map(|begin| begin.number);
         let begin = match self.start {
             StartAt::Time(time) => taken_from(&self.consumer, &topic.name, unknown, time)?,
-            _ => committed(&self.consumer, &topic.name, unknown)?,
+            _ => {
+                let committed = committed(&self.consumer, &topic.name, unknown)?;
+                committed.into_iter().map(|(number, next)| (number, (next, 0))).collect()
+            }
         };
-        for (number, next) in &mut partitions {
-            *next = next.or_else(|| begin.get(number).copied());
+        for partition in partitions.iter_mut().filter(|partition| partition.next.is_none()) {
+            if let Some(&(next, lost)) = begin.get(&partition.number) {
+                (partition.next, partition.lost) = (Some(next), lost);
+            }
         }
         Ok((partitions, led))
     }
@@ -303,13 +320,13 @@ fn is_passing(code: RDKafkaErrorCode) -> bool {
 }
 
 /// For each of these partitions the first offset whose record was taken at this time (microseconds since 1970) or later, else
-/// the one after its last.
+/// the one after its last; and how many offsets before it are gone that may have been taken then, too.
 fn taken_from(
     consumer: &Consumer,
     topic: &str,
     partitions: impl Iterator<Item = i32>,
     time: i64,
-) -> Result<HashMap<i32, u64>, Reason> {
+) -> Result<HashMap<i32, (u64, u64)>, Reason> {
     let unknown = |e| Reason::NoAnswer(format!("the broker does not tell where records of a time begin ({e})"));
     let mut list = TopicPartitionList::new();
     for number in partitions {
@@ -322,12 +339,16 @@ fn taken_from(
     for element in consumer.offsets_for_times(list, ANSWER_WITHIN).map_err(unknown)?.elements() {
         element.error().map_err(unknown)?;
         let number = element.partition();
+        let (low, high) = consumer.fetch_watermarks(topic, number, ANSWER_WITHIN).map_err(unknown)?;
         let first = match element.offset() {
             Offset::Offset(next) => next,
             // There is none that late.
-            _ => consumer.fetch_watermarks(topic, number, ANSWER_WITHIN).map_err(unknown)?.1,
+            _ => high,
         };
-        offsets.insert(number, u64::try_from(first).unwrap_or(0));
+        let offset = |n| u64::try_from(n).unwrap_or(0);
+        // Where the oldest that there is was taken late enough, some before it may have been.
+        let lost = if first <= low { offset(low) } else { 0 };
+        offsets.insert(number, (offset(first), lost));
     }
     Ok(offsets)
 }

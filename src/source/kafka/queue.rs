@@ -5,7 +5,7 @@
 //! Knows nothing of what becomes of an event.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +59,27 @@ pub(super) enum Event<'a> {
     },
     /// Nothing that was asked for.
     Other,
+}
+
+/// Where a partition ends, as the client was told with the latest records that it fetched; asks nobody.
+pub(super) fn end_of(consumer: &Consumer, topic: &str, partition: i32) -> Option<u64> {
+    let topic = CString::new(topic).ok()?;
+    let (mut low, mut high) = (-1, -1);
+    // SAFETY: the pointer is that of a client that `consumer` keeps alive; the name ends with its zero byte, and both
+    // numbers are ours.
+    let code = unsafe {
+        native::rd_kafka_get_watermark_offsets(
+            consumer.client().native_ptr(),
+            topic.as_ptr(),
+            partition,
+            &mut low,
+            &mut high,
+        )
+    };
+    match code {
+        native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => u64::try_from(high).ok(),
+        _ => None,
+    }
 }
 
 /// The queue of one client.

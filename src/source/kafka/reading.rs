@@ -13,10 +13,10 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{debug, error, info, warn};
 
-use super::discovery::News;
+use super::discovery::{Begin, News};
 use super::lost;
-use super::queue::{Event, Queue, Record};
-use super::{Client, join};
+use super::queue::{Event, Queue, Record, end_of};
+use super::{Client, join, split};
 use crate::config::OnLost;
 use crate::source::{BATCH_BYTES, Feed, Halt, MAX_RECORD, Message, PartitionId, RecordBatch, RecordRef};
 
@@ -166,12 +166,12 @@ impl<'a> Reading<'a> {
     }
 
     /// Begins to read what this process's workers own of these.
-    fn assign(&mut self, topic_place: usize, partitions: &[(i32, Option<u64>)]) -> Result<(), Halt> {
+    fn assign(&mut self, topic_place: usize, partitions: &[Begin]) -> Result<(), Halt> {
         let name = &self.client.name;
         let topic = &self.client.topics[topic_place];
         let failed = |text: String| Halt::Failed(format!("source \"{name}\": {text}"));
         let mut list = TopicPartitionList::new();
-        for &(number, start) in partitions {
+        for &Begin { number, next: start, lost } in partitions {
             let partition = join(topic_place, number).ok_or_else(|| {
                 failed(format!("topic \"{topic}\" has more partitions than can be numbered: leave it out"))
             })?;
@@ -199,6 +199,9 @@ impl<'a> Reading<'a> {
                 busy: false,
             });
             self.feed.send(id, Message::Assigned(id))?;
+            if lost > 0 {
+                self.feed.send(id, Message::Lost(id, lost))?;
+            }
         }
         if list.count() == 0 {
             return Ok(());
@@ -298,7 +301,7 @@ impl<'a> Reading<'a> {
         // Told also where there was nothing to read, so that it gets a committed offset, and lag tools see that it has none.
         if end > partition.next_offset || !partition.told {
             (partition.next_offset, partition.known) = (end.max(partition.next_offset), true);
-            let batch = partition.batch();
+            let batch = RecordBatch { end: Some(partition.next_offset), ..partition.batch() };
             self.feed.send(id, Message::Batch(batch))?;
         } else {
             self.hand_over(place)?;
@@ -390,7 +393,10 @@ impl<'a> Reading<'a> {
         if partition.records.is_empty() {
             return Ok(());
         }
-        let (id, batch) = (partition.id, partition.batch());
+        let id = partition.id;
+        let (topic, number) = split(id.partition);
+        let end = self.client.topics.get(topic).and_then(|topic| end_of(&self.client.consumer, topic, number));
+        let batch = RecordBatch { end, ..partition.batch() };
         self.feed.send(id, Message::Batch(batch))?;
         Ok(())
     }
@@ -473,6 +479,7 @@ impl Partition {
             bytes: std::mem::take(&mut self.bytes),
             records: std::mem::take(&mut self.records),
             next_offset: self.next_offset,
+            end: None,
         }
     }
 }

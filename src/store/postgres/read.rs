@@ -20,11 +20,22 @@ impl Postgres {
         each: &mut dyn FnMut(PastEvent) -> bool,
     ) -> Result<(), String> {
         let sql = "SELECT (extract(epoch FROM time) * 1000000)::bigint, coalesce(event_key, ''), coalesce(metadata::text, ''), \
-                   sample_share < 1 FROM agent_events WHERE time >= $1::text::timestamptz AND time <= $2::text::timestamptz \
-                   ORDER BY time";
-        let mut event =
-            |row: &Row| each(PastEvent { time: row.get(0), key: row.get(1), record: row.get(2), sampled: row.get(3) });
+                   sample_share < 1, source_position FROM agent_events \
+                   WHERE time >= $1::text::timestamptz AND time <= $2::text::timestamptz ORDER BY time";
+        let mut event = |row: &Row| {
+            let (time, key, record, sampled) = (row.get(0), row.get(1), row.get(2), row.get(3));
+            each(PastEvent { time, key, record, sampled, source_position: row.get(4) })
+        };
         self.pages(sql, (from, to), &mut event).await
+    }
+
+    /// See [`crate::store::Store::archived_until`].
+    pub(in crate::store) async fn archived_until(&self) -> Result<Vec<(String, i64, i64)>, String> {
+        let (client, driver) = self.open().await.map_err(|e| e.to_string())?;
+        let rows = client.query("SELECT source, partition, next_offset FROM archive_positions", &[]).await;
+        driver.abort();
+        let rows = rows.map_err(|error| self.unread(&error))?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
     }
 
     /// See [`crate::store::Store::export`].
@@ -49,11 +60,14 @@ impl Postgres {
         let (mut client, driver) = self.open().await.map_err(|e| e.to_string())?;
         let read = read(&mut client, sql, span, each).await;
         driver.abort();
-        read.map_err(|error| {
-            let older = [Some(&SqlState::UNDEFINED_COLUMN), Some(&SqlState::UNDEFINED_TABLE)].contains(&error.code());
-            let way_out = if older { "; `clawdstrike-edr migrate` brings the schema up to date" } else { "" };
-            format!("{}: {}{way_out}", self.place(), describe(&error))
-        })
+        read.map_err(|error| self.unread(&error))
+    }
+
+    /// Why rows weren't read.
+    fn unread(&self, error: &Error) -> String {
+        let older = [Some(&SqlState::UNDEFINED_COLUMN), Some(&SqlState::UNDEFINED_TABLE)].contains(&error.code());
+        let way_out = if older { "; `clawdstrike-edr migrate` brings the schema up to date" } else { "" };
+        format!("{}: {}{way_out}", self.place(), describe(error))
     }
 }
 

@@ -66,10 +66,10 @@ const REMOVED: &str = "DELETE FROM sessions USING UNNEST($1::text[], $2::text[],
     AND sessions.first_seen = u.first_seen AND sessions.epoch <= u.epoch";
 
 const EVENTS: &str = "INSERT INTO agent_events (event_key, time, tenant_id, agent_id, session_id, event_type, target, allowed, \
-    guard, severity, risk_score, metadata, sample_share) \
-    SELECT a, b, c, d, e, f, g, h, i, j, k, l::jsonb, m FROM UNNEST($1::text[], $2::timestamptz[], $3::text[], $4::text[], \
+    guard, severity, risk_score, metadata, sample_share, source_position) \
+    SELECT a, b, c, d, e, f, g, h, i, j, k, l::jsonb, m, n FROM UNNEST($1::text[], $2::timestamptz[], $3::text[], $4::text[], \
     $5::text[], $6::text[], $7::text[], $8::boolean[], $9::text[], $10::text[], $11::double precision[], $12::text[], \
-    $13::double precision[]) AS u (a, b, c, d, e, f, g, h, i, j, k, l, m) \
+    $13::double precision[], $14::text[]) AS u (a, b, c, d, e, f, g, h, i, j, k, l, m, n) \
     ON CONFLICT (event_key, time) DO NOTHING";
 
 const POSITIONS: &str = "INSERT INTO archive_positions (source, partition, next_offset) \
@@ -217,7 +217,7 @@ impl Statements {
     }
 
     async fn events(&mut self, transaction: &Transaction<'_>, rows: &[EventRow]) -> Result<(), Error> {
-        let columns: [Column<'_>; 13] = [
+        let columns: [Column<'_>; 14] = [
             column(rows, |r| r.key.as_str()),
             column(rows, |r| instant(r.time)),
             column(rows, |r| r.tenant_id.as_str()),
@@ -231,6 +231,7 @@ impl Statements {
             column(rows, |r| r.risk_score),
             column(rows, |r| r.metadata.as_str()),
             column(rows, |r| r.sample_share),
+            column(rows, |r| r.source_position.as_deref()),
         ];
         run(transaction, &mut self.events, EVENTS, &columns).await
     }

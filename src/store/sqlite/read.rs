@@ -24,17 +24,33 @@ impl Sqlite {
         to: i64,
         each: &mut dyn FnMut(PastEvent) -> bool,
     ) -> Result<(), String> {
-        let sql = "SELECT time, event_key, metadata, sample_share < 1 FROM agent_events WHERE time >= ?1 AND time <= ?2 \
-                   ORDER BY time";
+        let sql = "SELECT time, event_key, metadata, sample_share < 1, source_position FROM agent_events \
+                   WHERE time >= ?1 AND time <= ?2 ORDER BY time";
         let event = |row: &Row<'_>| {
             let text = |n| row.get::<_, Option<String>>(n).map(Option::unwrap_or_default).map_err(|e| told(&e));
             let (time, key, record) = (text(0)?, text(1)?, text(2)?);
             let time = parse(&time).ok_or_else(|| format!("the time \"{time}\" of an event isn't RFC 3339"))?;
             let sampled = row.get(3).map_err(|e| told(&e))?;
+            let source_position = row.get(4).map_err(|e| told(&e))?;
             let bytes = key.len() + record.len();
-            Ok((PastEvent { time, key, record, sampled }, bytes))
+            Ok((PastEvent { time, key, record, sampled, source_position }, bytes))
         };
         self.pages(sql.to_owned(), (from, to), event, each).await
+    }
+
+    /// See [`crate::store::Store::archived_until`].
+    pub(in crate::store) async fn archived_until(&self) -> Result<Vec<(String, i64, i64)>, String> {
+        let path = self.path.clone();
+        let read = move || {
+            let connection = open_to_read(&path)?;
+            let mut statement =
+                connection.prepare(r#"SELECT source, "partition", next_offset FROM archive_positions"#)?;
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<rusqlite::Result<_>>()
+        };
+        let read = tokio::task::spawn_blocking(read).await;
+        let rows =
+            read.map_err(|e| format!("the reading thread ended: {e}")).and_then(|rows| rows.map_err(|e| told(&e)));
+        rows.map_err(|e| format!("database {:?}: {e}", self.path))
     }
 
     /// See [`crate::store::Store::export`].
