@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 version=4.32.5
-venv="target/services/packages/schemathesis-$version"
+venv="$PWD/target/services/packages/schemathesis-$version"
 edr="$PWD/target/debug/clawdstrike-edr"
 [ -x "$edr" ] || { echo "error: \"$edr\" isn't there: cargo build" >&2; exit 1; }
 if [ ! -x "$venv/bin/st" ]; then
@@ -73,7 +73,8 @@ if [ -n "$said" ]; then
   exit 1
 fi
 
-# Watches have no end, so they aren't asked for.
+# Watches have no end, so they aren't asked for. From there, since it leaves files where it is called.
+cd "$folder"
 "$venv/bin/st" run "$api/v1/openapi.json" \
   --header "Authorization: Bearer $token" --generation-with-security-parameters false \
   --exclude-path-regex 'watch$' \
