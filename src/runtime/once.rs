@@ -7,6 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clawdstrike_telemetry::is_blank;
@@ -136,7 +137,7 @@ impl Writer {
         }
         let mut options = OpenOptions::new();
         // An empty one may be there from a run that ended at once.
-        options.create(true).append(true).open(segment(&self.folder, self.next)).map_err(|e| told(&self.folder, &e))
+        options.create(true).append(true).mode(0o600).open(segment(&self.folder, self.next)).map_err(|e| told(&self.folder, &e))
     }
 
     /// Tells of what is left out when that begins, and how much it was when it has ended.
