@@ -18,6 +18,8 @@ mod storage;
 #[path = "cluster/store.rs"]
 mod store;
 mod wait;
+#[path = "cluster/what_if.rs"]
+mod what_if;
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
