@@ -248,6 +248,11 @@ impl Alert {
 }
 
 impl Alert {
+    /// It holds, and no analyst is done with it.
+    pub fn is_open(&self) -> bool {
+        matches!(self.status, Status::Open | Status::Updated | Status::Acknowledged)
+    }
+
     /// It doesn't hold any more.
     pub fn retract(&mut self, because: Reason, revision: u64) {
         self.status = Status::Retracted;

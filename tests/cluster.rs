@@ -20,6 +20,8 @@ mod store;
 #[path = "cluster/traces.rs"]
 mod traces;
 mod wait;
+#[path = "cluster/what_if.rs"]
+mod what_if;
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;

@@ -84,6 +84,30 @@ impl From<EngineError> for ApiError {
                 message,
                 "/v1/health and /metrics show how far the engine has come",
             ),
+            EngineError::WhatIfBusy => ApiError::new(
+                StatusCode::CONFLICT,
+                "what_if_busy",
+                message,
+                "ask again when it has ended; it ends early when whoever asked goes away",
+            ),
+            EngineError::WhatIfTimeout(_) => ApiError::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "what_if_timeout",
+                message,
+                "propose rules with shorter windows, or use `rules diff --from` over the store's events",
+            ),
+            EngineError::WhatIfTooLarge(_) => ApiError::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "what_if_too_large",
+                message,
+                "propose fewer changes at a time, or rules that match less",
+            ),
+            EngineError::WhatIfFailed(_) => ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "what_if_failed",
+                message,
+                "the engine's log may say more; nothing was changed",
+            ),
             EngineError::Rules(diagnostics) => {
                 let rows = diagnostics.iter().map(super::rules::diagnostic_json).collect();
                 ApiError::new(

@@ -15,7 +15,8 @@ use tracing::Instrument as _;
 use super::access::Access;
 use super::audit::{Recorder, Write};
 use super::error::ApiError;
-use super::routes::Needs;
+use super::routes::{DIFF, Needs};
+use crate::runtime::handle::WHAT_IF_WITHIN;
 
 /// Longest time from a request's head to its answer's head. Above the handle's own limit, whose message says more.
 const REQUEST: Duration = Duration::from_secs(15);
@@ -68,11 +69,12 @@ impl Gate {
     async fn pass(&self, headers: &HeaderMap, from: SocketAddr, write: Option<&mut Write>) -> Result<(), ApiError> {
         let asked = match self.needs {
             Needs::Nothing => return self.access.admit(from),
-            Needs::Token => None,
-            Needs::Permission(asked) => Some(asked),
+            Needs::Token => vec![],
+            Needs::Permission(asked) => vec![asked],
+            Needs::Both(one, other) => vec![one, other],
         };
         let caller = self.access.identify(headers, from).await?;
-        let may = asked.map_or(Ok(()), |asked| caller.may(asked));
+        let may = asked.into_iter().try_for_each(|asked| caller.may(asked));
         if let Some(write) = write {
             write.caller = Some(caller);
         }
@@ -96,12 +98,14 @@ pub(super) fn names_this_machine(headers: &HeaderMap) -> bool {
 
 /// Ends requests that take too long.
 pub(super) async fn limit_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(REQUEST, next.run(request)).await {
+    // As everywhere, above the limit whose message says more.
+    let limit = if request.uri().path() == DIFF { WHAT_IF_WITHIN + REQUEST } else { REQUEST };
+    match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => ApiError::new(
             StatusCode::REQUEST_TIMEOUT,
             "request_timeout",
-            format!("the request took more than {} s", REQUEST.as_secs()),
+            format!("the request took more than {} s", limit.as_secs()),
             "send the body without pauses; /v1/health shows whether the engine is behind",
         )
         .into_response(),

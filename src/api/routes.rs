@@ -20,6 +20,8 @@ pub enum Needs {
     Token,
     /// This permission.
     Permission(Permission),
+    /// Both of these.
+    Both(Permission, Permission),
 }
 
 /// A row.
@@ -36,7 +38,7 @@ pub struct Route {
 }
 
 macro_rules! route {
-    ($method:literal, $path:literal, $needs:expr, $handler:expr) => {
+    ($method:literal, $path:expr, $needs:expr, $handler:expr) => {
         Route { method: $method, path: $path, needs: $needs, action: None, handler: || $handler }
     };
     ($method:literal, $path:literal, $needs:expr, $handler:expr, $action:literal) => {
@@ -47,6 +49,9 @@ macro_rules! route {
 const fn may(permission: Permission) -> Needs {
     Needs::Permission(permission)
 }
+
+/// What a proposed rule set would do: longer than others in coming.
+pub(super) const DIFF: &str = "/v1/rules/diff";
 
 /// All of them.
 pub const ROUTES: &[Route] = &[
@@ -90,6 +95,10 @@ pub const ROUTES: &[Route] = &[
     route!("GET", "/v1/agents", may(Permission::ReadAgents), get(agents::list)),
     route!("GET", "/v1/rules", may(Permission::ReadRules), get(rules::list)),
     route!("POST", "/v1/rules", may(Permission::WriteRules), post(rules::load), "rules.load"),
+    // A rule may be called like the route.
+    route!("GET", DIFF, may(Permission::ReadRules), get(rules::one_called_diff)),
+    // It shows alerts.
+    route!("POST", DIFF, Needs::Both(Permission::ReadRules, Permission::ReadAlerts), post(rules::diff)),
     route!("GET", "/v1/audit", may(Permission::ReadAudit), get(audit::list)),
     route!("GET", "/v1/rules/{id}", may(Permission::ReadRules), get(rules::one)),
 ];

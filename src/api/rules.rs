@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use clawdstrike_rules::plan::Rule;
 use clawdstrike_rules::{Diagnostic, SourceFile};
+use clawdstrike_telemetry::time;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -13,8 +14,9 @@ use super::audit::Write;
 use super::body::{Body, Shape};
 use super::error::ApiError;
 use super::params::{NoParams, Segments};
+use crate::alert::Alert;
 use crate::rule_files;
-use crate::runtime::handle::ActiveRules;
+use crate::runtime::handle::{ActiveRules, EngineError};
 
 /// `GET /v1/rules`: the set in force.
 pub(super) async fn list(State(app): State<App>, NoParams: NoParams) -> Json<Value> {
@@ -28,6 +30,15 @@ pub(super) async fn one(
     Segments(id): Segments<String>,
     NoParams: NoParams,
 ) -> Result<Json<Value>, ApiError> {
+    rule(&app, &id)
+}
+
+/// `GET /v1/rules/diff`: the rule of that id, which another route would hide.
+pub(super) async fn one_called_diff(State(app): State<App>, NoParams: NoParams) -> Result<Json<Value>, ApiError> {
+    rule(&app, "diff")
+}
+
+fn rule(app: &App, id: &str) -> Result<Json<Value>, ApiError> {
     let as_of = app.handle.stats().epoch;
     let active = app.handle.rules();
     match active.set.rules.iter().find(|rule| rule.id == id) {
@@ -57,6 +68,48 @@ struct LoadFile {
     text: String,
 }
 
+impl Load {
+    fn files(self) -> Result<Vec<SourceFile>, ApiError> {
+        if self.files.is_empty() {
+            return Err(ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_body",
+                "\"files\" is empty: it would take all rules out of force",
+                "send every file of the set as {\"name\", \"text\"}",
+            ));
+        }
+        Ok(self.files.into_iter().map(|f| SourceFile { name: f.name, text: f.text }).collect())
+    }
+}
+
+/// `POST /v1/rules/diff`: what loading the set would do to the alerts of the live view. It changes nothing, so the audit trail
+/// has no row of it.
+pub(super) async fn diff(
+    State(app): State<App>,
+    NoParams: NoParams,
+    Body(load): Body<Load>,
+) -> Result<Json<Value>, ApiError> {
+    let files = load.files()?;
+    let mut stopping = app.stopping.clone();
+    let (foretold, warnings) = tokio::select! {
+        foretold = app.handle.what_if(&files) => foretold?,
+        () = super::stopped(&mut stopping) => return Err(EngineError::Stopping.into()),
+    };
+    // Revisions are given by a load only.
+    let pair = |(from, to): &(Alert, Alert)| json!({"from": from.to_json(), "to": to.to_json()});
+    let (added, removed, changed) = foretold.totals;
+    Ok(Json(json!({
+        "as_of": foretold.epoch,
+        "watermark": foretold.watermark.map(time::format),
+        "total": {"added": added, "removed": removed, "changed": changed, "same": foretold.same},
+        "added": foretold.added.iter().map(Alert::to_json).collect::<Vec<_>>(),
+        "removed": foretold.removed.iter().map(pair).collect::<Vec<_>>(),
+        "changed": foretold.changed.iter().map(pair).collect::<Vec<_>>(),
+        "incomplete": foretold.incomplete,
+        "warnings": warnings.iter().map(diagnostic_json).collect::<Vec<_>>(),
+    })))
+}
+
 /// `POST /v1/rules`: the set now in force, or 422 with all diagnostics.
 pub(super) async fn load(
     State(app): State<App>,
@@ -64,15 +117,7 @@ pub(super) async fn load(
     NoParams: NoParams,
     Body(load): Body<Load>,
 ) -> Result<Json<Value>, ApiError> {
-    let files: Vec<SourceFile> = load.files.into_iter().map(|f| SourceFile { name: f.name, text: f.text }).collect();
-    if files.is_empty() {
-        return Err(ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "invalid_body",
-            "\"files\" is empty: it would take all rules out of force",
-            "send every file of the set as {\"name\", \"text\"}",
-        ));
-    }
+    let files = load.files()?;
     let handle = app.handle.clone();
     let (before, after) = (handle.rules().digest.clone(), rule_files::digest(&files));
     let detail = [("files", json!(files.len())), ("before", json!(before)), ("after", json!(after))];

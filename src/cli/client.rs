@@ -129,9 +129,14 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(args: ApiArgs) -> anyhow::Result<Client> {
+        Client::patient(args, SILENCE)
+    }
+
+    /// With another bound on the silence before an answer, and within it.
+    pub(super) fn patient(args: ApiArgs, silence: Duration) -> anyhow::Result<Client> {
         let mut http = reqwest::Client::builder()
             .connect_timeout(CONNECT)
-            .read_timeout(SILENCE)
+            .read_timeout(silence)
             .redirect(redirect::Policy::none())
             .user_agent(concat!("clawdstrike-edr/", env!("CARGO_PKG_VERSION")));
         let here = match args.api.host() {

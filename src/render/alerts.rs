@@ -17,6 +17,7 @@ use timely::dataflow::{Scope, StreamVec};
 
 use super::control::Command;
 use super::detect::{AlertVersion, Origin, Part, Shared};
+use super::key::Hasher;
 use super::reallow::Judge;
 use super::settings::Settings;
 use crate::alert::{Alert, Deed, Handling, Note, Reason, Status};
@@ -62,6 +63,8 @@ struct Arrived {
 
 /// Who closes alerts when their rule goes.
 const ENGINE: &str = "clawdstrike-edr";
+/// A piece of frames is full at so many bytes.
+const PIECE: usize = 1 << 20;
 /// Alerts, shares.
 const OUTPUTS: usize = 2;
 
@@ -200,7 +203,7 @@ impl View {
             self.forget(&old);
         }
         let kept = Kept { session, alert: alert.clone() };
-        if is_open(&alert) {
+        if alert.is_open() {
             *self.open.entry(session).or_default() += 1;
         }
         self.oldest.insert((alert.last_seen, alert.alert_id.clone()));
@@ -258,7 +261,7 @@ impl View {
     fn follow_rules(&mut self, epoch: u64, mut judge: Option<Judge>) -> Vec<AlertVersion> {
         let rules: HashSet<&str> = self.set.rules.iter().map(|rule| rule.id.as_str()).collect();
         let mut told = Vec::new();
-        for Kept { session, alert } in self.alerts.values().filter(|kept| is_open(&kept.alert)) {
+        for Kept { session, alert } in self.alerts.values().filter(|kept| kept.alert.is_open()) {
             let removed = !rules.contains(alert.rule_id.as_str());
             let taken_out = judge.as_mut().is_some_and(|judge| judge.takes_out(alert));
             if !taken_out && removed == alert.rule_removed {
@@ -295,14 +298,7 @@ impl View {
             return;
         }
         let low = self.shared.hasher.borrow().as_ref().map_or(0, |hasher| hasher.narrow(id.as_bytes()));
-        let key = session >> 64 << 64 | u128::from(low);
-        frame::write_with(&mut self.frames, Kind::Alert, key, epoch, i64::MAX, |out| {
-            if let Some(alert) = alert {
-                out.extend_from_slice(&session.to_le_bytes());
-                // Texts and numbers: there is nothing in it that JSON can't say.
-                out.extend(serde_json::to_vec(alert).unwrap_or_default());
-            }
-        });
+        write_kept(&mut self.frames, epoch, session, low, alert);
     }
 
     /// The view is at the cut, after the others of its worker.
@@ -340,7 +336,7 @@ impl View {
 
     fn forget(&mut self, old: &Kept) {
         self.oldest.remove(&(old.alert.last_seen, old.alert.alert_id.clone()));
-        if is_open(&old.alert)
+        if old.alert.is_open()
             && let Some(n) = self.open.get_mut(&old.session)
         {
             *n -= 1;
@@ -393,7 +389,7 @@ impl View {
 
     fn count_alerts(&self, mut agents: Vec<AgentView>) -> Vec<AgentView> {
         let mut open: HashMap<(&str, &str), u64> = HashMap::new();
-        for alert in self.alerts.values().map(|k| &k.alert).filter(|a| is_open(a)) {
+        for alert in self.alerts.values().map(|k| &k.alert).filter(|a| a.is_open()) {
             *open.entry((&alert.tenant_id, &alert.agent_id)).or_default() += 1;
         }
         for agent in &mut agents {
@@ -403,8 +399,33 @@ impl View {
     }
 }
 
-fn is_open(alert: &Alert) -> bool {
-    matches!(alert.status, Status::Open | Status::Updated | Status::Acknowledged)
+/// The key goes where the session's goes. `None`: it has left the view.
+fn write_kept(out: &mut Vec<u8>, epoch: u64, session: u128, low: u64, alert: Option<&Alert>) {
+    let key = session >> 64 << 64 | u128::from(low);
+    frame::write_with(out, Kind::Alert, key, epoch, i64::MAX, |out| {
+        if let Some(alert) = alert {
+            out.extend_from_slice(&session.to_le_bytes());
+            // Texts and numbers: there is nothing in it that JSON can't say.
+            out.extend(serde_json::to_vec(alert).unwrap_or_default());
+        }
+    });
+}
+
+/// Pieces of frames as a view puts them aside that has these alerts, in a cluster with this secret.
+pub fn kept_alerts<'a>(secret: &[u8], alerts: impl Iterator<Item = &'a Alert>) -> Vec<Vec<u8>> {
+    let hasher = Hasher::new(secret);
+    let mut pieces = vec![Vec::new()];
+    let mut scratch = Vec::new();
+    for alert in alerts {
+        let session = hasher.session(&alert.tenant_id, &alert.agent_id, &alert.session_id, &mut scratch);
+        if pieces.last().is_some_and(|piece| piece.len() >= PIECE) {
+            pieces.push(Vec::new());
+        }
+        if let Some(piece) = pieces.last_mut() {
+            write_kept(piece, alert.revision, session, hasher.narrow(alert.alert_id.as_bytes()), Some(alert));
+        }
+    }
+    pieces
 }
 
 /// Merges the shares of all workers into one answer's rows.

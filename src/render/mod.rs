@@ -56,6 +56,7 @@ use timely::worker::Worker;
 
 use key::SECRET_BYTES;
 
+pub use alerts::kept_alerts;
 use broadcast::broadcast;
 use control::Command;
 use detect::{Shared, Totals};

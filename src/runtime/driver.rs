@@ -498,6 +498,10 @@ impl Sequence {
                     self.send(Command::Peek { id, query });
                 }
                 Request::Handle(id, handling) => self.send(Command::Handle(vec![(id, handling)])),
+                Request::Moment(answer) => {
+                    // Whoever asked may have given up.
+                    let _given_up = answer.send(self.moment());
+                }
                 Request::Rules(set, loaded) => {
                     // Of more, those are dropped that ask: nobody waits for so many.
                     if self.to_load.len() < LOADS_WAITING {

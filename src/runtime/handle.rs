@@ -8,8 +8,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::feed::feed;
 pub use super::feed::{Change, Feed, Gap, Teller, Told, Watcher};
+pub use super::what_if::{Foretold, WITHIN as WHAT_IF_WITHIN, WhatIf};
 use crate::alert::{Alert, Handling, Note};
-use crate::inbox::Waker;
+use crate::inbox::{PartitionId, Waker};
+use crate::loads::{InForce, Next};
 use crate::metrics::LIVE;
 use crate::response::Actions;
 use crate::rule_files;
@@ -27,6 +29,25 @@ pub enum Request {
     Handle(String, Handling),
     /// Switch all workers to this rule set at one epoch.
     Rules(Arc<RuleSet>, oneshot::Sender<Loaded>),
+    /// Tell what a load would begin with now.
+    Moment(oneshot::Sender<Moment>),
+}
+
+/// What a load of rules begins with.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// The last closed epoch.
+    pub epoch: u64,
+    /// The event-time bound, microseconds since 1970.
+    pub watermark: Option<i64>,
+    /// The set in force.
+    pub set: Arc<RuleSet>,
+    /// Since when its rules are.
+    pub in_force: InForce,
+    /// What to read next of the partitions, by their sources' names.
+    pub read: Vec<Next>,
+    /// The same, by their sources' places.
+    pub positions: Vec<(PartitionId, u64)>,
 }
 
 /// When a rule set came in force.
@@ -145,6 +166,18 @@ pub enum EngineError {
     /// The rule set doesn't compile; the running set stays.
     #[error("the rule set doesn't compile; the running set stays as it is")]
     Rules(Vec<Diagnostic>),
+    /// Only one what-if at a time.
+    #[error("another what-if is under way, and only one at a time may be")]
+    WhatIfBusy,
+    /// A what-if was given up.
+    #[error("the live window was not read again within {0} s")]
+    WhatIfTimeout(u64),
+    /// A what-if would need more than it may have.
+    #[error("{0}")]
+    WhatIfTooLarge(String),
+    /// A what-if can't be made.
+    #[error("the what-if ended early: {0}")]
+    WhatIfFailed(String),
 }
 
 /// A handle on a running engine.
@@ -157,6 +190,7 @@ pub struct Handle {
     waker: Waker,
     actions: Option<Actions>,
     sources: Arc<[String]>,
+    what_if: Option<Arc<WhatIf>>,
 }
 
 /// How long a request may take.
@@ -170,7 +204,16 @@ impl Handle {
         rules: Arc<watch::Sender<Arc<ActiveRules>>>,
         stats: watch::Receiver<Stats>,
     ) -> Handle {
-        Handle { requests, feeds, rules, stats, waker: Waker::default(), actions: None, sources: Arc::default() }
+        Handle {
+            requests,
+            feeds,
+            rules,
+            stats,
+            waker: Waker::default(),
+            actions: None,
+            sources: Arc::default(),
+            what_if: None,
+        }
     }
 
     /// Wakes whoever answers after each request.
@@ -181,6 +224,11 @@ impl Handle {
     /// With the ledger of actions.
     pub fn with_actions(self, actions: Actions) -> Handle {
         Handle { actions: Some(actions), ..self }
+    }
+
+    /// With what answers what-ifs.
+    pub fn with_what_if(self, what_if: WhatIf) -> Handle {
+        Handle { what_if: Some(Arc::new(what_if)), ..self }
     }
 
     /// With the names of the sources, by their places in the configuration.
@@ -207,6 +255,21 @@ impl Handle {
     pub async fn peek(&self, query: Query) -> Result<Answer, EngineError> {
         let (tx, rx) = oneshot::channel();
         self.request(Request::Peek(query, tx), rx).await
+    }
+
+    /// What a load of rules would begin with now.
+    pub async fn moment(&self) -> Result<Moment, EngineError> {
+        let (tx, rx) = oneshot::channel();
+        self.request(Request::Moment(tx), rx).await
+    }
+
+    /// Compiles the files and tells what loading them would do to the alerts of the live view; gives its warnings, too.
+    pub async fn what_if(&self, files: &[SourceFile]) -> Result<(Foretold, Vec<Diagnostic>), EngineError> {
+        let compiled = clawdstrike_rules::compile(files).map_err(|errors| EngineError::Rules(errors.errors))?;
+        let Some(what_if) = &self.what_if else {
+            return Err(EngineError::WhatIfFailed("this engine has no sources to read again".into()));
+        };
+        Ok((what_if.foretell(self, compiled.set).await?, compiled.warnings))
     }
 
     /// Compiles the files and switches all workers to them at one epoch, all or nothing.

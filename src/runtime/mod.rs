@@ -18,3 +18,4 @@ pub mod rules;
 mod sampling;
 pub mod sinks;
 pub mod up;
+pub mod what_if;

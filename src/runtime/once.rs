@@ -137,7 +137,12 @@ impl Writer {
         }
         let mut options = OpenOptions::new();
         // An empty one may be there from a run that ended at once.
-        options.create(true).append(true).mode(0o600).open(segment(&self.folder, self.next)).map_err(|e| told(&self.folder, &e))
+        options
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(segment(&self.folder, self.next))
+            .map_err(|e| told(&self.folder, &e))
     }
 
     /// Tells of what is left out when that begins, and how much it was when it has ended.

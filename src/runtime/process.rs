@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::archive::{Archive, Archived};
 use super::driver::{Crew, Cuts, Kept, Sequencer, Shared};
-use super::handle::{self, ActiveRules, Handle, REQUESTS, Stats};
+use super::handle::{self, ActiveRules, Handle, REQUESTS, Stats, WhatIf};
 use super::journal::{Journal, Told};
 use super::recovery::{self, Beginning, Coordinate};
 use super::{dead_letters, mirror, once, refill, rules, sinks, up};
@@ -357,17 +357,19 @@ async fn start_head(
         epoch: 0,
         last_error: None,
     };
+    let secret = beginning.secret()?;
     let waker = Waker::default();
     let (active, _) = watch::channel(Arc::new(active));
     let handle = Handle::new(requests_in, feeds, Arc::new(active), stats)
         .with_waker(waker.clone())
         .with_actions(response.actions())
-        .with_sources(config.sources.iter().map(|source| source.name().to_owned()));
+        .with_sources(config.sources.iter().map(|source| source.name().to_owned()))
+        .with_what_if(WhatIf::new(Settings::from_config(config), secret.clone(), refill::for_what_if(config)));
     let acked = outlet.acked_by_all();
     let outlet = journal.before(Box::new(outlet), cuts.clone())?;
     let sequencer = Sequencer {
         rules: set,
-        secret: beginning.secret()?,
+        secret,
         restored: beginning.restored(),
         before: beginning.before(),
         keep_loads: Some(beginning.keep_loads(waker.clone())?),

@@ -4,9 +4,12 @@
 
 mod kept;
 
-use crossbeam_channel::bounded;
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, bounded};
 
 use super::archive::own_group;
+use super::what_if::ReadAgain;
 use crate::config::Config;
 use crate::inbox::again::{Ask, AskAgain, Asks, Gone, ask_again};
 use crate::inbox::{Inboxes, Message};
@@ -23,19 +26,37 @@ pub fn start(config: &Config, inboxes: &Inboxes) -> Result<Vec<AskAgain>, String
     let (workers, asks) = ask_again(&inboxes.local);
     let (config, places) = (config.clone(), (inboxes.first, inboxes.peers));
     // One for each worker: whoever asks anew gives up what it asked for before.
-    let (to_store, gone) = bounded::<Gone>(inboxes.local.len());
+    let (to_store, gone): (Sender<Gone>, _) = bounded(inboxes.local.len());
     let no_thread = |e| format!("no thread to read sources again: {e}; raise the limit of processes");
     let kept = config.clone();
+    let look = move || {
+        for unseen in gone.iter().flat_map(|gone| kept::give(&kept, &gone)) {
+            tracing::warn!("new and changed rules don't see all earlier events: {unseen}");
+        }
+    };
     let store = std::thread::Builder::new().name("backfill-store".into());
-    store.spawn(move || gone.iter().for_each(|gone| kept::give(&kept, &gone))).map_err(no_thread)?;
-    std::thread::Builder::new()
-        .name("backfill".into())
-        .spawn(move || answer(asks, &config, places, &to_store))
-        .map_err(no_thread)?;
+    store.spawn(look).map_err(no_thread)?;
+    let answer = move || {
+        answer(asks, &config, places, |gone| {
+            // Its thread ends after this one.
+            let _ended = to_store.send(gone);
+        });
+    };
+    std::thread::Builder::new().name("backfill".into()).spawn(answer).map_err(no_thread)?;
     Ok(workers)
 }
 
-fn answer(asks: Asks, config: &Config, (first, peers): (usize, usize), to_store: &crossbeam_channel::Sender<Gone>) {
+/// Reads sources again for a what-if, all their partitions, and tells what couldn't be had.
+pub fn for_what_if(config: &Config) -> ReadAgain {
+    let config = config.clone();
+    Arc::new(move |asks| {
+        let mut unseen = Vec::new();
+        answer(asks, &config, (0, 1), |gone| unseen.extend(kept::give(&config, &gone)));
+        unseen
+    })
+}
+
+fn answer(asks: Asks, config: &Config, (first, peers): (usize, usize), mut is_gone: impl FnMut(Gone)) {
     let mut readers: Vec<Reader> = Vec::new();
     for ask in asks {
         match ask {
@@ -43,10 +64,7 @@ fn answer(asks: Asks, config: &Config, (first, peers): (usize, usize), to_store:
                 readers.drain(..).for_each(Reader::stop);
                 readers = begin(config, from, &Inboxes { first, peers, local });
             }
-            Ask::Gone(gone) => {
-                // Its thread ends after this one.
-                let _ended = to_store.send(gone);
-            }
+            Ask::Gone(gone) => is_gone(gone),
             Ask::End => readers.drain(..).for_each(Reader::stop),
         }
     }
@@ -63,7 +81,7 @@ fn begin(config: &Config, from: i64, inboxes: &Inboxes) -> Vec<Reader> {
         match reader {
             Ok(reader) => readers.push(reader),
             Err(reason) => {
-                tracing::info!(source = source.name(), "not read again for new and changed rules: {reason}");
+                tracing::info!(source = source.name(), "not read again: {reason}");
                 for inbox in &inboxes.local {
                     // Whoever asked may have given up.
                     let _given_up = inbox.send(Message::Listed(index));

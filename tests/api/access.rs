@@ -16,6 +16,15 @@ fn path(route: &str) -> String {
     route.replace("{agent}", "a0").replace("{session}", "s").replace("{id}", "id-high")
 }
 
+/// The permissions that it takes, all of them.
+fn asked(needs: Needs) -> Vec<Permission> {
+    match needs {
+        Needs::Nothing | Needs::Token => vec![],
+        Needs::Permission(asked) => vec![asked],
+        Needs::Both(one, other) => vec![one, other],
+    }
+}
+
 /// The built-in roles, one without any permission, and one for each permission alone.
 fn roles() -> Roles {
     let mut roles = Roles::default();
@@ -48,8 +57,8 @@ async fn every_route_lets_in_the_roles_that_have_its_permission_and_no_others() 
         for (role, token) in &tokens {
             let (status, headers, body) = engine.ask(route.method, &path(route.path), Some(token)).await;
             let what = format!("{} {} as {role}: {status} {body}", route.method, route.path);
-            match route.needs {
-                Needs::Permission(asked) if !roles.0[*role].permits(asked) => {
+            match asked(route.needs).into_iter().find(|asked| !roles.0[*role].permits(*asked)) {
+                Some(asked) => {
                     assert_eq!((status, body["permission"].as_str()), (403, Some(asked.name())), "{what}");
                     assert!(
                         body["detail"].as_str().is_some_and(|d| d.contains(asked.name()) && d.contains(*role)),
@@ -61,7 +70,7 @@ async fn every_route_lets_in_the_roles_that_have_its_permission_and_no_others() 
                     );
                 }
                 // A load without a body has come as far as its route.
-                _ => assert!(![401, 403, 405].contains(&status) && !what.contains("there is no"), "{what}"),
+                None => assert!(![401, 403, 405].contains(&status) && !what.contains("there is no"), "{what}"),
             }
         }
     }
@@ -71,9 +80,9 @@ async fn every_route_lets_in_the_roles_that_have_its_permission_and_no_others() 
 async fn the_built_in_roles_may_what_their_names_say() {
     let allowed = |role: &str| -> BTreeSet<String> {
         let role = &Roles::default().0[role];
-        let may = |needs| match needs {
-            Needs::Permission(asked) => role.permits(asked),
-            _ => false,
+        let may = |needs| {
+            let asked = asked(needs);
+            !asked.is_empty() && asked.into_iter().all(|asked| role.permits(asked))
         };
         ROUTES.iter().filter(|r| may(r.needs)).map(|r| format!("{} {}", r.method, r.path)).collect()
     };
@@ -83,6 +92,7 @@ async fn the_built_in_roles_may_what_their_names_say() {
         |route: &String| ["/v1/alerts", "/v1/sessions", "GET /v1/actions"].iter().any(|part| route.contains(part));
     assert!(!analyst.is_empty() && analyst.iter().all(of_alerts_and_sessions), "{analyst:?}");
     assert!(allowed("security_engineer").contains("POST /v1/rules"));
+    assert!(allowed("security_engineer").contains("POST /v1/rules/diff"));
     let both: BTreeSet<String> = allowed("security_engineer").union(&analyst).cloned().collect();
     assert_eq!(both, allowed("administrator"));
 }
@@ -109,7 +119,10 @@ async fn the_document_tells_every_route_and_what_it_needs() {
         let (permission, security) = match route.needs {
             Needs::Nothing => (Value::Null, json!([])),
             Needs::Token => (Value::Null, Value::Null),
-            Needs::Permission(asked) => (json!(asked.name()), Value::Null),
+            needs => {
+                let names: Vec<&str> = asked(needs).into_iter().map(Permission::name).collect();
+                (json!(names.join(" ")), Value::Null)
+            }
         };
         (route.method.to_owned(), route.path.to_owned(), permission.to_string(), security.to_string())
     };

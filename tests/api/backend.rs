@@ -11,8 +11,13 @@ use clawdstrike_edr::alert::{Alert, Evidence, Status};
 use clawdstrike_edr::api;
 use clawdstrike_edr::api::tokens::Tokens;
 use clawdstrike_edr::config::{self, Api};
+use clawdstrike_edr::inbox::again::Asks;
+use clawdstrike_edr::loads::InForce;
+use clawdstrike_edr::render::settings::{Settings, SourceInfo};
 use clawdstrike_edr::response::Orchestrator;
-use clawdstrike_edr::runtime::handle::{ActiveRules, Handle, Loaded, REQUESTS, Request, Stats, Tellers, feeds};
+use clawdstrike_edr::runtime::handle::{
+    ActiveRules, Handle, Loaded, Moment, REQUESTS, Request, Stats, Tellers, WhatIf, feeds,
+};
 use clawdstrike_edr::session::{RecentEvent, SessionView};
 use clawdstrike_edr::view::{AgentView, AlertSort, Answer, Query, Ranked, Rows, SessionSort, StateView, Top};
 use clawdstrike_rules::plan::{ActionKind, Severity};
@@ -74,7 +79,8 @@ impl Engine {
             ..response
         };
         let response = Orchestrator::start(&response, state.path()).expect("a ledger");
-        let handle = Handle::new(requests, feeds, rules, stats_seen).with_actions(response.actions());
+        let handle =
+            Handle::new(requests, feeds, rules, stats_seen).with_actions(response.actions()).with_what_if(what_if());
         let backend = tokio::spawn(answer(inbox, watchers.clone()));
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async {
@@ -187,12 +193,35 @@ async fn answer(mut inbox: mpsc::Receiver<Request>, watchers: Arc<Tellers>) {
                 }
                 Ok(())
             }
+            Request::Moment(to) => to.send(nothing_read(epoch)).map_err(drop),
             Request::Rules(_, to) => {
                 epoch += 1;
                 to.send(Loaded { epoch, watermark: None }).map_err(drop)
             }
         };
     }
+}
+
+/// The world of a what-if before anything was read.
+fn nothing_read(epoch: u64) -> Moment {
+    Moment {
+        epoch,
+        watermark: None,
+        set: Arc::default(),
+        in_force: InForce::default(),
+        read: Vec::new(),
+        positions: Vec::new(),
+    }
+}
+
+/// What-ifs over a source that never says what it has: with a new rule they don't end by themselves.
+fn what_if() -> WhatIf {
+    let source = SourceInfo { name: "silent".into(), by_reference: false };
+    let read = |asks: Asks| {
+        asks.for_each(drop);
+        vec!["source \"silent\" says nothing".to_owned()]
+    };
+    WhatIf::new(Settings::new(&config::Limits::default(), vec![source]), vec![7; 192], Arc::new(read))
 }
 
 fn peek(epoch: u64, query: Query) -> Answer {

@@ -10,7 +10,7 @@ use clawdstrike_edr::runtime::handle::{ActiveRules, Handle, Stats, feeds};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use super::backend::{Engine, HOSTILE, RULE, http};
+use super::backend::{Engine, HOSTILE, RULE, http, until};
 
 /// The message and hint of an error answer.
 fn error(body: &Value) -> String {
@@ -193,6 +193,11 @@ async fn a_rule_set_is_loaded_listed_and_shown() {
     assert_eq!((status, &body["rule"]["version"]), (200, &rule["version"]));
     let (status, _) = engine.get("/v1/rules/NONE").await;
     assert_eq!(status, 404);
+    assert_eq!(engine.get("/v1/rules/diff").await.0, 404);
+    let named = json!({"files": [{"name": "reads.yaml", "text": RULE.replace("MANY_READS", "diff")}]});
+    assert_eq!(engine.post("/v1/rules", &named).await.0, 200);
+    let (status, body) = engine.get("/v1/rules/diff").await;
+    assert_eq!((status, &body["rule"]["id"]), (200, &json!("diff")));
 }
 
 #[tokio::test]
@@ -214,10 +219,70 @@ async fn a_set_that_does_not_compile_changes_nothing_and_tells_all_errors() {
     assert!(body["last_error"].as_str().is_some_and(|e| e.contains("bad.yaml")), "{body}");
 }
 
+/// A rule set without rules: nothing has to be read again for it.
+fn none() -> Value {
+    json!({"files": [{"name": "none.yaml", "text": "rules: []\n"}]})
+}
+
+#[tokio::test]
+async fn a_proposed_set_tells_what_becomes_of_alerts_and_changes_nothing() {
+    let engine = Engine::start().await;
+    let (status, body) = engine.post("/v1/rules/diff", &none()).await;
+    assert_eq!((status, &body["as_of"], &body["watermark"]), (200, &json!(7), &Value::Null), "{body}");
+    // The open alerts' rules are in no set: they are marked. The retracted one stays as it is.
+    let total = json!({"added": 0, "removed": 0, "changed": 3, "same": 0});
+    assert_eq!((&body["total"], &body["added"], &body["removed"]), (&total, &json!([]), &json!([])));
+    for pair in body["changed"].as_array().expect("pairs") {
+        let mut from = pair["from"].clone();
+        from["rule_removed"] = json!(true);
+        assert_eq!((&pair["to"], pair["to"]["evidence"].is_array()), (&from, true));
+    }
+    assert_eq!(body["incomplete"], json!(["source \"silent\" says nothing"]));
+    let (_, rules) = engine.get("/v1/rules").await;
+    assert_eq!((&rules["epoch"], &rules["last_error"]), (&json!(0), &Value::Null));
+    let broken = json!({"files": [{"name": "bad.yaml", "text": RULE.replace("severity: high", "severity: hihg")}]});
+    let (status, body) = engine.post("/v1/rules/diff", &broken).await;
+    assert_eq!((status, body["code"].as_str()), (422, Some("invalid_rules")), "{body}");
+    assert!(body["diagnostics"][0]["rendered"].as_str().is_some_and(|text| text.contains("bad.yaml:")), "{body}");
+    let (_, rules) = engine.get("/v1/rules").await;
+    assert_eq!(rules["last_error"], Value::Null);
+    let (_, trail) = engine.get("/v1/audit").await;
+    assert_eq!(trail["rows"], json!([]), "nothing was written");
+}
+
+#[tokio::test]
+async fn a_what_if_keeps_others_out_until_it_ends_or_its_client_goes() {
+    let engine = Engine::start().await;
+    let rule = json!({"files": [{"name": "reads.yaml", "text": RULE}]});
+    let endless = tokio::spawn(http().post(engine.url("/v1/rules/diff")).json(&rule).send());
+    until("another one is refused", || async {
+        let (status, body) = engine.post("/v1/rules/diff", &none()).await;
+        assert!(status == 200 || body["code"] == "what_if_busy", "{status} {body}");
+        status == 409
+    })
+    .await;
+    endless.abort();
+    until("another one is let in", || async { engine.post("/v1/rules/diff", &none()).await.0 == 200 }).await;
+    // A server that stops waits for none.
+    let endless = tokio::spawn(http().post(engine.url("/v1/rules/diff")).json(&rule).send());
+    until("the next one is under way", || async { engine.post("/v1/rules/diff", &none()).await.0 == 409 }).await;
+    engine.stop().await;
+    let answer = endless.await.expect("no panic").expect("an answer");
+    assert_eq!(answer.status().as_u16(), 503);
+    let body: Value = answer.json().await.expect("JSON");
+    assert_eq!(body["code"], "stopping");
+}
+
 #[tokio::test]
 async fn bodies_that_are_no_rule_set_are_refused() {
+    for route in ["/v1/rules", "/v1/rules/diff"] {
+        bodies_are_refused(route).await;
+    }
+}
+
+async fn bodies_are_refused(route: &str) {
     let engine = Engine::start().await;
-    let url = engine.url("/v1/rules");
+    let url = engine.url(route);
     let huge = format!("{{\"files\": [{{\"name\": \"a\", \"text\": \"{}\"}}]}}", "x".repeat(api::MAX_BODY_BYTES));
     let cases: [(&str, String, u16, &str); 6] = [
         ("application/json", "{\"files\": []}".into(), 400, "\"files\" is empty"),

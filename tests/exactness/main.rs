@@ -5,9 +5,10 @@
 //! --test exactness -- --ignored --nocapture` goes on for an hour (`EXACTNESS_MINUTES=N`), each time with others, and
 //! prints its seed. A failure prints its case: all of it follows from the numbers in there.
 
+mod foretelling;
 mod restarts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;

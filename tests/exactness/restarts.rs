@@ -119,7 +119,7 @@ struct End {
 }
 
 /// Sends files again to whoever asks for them.
-fn feed_again(asks: Asks, files: Vec<Vec<u8>>, way: Way) {
+pub(super) fn feed_again(asks: Asks, files: Vec<Vec<u8>>, way: Way) {
     let files = Arc::new(files);
     let mut threads = Vec::new();
     for ask in asks {

@@ -8,11 +8,13 @@ use clawdstrike_telemetry::time;
 use serde_json::{Value, json};
 
 use super::count;
+use super::live;
 use super::past::PastArgs;
 use crate::alert::Alert;
+use crate::cli::client::ApiArgs;
 use crate::cli::output::{Format, Out, Table, severity_style};
 use crate::cli::replay::compile;
-use crate::cli::{Exit, OutputArgs};
+use crate::cli::{Exit, OutputArgs, block_on};
 use crate::runtime::backtest::lead;
 
 /// Without `--from` the span has at least this length: an hour.
@@ -20,30 +22,43 @@ const LEAST: i64 = 3_600_000_000;
 /// What a version of an alert may have otherwise without being another: these say nothing of what was found.
 const INCIDENTAL: [&str; 2] = ["rule_version", "risk_score"];
 
-/// Tell which alerts a proposed rule set would add, remove and change, over past events.
+/// Tell which alerts a proposed rule set would add, remove and change: in a running cluster, or over past events.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   clawdstrike-edr rules diff proposed
+  clawdstrike-edr rules diff rules/ai-threats.yaml mine.yaml --output json
   clawdstrike-edr rules diff proposed --against rules --events monday.jsonl
+  clawdstrike-edr rules diff proposed --config workers.toml
   clawdstrike-edr rules diff proposed --from 2026-11-25T00:00:00Z --output json
 
-Both sets run over the same events; by default those of the last hour, or of the longest window of a rule if that is longer. Nothing
-acts, and nothing is stored. Exits with 1 if there is a difference.")]
+With none of --against, --config, --events, --from, --to and --workers the running cluster is asked what `rules load` of these
+files would do now. They are the whole set: open alerts of rules that aren't in it are touched, too. The cluster reads its live
+window again for that, which may take up to 120 s; what it couldn't see is told on standard error (`incomplete` in JSON).
+
+With one of them both sets run here, over the same past events; by default those of the store in the last hour, or in the longest
+window of a rule if that is longer.
+
+Nothing is loaded, acts or is stored. Exits with 1 if there is a difference.")]
 pub(in crate::cli) struct DiffArgs {
     /// The proposed set: rule files, and folders of *.yaml and *.yml.
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
-    /// The set to compare with; by default, the rules of the configuration.
+    /// The set to compare with, over past events; by default, the rules of the configuration.
     #[arg(long, value_name = "PATH")]
     against: Vec<PathBuf>,
     #[command(flatten)]
     past: PastArgs,
     #[command(flatten)]
+    api: ApiArgs,
+    #[command(flatten)]
     output: OutputArgs,
 }
 
 pub(super) fn run(args: DiffArgs) -> anyhow::Result<Exit> {
+    if args.against.is_empty() && !args.past.is_given() {
+        return block_on(live::run(&args.paths, args.api, args.output.output));
+    }
     let proposed = compile(&args.paths)?;
     let window = args.past.window(lead(&proposed).max(LEAST))?;
     let against = if args.against.is_empty() { vec![window.rules()] } else { args.against };

@@ -93,7 +93,7 @@ fn versions(set: &Value) -> BTreeMap<String, String> {
     rules.map(|rule| (field(rule, "id"), field(rule, "version"))).collect()
 }
 
-fn not_compiled(out: &mut Out, format: Format, refused: &Refused) -> anyhow::Result<()> {
+pub(super) fn not_compiled(out: &mut Out, format: Format, refused: &Refused) -> anyhow::Result<()> {
     if format == Format::Json {
         return out.document(&refused.body);
     }
@@ -102,7 +102,7 @@ fn not_compiled(out: &mut Out, format: Format, refused: &Refused) -> anyhow::Res
     Ok(())
 }
 
-fn print_diagnostics(out: &mut Out, diagnostics: &Value) -> anyhow::Result<()> {
+pub(super) fn print_diagnostics(out: &mut Out, diagnostics: &Value) -> anyhow::Result<()> {
     for diagnostic in diagnostics.as_array().into_iter().flatten() {
         out.text(&field(diagnostic, "rendered"))?;
         out.line("")?;

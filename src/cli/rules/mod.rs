@@ -1,5 +1,5 @@
 //! `rules`: detection rules, on disk (check, explain, import, schema, test), over past events (backtest, diff)
-//! and in a running engine (list, load).
+//! and in a running engine (diff, list, load).
 
 mod backtest;
 mod check;
@@ -7,6 +7,7 @@ mod diff;
 mod explain;
 mod import;
 mod list;
+mod live;
 mod load;
 mod past;
 mod schema;

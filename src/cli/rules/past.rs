@@ -19,9 +19,9 @@ use crate::wall_clock;
 /// Which events.
 #[derive(Debug, Args)]
 pub(super) struct PastArgs {
-    /// The cluster's configuration: its store has the events, its limits count.
-    #[arg(long, value_name = "FILE", default_value = "workers.toml")]
-    pub(super) config: PathBuf,
+    /// The cluster's configuration: its store has the events, its limits count. By default, workers.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Files of JSON lines to read instead of the store, whole; may be given several times.
     #[arg(long, value_name = "FILE")]
     events: Vec<PathBuf>,
@@ -31,9 +31,9 @@ pub(super) struct PastArgs {
     /// Events up to this time, in RFC 3339; by default, now.
     #[arg(long, value_name = "TIME", value_parser = instant)]
     to: Option<i64>,
-    /// Timely workers; the results are the same for any number.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    workers: u16,
+    /// Timely workers, by default 1; the results are the same for any number.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
 }
 
 /// A span of the past, and where its events are.
@@ -49,6 +49,12 @@ pub(super) struct Window {
 }
 
 impl PastArgs {
+    /// Past events were asked for.
+    pub(super) fn is_given(&self) -> bool {
+        let PastArgs { config, events, from, to, workers } = self;
+        config.is_some() || !events.is_empty() || from.is_some() || to.is_some() || workers.is_some()
+    }
+
     /// Finds out what was asked for. Without `--from` it begins `last` before the end; of files, with their first event.
     pub(super) fn window(self, last: i64) -> anyhow::Result<Window> {
         let now = wall_clock::now();
@@ -59,12 +65,13 @@ impl PastArgs {
             return Err(Usage(format!("--from {from} is after --to {to}: expected an earlier time")).into());
         }
         // Files need no cluster: only its limits are asked for, if there is one.
-        let config = match self.events.is_empty() || self.config.exists() {
-            true => Config::load(&self.config).map_err(anyhow::Error::msg)?,
+        let config = self.config.unwrap_or_else(|| "workers.toml".into());
+        let config = match self.events.is_empty() || config.exists() {
+            true => Config::load(&config).map_err(anyhow::Error::msg)?,
             false => Config::default(),
         };
         let past = if self.events.is_empty() { Past::Store(config.store.clone()) } else { Past::Files(self.events) };
-        Ok(Window { past, config, workers: usize::from(self.workers), now, from, to })
+        Ok(Window { past, config, workers: usize::from(self.workers.unwrap_or(1)), now, from, to })
     }
 }
 

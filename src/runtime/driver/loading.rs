@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::Sequence;
 use crate::loads::{InForce, Next};
 use crate::render::control::{Command, Switch};
-use crate::runtime::handle::Loaded;
+use crate::runtime::handle::{Loaded, Moment};
 use crate::runtime::recovery::KeepLoads;
 
 /// A rule set that comes in force once that is durable.
@@ -43,7 +43,7 @@ impl Sequence {
     }
 
     /// Puts a rule set in force.
-    pub(super) fn switch(&mut self, set: &RuleSet, in_force: InForce) {
+    pub(super) fn switch(&mut self, set: &Arc<RuleSet>, in_force: InForce) {
         self.fill = 0;
         if in_force.is_filling() {
             self.fills += 1;
@@ -56,7 +56,8 @@ impl Sequence {
             );
         }
         self.in_force = in_force.clone();
-        self.send(Command::Rules(Box::new(Switch { set: set.clone(), in_force, fill: self.fill })));
+        self.given.rules = set.clone();
+        self.send(Command::Rules(Box::new(Switch { set: RuleSet::clone(set), in_force, fill: self.fill })));
     }
 
     /// Rules that waited for earlier events have them.
@@ -65,6 +66,19 @@ impl Sequence {
             self.fill = 0;
             self.in_force.fill();
             tracing::info!(epoch = self.epoch, "earlier events have been read again: new and changed rules have begun");
+        }
+    }
+
+    /// What a load would begin with now.
+    pub(super) fn moment(&self) -> Moment {
+        let totals = self.built.totals.borrow();
+        Moment {
+            epoch: self.told_closed.saturating_sub(1),
+            watermark: totals.watermark,
+            set: self.given.rules.clone(),
+            in_force: self.in_force.clone(),
+            read: self.read_so_far(),
+            positions: totals.positions.iter().map(|(id, next)| (*id, *next)).collect(),
         }
     }
 

@@ -18,68 +18,56 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// The pause before the next look.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What the rules don't see, whatever the cause.
-const UNSEEN: &str = "new and changed rules don't see earlier events that sources have no more";
-
 /// Before which positions of which partitions.
 type Wanted = BTreeMap<PartitionId, u64>;
 
-/// Sends a worker what the store kept of what it asks for.
-pub(super) fn give(config: &Config, gone: &Gone) {
+/// Sends a worker what the store kept of what it asks for; gives what it doesn't get, and why.
+pub(super) fn give(config: &Config, gone: &Gone) -> Vec<String> {
     let is_kept = |id: &PartitionId| {
         let again = config.sources.get(usize::from(id.source)).is_some_and(source::can_be_read_again);
         again || config.store.keeps().is_none() || once::folder(config, id.source).is_some()
     };
     let (wanted, once): (Wanted, Wanted) = gone.until.iter().partition(|(id, _)| is_kept(id));
+    let mut unseen = Vec::new();
     if !once.is_empty() {
-        tracing::warn!(
-            sources = sources(config, &once),
-            "{UNSEEN}: what can be read once only isn't archived where another machine than that of process 0 reads it; have it \
-             write files, and read those"
-        );
+        unseen.push(format!(
+            "{}: what can be read once only isn't archived where another machine than that of process 0 reads it; have it write \
+             files, and read those",
+            sources(config, &once)
+        ));
     }
     if wanted.is_empty() {
-        return;
+        return unseen;
     }
-    let missing = sources(config, &wanted);
+    let of = sources(config, &wanted);
     if config.store.keeps().is_none() {
-        return tracing::warn!(
-            sources = missing,
-            "{UNSEEN}: the store keeps no events; [store] with events = true keeps them for later rules"
-        );
+        unseen.push(format!(
+            "{of}: gone from there, and the store keeps no events; [store] with events = true keeps them for later rules"
+        ));
+        return unseen;
     }
-    let given = match look(config, gone, &wanted) {
+    let Given { events, sampled, unplaced, behind } = match look(config, gone, &wanted) {
         Ok(given) => given,
         Err(reason) => {
-            return tracing::error!(
-                sources = missing,
-                "{UNSEEN}: {reason}; once the store answers, load the rules again with a change"
-            );
+            unseen.push(format!("{of}: {reason}; once the store answers, load the rules again with a change"));
+            return unseen;
         }
     };
-    let Given { events, sampled, unplaced, behind } = given;
-    tracing::info!(sources = missing, events, "earlier events that sources have no more were read from the store");
+    tracing::info!(of, events, "earlier events that sources have no more were read from the store");
     if sampled {
-        tracing::warn!(
-            sources = missing,
-            "of low-risk events new and changed rules see a share only: see [store.sampling]"
-        );
+        unseen.push(format!("{of}: the store keeps only a share of low-risk events, see [store.sampling]"));
     }
     if unplaced > 0 {
-        tracing::warn!(
-            sources = missing,
-            events = unplaced,
-            "{UNSEEN}, of those that an earlier version stored: they don't say where they were read"
-        );
+        unseen.push(format!("{of}: {unplaced} rows of an earlier version don't say where their events were read"));
     }
     for (id, lacks) in behind {
-        tracing::warn!(
-            source = name(config, id.source),
-            partition = id.partition,
-            positions = lacks,
-            "{UNSEEN}, since they aren't archived: what is read after the archive has caught up is there for later rules"
-        );
+        unseen.push(format!(
+            "{}, partition {}: {lacks} positions are gone from there, and not archived yet; later rules see them once they are",
+            name(config, id.source),
+            id.partition
+        ));
     }
+    unseen
 }
 
 /// How it went.
