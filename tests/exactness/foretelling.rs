@@ -335,7 +335,7 @@ fn check_foretold(seed: u64, sizes: Sizes, way: Way, seen: &Seen) -> Result<(), 
 fn a_what_if_tells_what_a_load_then_does() {
     let seen = Seen::default();
     // A case is two dataflows, and a load that waits for epochs.
-    hold_as_asked(20, |seed, sizes, way| check_foretold(seed, sizes, way, &seen));
+    hold_as_asked(100, |seed, sizes, way| check_foretold(seed, sizes, way, &seen));
     let (cases, added, removed, changed, same) = seen.get();
     println!("{cases} cases: {added} added, {removed} removed, {changed} changed, {same} as before");
     assert!(cases < 20 || added.min(removed).min(changed) > 0 && same > 0, "{:?}", seen.get());
