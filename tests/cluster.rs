@@ -243,21 +243,25 @@ fn a_cluster_that_can_not_start_says_why() {
 fn receiver() -> (String, Arc<Mutex<Vec<Value>>>) {
     let got: Arc<Mutex<Vec<Value>>> = Arc::default();
     let keep = got.clone();
+    let take = move |body: axum::Json<Value>| {
+        let keep = keep.clone();
+        async move { keep.lock().unwrap().push(body.0) }
+    };
+    (serve(axum::Router::new().fallback(axum::routing::any(take))) + "/hook", got)
+}
+
+/// Answers on a thread of its own; the address.
+fn serve(app: axum::Router) -> String {
     let (tell, address) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             tell.send(listener.local_addr().unwrap()).unwrap();
-            let take = move |body: axum::Json<Value>| {
-                let keep = keep.clone();
-                async move { keep.lock().unwrap().push(body.0) }
-            };
-            let app = axum::Router::new().fallback(axum::routing::any(take));
             axum::serve(listener, app).await.unwrap();
         });
     });
-    (format!("http://{}/hook", address.recv().unwrap()), got)
+    format!("http://{}", address.recv().unwrap())
 }
 
 #[test]

@@ -16,25 +16,15 @@ type Span = (String, BTreeMap<String, String>);
 fn collector() -> (String, Arc<Mutex<Vec<Span>>>) {
     let got: Arc<Mutex<Vec<Span>>> = Arc::default();
     let keep = got.clone();
-    let (tell, address) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async move {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            tell.send(listener.local_addr().unwrap()).unwrap();
-            let take = move |headers: axum::http::HeaderMap, body: axum::body::Bytes| {
-                let keep = keep.clone();
-                async move {
-                    assert_eq!(headers["content-type"], "application/x-protobuf");
-                    assert_eq!(headers["x-key"], "secret");
-                    keep.lock().unwrap().extend(spans(ExportTraceServiceRequest::decode(body).unwrap()));
-                }
-            };
-            let app = axum::Router::new().route("/v1/traces", axum::routing::post(take));
-            axum::serve(listener, app).await.unwrap();
-        });
-    });
-    (format!("http://{}", address.recv().unwrap()), got)
+    let take = move |headers: axum::http::HeaderMap, body: axum::body::Bytes| {
+        let keep = keep.clone();
+        async move {
+            assert_eq!(headers["content-type"], "application/x-protobuf");
+            assert_eq!(headers["x-key"], "secret");
+            keep.lock().unwrap().extend(spans(ExportTraceServiceRequest::decode(body).unwrap()));
+        }
+    };
+    (serve(axum::Router::new().route("/v1/traces", axum::routing::post(take))), got)
 }
 
 fn spans(sent: ExportTraceServiceRequest) -> Vec<Span> {

@@ -131,7 +131,7 @@ fn write(shared: &Shared, mut log: Log, mut lines: Lines, plan: Plan) -> anyhow:
         shared.events.fetch_add(share + attacks.len(), Ordering::Relaxed);
         // Before the log has it, so that no alert is there before its attack.
         let now = Instant::now();
-        let done = attacks.iter().map(|session| Attack { session: name(*session), at: now });
+        let done = attacks.iter().map(|session| Attack { session: names(*session).1, at: now });
         shared.attacks.lock().unwrap_or_else(PoisonError::into_inner).extend(done);
         lines.write(&mut log)?;
         if stopping {
@@ -144,8 +144,9 @@ fn write(shared: &Shared, mut log: Log, mut lines: Lines, plan: Plan) -> anyhow:
     }
 }
 
-fn name(session: usize) -> String {
-    format!("s{session}")
+/// A session's agent, and its own name.
+pub(crate) fn names(session: usize) -> (String, String) {
+    (format!("a{}", session % 1_000), format!("s{session}"))
 }
 
 /// Lines that wait to be written, by partition.
@@ -163,9 +164,9 @@ impl Lines {
     fn add(&mut self, session: usize, event_type: &str, target: &str) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = time::format(i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
-        let (id, agent, session_id) = (self.next, session % 1_000, name(session));
+        let (id, (agent, session_id)) = (self.next, names(session));
         let line = format!(
-            "{{\"event_id\":\"{id}\",\"agent_id\":\"a{agent}\",\"session_id\":\"{session_id}\",\"timestamp\":\"{now}\",\
+            "{{\"event_id\":\"{id}\",\"agent_id\":\"{agent}\",\"session_id\":\"{session_id}\",\"timestamp\":\"{now}\",\
              \"event_type\":\"{event_type}\",\"action\":{{\"target\":\"{target}\"}},\
              \"result\":{{\"allowed\":true,\"guard\":\"g\",\"severity\":\"info\",\"message\":\"\"}},\"context\":{{}}}}\n"
         );

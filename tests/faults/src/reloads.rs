@@ -1,6 +1,6 @@
 //! Living rules under load (SPEC §8, Hot reload): rule sets are loaded again and again while events and attacks go on, and in the
-//! middle of it a process is killed. Measured are the delay of alerts before, meanwhile and afterwards, and how long a load
-//! takes; afterwards every row must be there. The rules that change match nothing: the rule that attacks fulfil stays as it is,
+//! middle of it a process is killed. Measured are the delay of alerts before, meanwhile and afterwards, how long a load takes,
+//! and the answer to a question about a session; afterwards every row must be there. The rules that change match nothing: the rule that attacks fulfil stays as it is,
 //! and must miss none.
 
 use std::path::Path;
@@ -11,7 +11,7 @@ use anyhow::{anyhow, bail};
 use serde_json::{Value, json};
 
 use crate::figures::{Delays, Phase, table};
-use crate::load::RULE;
+use crate::load::{self, RULE};
 use crate::run::keep;
 use crate::services::{Services, Setup};
 use crate::trial::{Scale, Trial};
@@ -64,23 +64,25 @@ fn go(binary: &Path, folder: &Path, services: &Services, reloads: &Reloads) -> a
     let mut trial = Trial::start(binary, folder, services, reloads.scale)?;
     let url = format!("{}/v1/rules", trial.cluster.api());
     let over = AtomicBool::new(false);
-    let before = phase("before", &mut trial, reloads.around)?;
+    let (mut calm, mut meanwhile) = (Delays::default(), Delays::default());
+    let before = phase("before", &mut trial, reloads.around, &mut calm)?;
     let half = reloads.during / 2;
-    let (meanwhile, loads) = std::thread::scope(|scope| {
+    let (phases, loads) = std::thread::scope(|scope| {
         let loader = scope.spawn(|| load(&url, reloads, &over));
         let phases = (|| {
-            let first = phase("loads", &mut trial, half)?;
+            let first = phase("loads", &mut trial, half, &mut meanwhile)?;
             trial.cluster.kill_process(1);
-            let kill = phase("a kill", &mut trial, DISTURBED)?;
-            Ok::<_, anyhow::Error>([first, kill, phase("loads", &mut trial, half)?])
+            let kill = phase("a kill", &mut trial, DISTURBED, &mut Delays::default())?;
+            let second = phase("loads", &mut trial, half, &mut meanwhile)?;
+            Ok::<_, anyhow::Error>([before, first, kill, second])
         })();
         over.store(true, Ordering::Relaxed);
         let loads = loader.join().map_err(|_| anyhow!("the thread that loads rules panicked"))?;
         Ok::<_, anyhow::Error>((phases?, loads?))
     })?;
-    let after = phase("after", &mut trial, reloads.around)?;
+    let after = phase("after", &mut trial, reloads.around, &mut calm)?;
     let mut finished = trial.finish()?;
-    let phases: Vec<Phase> = std::iter::once(before).chain(meanwhile).chain([after]).collect();
+    let phases: Vec<Phase> = phases.into_iter().chain([after]).collect();
     table(phases.iter(), &finished.attacks, &finished.receiver).iter().for_each(|line| println!("{line}"));
     println!(
         "{} loads of {} new rules: p50 {:.0} ms, p99 {:.0} ms, most {:.0} ms; {} not taken",
@@ -92,6 +94,15 @@ fn go(binary: &Path, folder: &Path, services: &Services, reloads: &Reloads) -> a
         loads.failed.len(),
     );
     loads.failed.iter().for_each(|why| println!("  not taken: {why}"));
+    for (when, asked) in [("without loads", calm), ("with loads", meanwhile)] {
+        println!(
+            "{} questions about a session, {when}: p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms",
+            asked.count(),
+            asked.percentile(50),
+            asked.percentile(99),
+            asked.percentile(100)
+        );
+    }
     println!("in the store: {}", finished.counts);
     if loads.took.percentile(50) > BOUND.as_secs_f64() * 1_000.0 {
         finished.wrong.push(format!("half of the loads took longer than {BOUND:?}"));
@@ -102,8 +113,8 @@ fn go(binary: &Path, folder: &Path, services: &Services, reloads: &Reloads) -> a
     Ok(())
 }
 
-/// So long, an attack each beat.
-fn phase(name: &'static str, trial: &mut Trial, time: Duration) -> anyhow::Result<Phase> {
+/// So long, an attack and a question about a session each beat.
+fn phase(name: &'static str, trial: &mut Trial, time: Duration, asked: &mut Delays) -> anyhow::Result<Phase> {
     let (began, written) = (Instant::now(), trial.load.events());
     for beat in 1.. {
         if began.elapsed() >= time {
@@ -111,6 +122,11 @@ fn phase(name: &'static str, trial: &mut Trial, time: Duration) -> anyhow::Resul
         }
         trial.check()?;
         trial.load.attack();
+        let (agent, session) = load::names(beat as usize * 7_919 % trial.sessions);
+        let asking = Instant::now();
+        if trial.api.get(&format!("/v1/sessions/{agent}/{session}")).is_some() {
+            asked.add(asking.elapsed());
+        }
         // A rate, not a wait for anything.
         std::thread::sleep((BEAT * beat).saturating_sub(began.elapsed()));
     }

@@ -44,7 +44,8 @@ pub(crate) struct Trial {
     pub(crate) receiver: Receiver,
     pub(crate) api: Api,
     database: Database,
-    sessions: usize,
+    /// How many there are.
+    pub(crate) sessions: usize,
     state: PathBuf,
 }
 
@@ -201,9 +202,14 @@ impl Api {
 
     /// The health; `None`: no answer just now.
     pub(crate) fn health(&self) -> Option<Value> {
+        self.get("/v1/health")
+    }
+
+    /// What there is at a path; `None`: no answer just now.
+    pub(crate) fn get(&self, path: &str) -> Option<Value> {
         self.runtime.block_on(async {
-            let answer = self.client.get(format!("{}/v1/health", self.url)).send().await.ok()?;
-            answer.json().await.ok()
+            let answer = self.client.get(format!("{}{path}", self.url)).send().await.ok()?;
+            answer.error_for_status().ok()?.json().await.ok()
         })
     }
 }
