@@ -73,8 +73,12 @@ impl Cluster {
                 keep.lock().unwrap().push_str(&(line + "\n"));
             }
         });
-        let cluster = Cluster { folder, child, api: format!("http://127.0.0.1:{port}"), log };
-        wait("the cluster's API", || cluster.get("/v1/health"));
+        let mut cluster = Cluster { folder, child, api: format!("http://127.0.0.1:{port}"), log };
+        wait("the cluster's API", || {
+            let ended = cluster.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the cluster has ended: {ended:?}");
+            cluster.get("/v1/health")
+        });
         cluster
     }
 

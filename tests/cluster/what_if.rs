@@ -130,7 +130,7 @@ fn what_neither_a_source_nor_a_store_has_is_named() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("data")).unwrap();
     let (hook, _) = receiver();
-    let config = config(folder.path(), &hook) + "[store]\ntype = \"none\"\n";
+    let config = config(folder.path(), &hook) + "events = false\n";
     let cluster = Cluster::start(&config, &[("brief.yaml", BRIEF)], &[]);
     let file = folder.path().join("data/a.jsonl");
     append(&file, &event("e1", "s", 0, "file_access", "/secret", true));

@@ -181,7 +181,7 @@ mod tests {
     fn event(key: &str, metadata: String) -> ExportedRow {
         let texts = ["2026-01-05T10:00:00.000001Z", key, "", "a", "s", "mcp_tool", "t", "true", "g", "low"];
         let mut row: ExportedRow = texts.iter().map(|t| Some((*t).to_owned())).collect();
-        row.extend([None, Some(metadata), Some("1".to_owned())]);
+        row.extend([None, Some(metadata), Some("1".to_owned()), None]);
         row
     }
 
