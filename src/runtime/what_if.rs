@@ -21,7 +21,7 @@ use super::driver::{Before, Crew, Kept, Outlet, Sequencer, Shared};
 use super::handle::{EngineError, Handle, Moment};
 use crate::alert::{Alert, Status};
 use crate::inbox::again::{Asks, ask_again};
-use crate::inbox::{Inbox, Inboxes, PartitionId};
+use crate::inbox::{Inbox, Inboxes};
 use crate::render::control::Restored;
 use crate::render::detect::{SessionChange, Totals};
 use crate::render::export::Exported;
@@ -263,7 +263,6 @@ impl Muted {
         let (inbox, receiver) = Inbox::new();
         let inboxes = Inboxes { first: 0, peers: 1, local: vec![inbox] };
         let (again, asks) = ask_again(&inboxes.local);
-        let until: HashMap<PartitionId, u64> = moment.positions.iter().copied().collect();
         let progress =
             |next: u64| Progress { next, largest: None, latest: None, append: false, largest_timestamp: None };
         let (piece, back) = bounded(frames.len());
@@ -272,7 +271,7 @@ impl Muted {
         }
         drop(piece);
         let kept = Kept {
-            before: until.iter().map(|(id, next)| (*id, progress(*next))).collect(),
+            before: moment.positions.iter().map(|(id, next)| (*id, progress(*next))).collect(),
             // There is one, so to say.
             checkpoint: 1,
             back: vec![back],

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use clawdstrike_test_services::{children, runs};
 
 use crate::schedule::Shape;
 use crate::wait::wait;
@@ -80,9 +81,7 @@ impl Cluster {
 
     /// Its processes that run now.
     fn processes(&self) -> Vec<u32> {
-        let pid = self.up.id();
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+        children(self.up.id())
     }
 
     /// One of its processes, if any runs just now.
@@ -185,11 +184,6 @@ fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
-}
-
-/// A process that is neither gone nor a zombie.
-fn runs(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 fn signal(pid: u32, name: &str) {

@@ -33,6 +33,7 @@ mod versions;
 pub use duckdb::duckdb;
 pub use kafka::{Kafka, SecureKafka, kafka, kafka_brokers, kafka_secure};
 pub use postgres::{Postgres, postgres};
+pub use process::{children, runs};
 pub use s3::{S3, s3, s3_without_conditions};
 pub use server::Service;
 pub use timescale::{Timescale, timescale};

@@ -85,7 +85,7 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal)
             .map_err(|e| format!("can't send signal {} to process {pid}: {e}", signal.as_raw()))?;
         let until = Instant::now() + deadline;
-        while self.exited()?.is_none() || children.iter().any(|child| runs(child)) {
+        while self.exited()?.is_none() || children.iter().any(|child| runs(*child)) {
             if Instant::now() >= until {
                 return Ok(false);
             }
@@ -96,13 +96,13 @@ impl Process {
 }
 
 /// Ids of a process's children.
-fn children(pid: u32) -> Vec<String> {
+pub fn children(pid: u32) -> Vec<u32> {
     let listed = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    listed.split_whitespace().map(str::to_owned).collect()
+    listed.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// A process that is neither gone nor a zombie.
-fn runs(pid: &str) -> bool {
+pub fn runs(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
