@@ -98,7 +98,7 @@ fn merge_class(
     let mut flush = |filling: &mut Vec<u8>, until: &mut i64| -> Result<(), StorageError> {
         if !filling.is_empty() {
             let (name, bytes) = (name(), filling.len() as u64);
-            storage.put(&name, &Sealed::new(std::mem::take(filling)))?;
+            storage.put_once(&name, &Sealed::new(std::mem::take(filling)))?;
             let until = std::mem::replace(until, i64::MIN);
             out.push(Segment { name, bytes, class, until: (class > 0).then_some(until) });
         }

@@ -15,6 +15,7 @@
 //! Knows nothing of what frames hold; their kinds say how long they matter.
 
 mod coordinator;
+mod direct;
 mod load;
 mod manifest;
 mod merge;

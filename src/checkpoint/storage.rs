@@ -14,6 +14,8 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOpt
 use tokio::runtime::Runtime;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::direct;
+
 /// What failed is tried again after so long.
 pub(super) const AGAIN: Duration = Duration::from_millis(500);
 /// Bytes of the checksum.
@@ -67,6 +69,11 @@ fn reason(error: &dyn std::error::Error) -> String {
         Some(format!("{before}{}: {}", tag("Code")?, tag("Message").unwrap_or_default()))
     });
     said.unwrap_or_else(|| text.split('<').next().unwrap_or_default().to_owned()).chars().take(SAID).collect()
+}
+
+/// Waits until a file, or the names in a folder, are on the disk.
+fn sync(path: &Path) -> std::io::Result<()> {
+    std::fs::File::open(path)?.sync_all()
 }
 
 /// An object's bytes with their checksum; cloned, it shares them.
@@ -206,6 +213,20 @@ impl Storage {
         self.write(name, body, PutMode::Overwrite).map(|_| ())
     }
 
+    /// As [`Storage::put`], of an object whose name is given once and that nobody looks for before it is there. So a file needs no
+    /// other name meanwhile, which a process that is killed would leave behind.
+    ///
+    /// # Errors
+    /// It isn't there, or only a part of it.
+    pub fn put_once(&self, name: &str, body: &Sealed) -> Result<(), StorageError> {
+        let Some(folder) = &self.folder else { return self.put(name, body) };
+        let path = folder.join(name);
+        let parent = path.parent().unwrap_or(folder);
+        let parts: Vec<&[u8]> = body.0.iter().map(|part| &**part).collect();
+        let written = std::fs::create_dir_all(parent).and_then(|()| direct::write(&path, &parts));
+        written.and_then(|()| sync(parent)).map_err(|e| self.failed("writing", name, e))
+    }
+
     /// As [`Storage::put`], and again until it is there; `waits` says who waits for it.
     pub fn put_until_there(&self, name: &str, body: &Sealed, waits: &'static str) {
         self.until_done(waits, || false, || self.put(name, body));
@@ -273,7 +294,6 @@ impl Storage {
     fn flush(&self, name: &str) -> Result<(), StorageError> {
         let Some(folder) = &self.folder else { return Ok(()) };
         let path = folder.join(name);
-        let sync = |path: &Path| std::fs::File::open(path).and_then(|file| file.sync_all());
         sync(&path).and_then(|()| path.parent().map_or(Ok(()), sync)).map_err(|e| self.failed("flushing", name, e))
     }
 

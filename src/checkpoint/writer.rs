@@ -11,6 +11,9 @@ use crate::inbox::PartitionId;
 use crate::loads::InForce;
 use crate::spool::{self, Cut, Piece, Progress, Spooled, ToWriter, UNDER_WAY};
 
+/// Who waits, in messages.
+const WAITS: &str = "a checkpoint waits to be written";
+
 /// One process's part of a cut.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Part {
@@ -90,8 +93,9 @@ impl Parts {
                 let name = format!("segments/{:016x}-{}-{:010}", self.run, self.process, self.next);
                 self.next += 1;
                 let bytes = frames.len() as u64;
-                let written = self.put(&name, frames);
-                if let (Some(mut piece), Some(emptied)) = (written.into_buffer(), &self.emptied) {
+                let sealed = Sealed::new(frames);
+                self.storage.until_done(WAITS, || false, || self.storage.put_once(&name, &sealed));
+                if let (Some(mut piece), Some(emptied)) = (sealed.into_buffer(), &self.emptied) {
                     piece.clear();
                     // If there are enough of them, it goes.
                     let _enough = emptied.try_send(piece);
@@ -123,13 +127,8 @@ impl Parts {
         }
         let epoch = *epoch;
         let (_, _, part) = self.cuts.swap_remove(at);
-        self.put(&part_name(epoch, self.process), serde_json::to_vec(&part).unwrap_or_default());
+        let sealed = Sealed::new(serde_json::to_vec(&part).unwrap_or_default());
+        self.storage.put_until_there(&part_name(epoch, self.process), &sealed, WAITS);
         Some(epoch)
-    }
-
-    fn put(&self, name: &str, body: Vec<u8>) -> Sealed {
-        let sealed = Sealed::new(body);
-        self.storage.put_until_there(name, &sealed, "a checkpoint waits to be written");
-        sealed
     }
 }

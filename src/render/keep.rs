@@ -96,19 +96,26 @@ impl<'a> KeptHit<'a> {
     /// Appends the body.
     pub fn write(&self, out: &mut Vec<u8>) {
         let flags = if self.record.is_some() { KEPT } else { 0 } | if self.head.skewed { SKEWED } else { 0 };
-        out.push(flags);
-        out.extend_from_slice(&self.tag.to_le_bytes());
-        out.extend_from_slice(&self.head.time.to_le_bytes());
-        out.extend_from_slice(&self.head.timestamp.to_le_bytes());
-        out.extend_from_slice(&self.head.id.to_le_bytes());
-        out.extend_from_slice(&self.head.raw.to_le_bytes());
+        let Head { time, timestamp, id, raw, .. } = self.head;
+        // In one piece: this is done for each event.
+        let mut fixed = [0u8; 41];
+        fixed[0] = flags;
+        fixed[1..9].copy_from_slice(&self.tag.to_le_bytes());
+        fixed[9..17].copy_from_slice(&time.to_le_bytes());
+        fixed[17..25].copy_from_slice(&timestamp.to_le_bytes());
+        fixed[25..33].copy_from_slice(&id.to_le_bytes());
+        fixed[33..41].copy_from_slice(&raw.to_le_bytes());
+        out.extend_from_slice(&fixed);
         if let Some(record) = &self.record {
-            out.extend_from_slice(&record.uid.to_le_bytes());
-            out.extend_from_slice(&record.partition.to_le_bytes());
-            out.extend_from_slice(&record.offset.to_le_bytes());
             // Names of sources are checked to be short.
-            out.push(record.source.len().min(255) as u8);
-            out.extend_from_slice(&record.source.as_bytes()[..record.source.len().min(255)]);
+            let source = &record.source.as_bytes()[..record.source.len().min(255)];
+            let mut fixed = [0u8; 17];
+            fixed[0..4].copy_from_slice(&record.uid.to_le_bytes());
+            fixed[4..8].copy_from_slice(&record.partition.to_le_bytes());
+            fixed[8..16].copy_from_slice(&record.offset.to_le_bytes());
+            fixed[16] = source.len() as u8;
+            out.extend_from_slice(&fixed);
+            out.extend_from_slice(source);
             out.extend_from_slice(record.raw);
         }
     }
