@@ -5,6 +5,7 @@ pub mod backtest;
 pub mod dead_letters;
 pub mod driver;
 pub mod feed;
+mod giving_way;
 pub mod handle;
 pub mod journal;
 pub mod mirror;

@@ -20,7 +20,7 @@ use super::driver::{Crew, Cuts, Kept, Sequencer, Shared};
 use super::handle::{self, ActiveRules, Handle, REQUESTS, Stats, WhatIf};
 use super::journal::{Journal, Told};
 use super::recovery::{self, Beginning, Coordinate};
-use super::{dead_letters, mirror, once, refill, rules, sinks, up};
+use super::{dead_letters, giving_way, mirror, once, refill, rules, sinks, up};
 use crate::audit::{Audit, Entry, Outcome, Who};
 use crate::checkpoint::{self, Troubles};
 use crate::config::Config;
@@ -80,6 +80,8 @@ struct Head {
     /// Who waits for the checkpoint's storage, and where that shows.
     checkpoints: (Troubles, watch::Sender<Stats>),
     sinks: tokio::task::JoinHandle<()>,
+    /// Runs what nothing waits for.
+    giving_way: tokio::runtime::Handle,
     background: Vec<tokio::task::JoinHandle<()>>,
     stop_api: watch::Sender<bool>,
 }
@@ -103,6 +105,7 @@ pub fn run(process: Process) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("no threads for the runtime: {e}; raise the limit of processes"))?;
+    let giving_way = giving_way::runtime()?;
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signals(&runtime, stop.clone());
     let joined = Arc::new(AtomicBool::new(false));
@@ -139,15 +142,18 @@ pub fn run(process: Process) -> Result<(), String> {
         Some(first) => {
             let cuts = Cuts::new(Duration::from_micros(config.checkpoint.every.0.unsigned_abs()));
             let journal = beginning.journal(&names)?;
-            let (head, sequencer) = runtime.block_on(start_head(
+            let (head, mut sequencer) = runtime.block_on(start_head(
                 &config,
+                giving_way.handle().clone(),
                 first,
                 stop.clone(),
                 &beginning,
                 journal,
                 cuts.clone(),
-                supervised,
             ))?;
+            if supervised {
+                sequencer.alive = Box::new(beat());
+            }
             let cluster = Coordinate { processes: cluster.processes, sources: &names, secret: &sequencer.secret, cuts };
             let commit = move |positions| {
                 // Commits are only a report of progress: if the committer lags, a later one says more.
@@ -206,7 +212,9 @@ pub fn run(process: Process) -> Result<(), String> {
         reader.stop();
     }
     dead_thread.join().map_err(|_| "the dead-letter writer panicked".to_owned())?;
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    for runtime in [runtime, giving_way] {
+        runtime.shutdown_timeout(Duration::from_secs(1));
+    }
     result
 }
 
@@ -331,14 +339,17 @@ fn commit_in_background(
 
 async fn start_head(
     config: &Config,
+    giving_way: tokio::runtime::Handle,
     (files, compiled): (Vec<SourceFile>, Compiled),
     stop: Arc<AtomicBool>,
     beginning: &Beginning,
     (journal, told): (Journal, Told),
     cuts: Cuts,
-    supervised: bool,
 ) -> Result<(Head, Sequencer), String> {
-    let writer = Store::prepare(&config.store)?.map(StoreWriter::start);
+    let writer = Store::prepare(&config.store)?.map(|store| {
+        let _here = giving_way.enter();
+        StoreWriter::start(store)
+    });
     let response = Arc::new(Orchestrator::start(&config.response, &config.cluster.state)?);
     let (watchers, feeds) = handle::feeds();
     let (stats_in, stats) = watch::channel(Stats::default());
@@ -380,7 +391,7 @@ async fn start_head(
         tick: TICK,
         requests,
         waker,
-        alive: if supervised { Box::new(beat()) } else { Box::new(|| {}) },
+        alive: Box::new(|| {}),
         outlet: Box::new(outlet),
         stop,
     };
@@ -396,6 +407,7 @@ async fn start_head(
             acked,
             checkpoints,
             sinks,
+            giving_way,
             background: Vec::new(),
             stop_api,
         },
@@ -474,7 +486,7 @@ async fn show_trouble(checkpoints: Troubles, stats: watch::Sender<Stats>) {
     }
 }
 
-/// Epochs go on from the wall clock in milliseconds: at least 10 ms apart, they stay behind it, so that a later run begins
+/// Epochs go on from the wall clock in milliseconds: at least 1 ms apart, they stay behind it, so that a later run begins
 /// with a larger one and revisions never go back.
 fn first_epoch() -> u64 {
     u64::try_from(wall_clock::now() / 1_000).unwrap_or(1)
@@ -517,7 +529,7 @@ async fn serve(
     if let Some(writer) = &head.writer {
         let stopping = head.stop_api.subscribe();
         let copying = mirror::run(head.response.actions(), audit, writer.archive(), stopping);
-        head.background.push(tokio::spawn(copying));
+        head.background.push(head.giving_way.spawn(copying));
     }
     if let Some(writer) = &head.writer
         && config.store.keeps().is_some()
@@ -525,7 +537,7 @@ async fn serve(
         let (archive, config, handle) = (writer.archive(), config.clone(), head.handle.clone());
         let (archived, secret) = (head.archived.clone(), head.secret.clone());
         let mut stopping = head.stop_api.subscribe();
-        head.background.push(tokio::spawn(async move {
+        head.background.push(head.giving_way.spawn(async move {
             match Archive::start(&config, archive, handle, archived, secret).await {
                 Ok(archive) => {
                     // An error means that process 0 is gone: stop as well.

@@ -296,3 +296,42 @@ fn the_store_has_the_last_view_of_each_session_of_a_week() {
         assert_eq!(&replayed[id], view, "{id} as it is offline");
     }
 }
+
+/// How far each thread of a process gives way (proc_pid_stat(5): `nice`), with its name.
+fn threads(pid: u32) -> Vec<(String, i32)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    // One that has ended meanwhile has no files any more.
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok());
+    let thread = |stat: String| {
+        let (before, after) = stat.rsplit_once(") ").unwrap();
+        let name = before.split_once('(').unwrap().1.to_owned();
+        // The third field comes first behind the name, and this is the 19th.
+        (name, after.split_whitespace().nth(16).unwrap().parse().unwrap())
+    };
+    stats.map(thread).collect()
+}
+
+#[test]
+fn what_reads_for_the_store_and_writes_to_it_gives_way_to_detection() {
+    let config = format!("{}[store]\ntype = \"sqlite\"\npath = \"edr.db\"\n", crate::FILES);
+    let cluster = Cluster::start(&config, &[("ai-threats.yaml", BRIEF)], &[]);
+    let data = cluster.path("data");
+    wait("the data folder", || data.is_dir().then_some(()).or_else(|| std::fs::create_dir_all(&data).ok()));
+    append(&data.join("events.jsonl"), &event("e", "s", 0, "mcp_tool", "t", true));
+    archived(&cluster, 1);
+    let processes = services::children(cluster.child.id());
+    let found: Vec<Vec<(String, i32)>> = processes.into_iter().map(threads).collect();
+    let of = |name: &str| {
+        let named = |all: &Vec<(String, i32)>| {
+            let mut nice: Vec<i32> = all.iter().filter(|(n, _)| n.starts_with(name)).map(|(_, nice)| *nice).collect();
+            nice.sort_unstable();
+            nice
+        };
+        found.iter().map(named).max_by_key(Vec::len).unwrap()
+    };
+    assert_eq!(of("timely:work"), [0], "{found:?}");
+    assert_eq!(of("source-events"), [0, 5], "detection's and the archive's: {found:?}");
+    assert!(of("store").len() >= 2 && of("store").iter().all(|nice| *nice == 5), "{found:?}");
+    assert!(of("tokio").iter().all(|nice| *nice == 0), "the API: {found:?}");
+    assert_eq!(cluster.stop(), 0);
+}
