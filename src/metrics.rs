@@ -147,7 +147,7 @@ pub const STATE_BYTES: Metric =
     gauge("clawdstrike_state_bytes", "Memory of live state on all workers, as estimated, by operator.", &["operator"]);
 /// How many things operators hold.
 pub const STATE_ROWS: Metric =
-    gauge("clawdstrike_state_rows", "Groups, and alerts of the live view, on all workers, by operator.", &["operator"]);
+    gauge("clawdstrike_state_rows", "Entries of live state on all workers, by operator.", &["operator"]);
 
 /// How long sinks take.
 pub const SINK_SECONDS: Metric = Metric {
@@ -181,8 +181,18 @@ pub const CHECKPOINT_SECONDS: Metric = gauge(
     &[],
 );
 
+/// How long answers take inside the engine.
+pub const PEEK_SECONDS: Metric = Metric {
+    name: "clawdstrike_peek_seconds",
+    kind: Kind::Histogram,
+    help: "How long the workers take to answer, by question (alert, alerts, agents, sessions, sessions_by_id, state).",
+    labels: &["question"],
+};
+
 /// Ranges of a sink's time, in seconds: from a local insert to a receiver's timeout.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// Ranges of an answer's time, in seconds.
+const ANSWER_SECONDS: [f64; 11] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0];
 
 /// What is counted where it happens.
 pub struct Live {
@@ -200,6 +210,8 @@ pub struct Live {
     pub checkpoint_bytes: Gauge,
     /// [`CHECKPOINT_SECONDS`].
     pub checkpoint_seconds: Gauge,
+    /// [`PEEK_SECONDS`].
+    pub peek_seconds: HistogramVec,
 }
 
 /// The instruments of this process.
@@ -209,9 +221,13 @@ impl Live {
     fn new() -> prometheus::Result<Live> {
         let registry = Registry::new();
         let opts = |metric: Metric| Opts::new(metric.name, metric.help);
-        let sink = HistogramOpts::new(SINK_SECONDS.name, SINK_SECONDS.help).buckets(SECONDS.to_vec());
+        let histogram = |metric: Metric, ranges: &[f64]| {
+            let opts = HistogramOpts::new(metric.name, metric.help).buckets(ranges.to_vec());
+            HistogramVec::new(opts, metric.labels)
+        };
         let live = Live {
-            sink_seconds: HistogramVec::new(sink, SINK_SECONDS.labels)?,
+            sink_seconds: histogram(SINK_SECONDS, &SECONDS)?,
+            peek_seconds: histogram(PEEK_SECONDS, &ANSWER_SECONDS)?,
             actions: IntCounterVec::new(opts(ACTIONS), ACTIONS.labels)?,
             rule_loads: IntCounterVec::new(opts(RULE_LOADS), RULE_LOADS.labels)?,
             checkpoint_time: Gauge::with_opts(opts(CHECKPOINT_TIME))?,
@@ -219,7 +235,9 @@ impl Live {
             checkpoint_seconds: Gauge::with_opts(opts(CHECKPOINT_SECONDS))?,
             registry,
         };
-        live.registry.register(Box::new(live.sink_seconds.clone()))?;
+        for histogram in [&live.sink_seconds, &live.peek_seconds] {
+            live.registry.register(Box::new(histogram.clone()))?;
+        }
         live.registry.register(Box::new(live.actions.clone()))?;
         live.registry.register(Box::new(live.rule_loads.clone()))?;
         for gauge in [&live.checkpoint_time, &live.checkpoint_bytes, &live.checkpoint_seconds] {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::inbox::PartitionId;
 use crate::loads::InForce;
+use crate::view::Held;
 
 /// Frames of events lie together by how long they matter, in microseconds, up to each of these, and longer; so segments
 /// end as wholes. The first is what a group needs for late events alone.
@@ -142,6 +143,18 @@ impl Spool {
         open
     }
 
+    /// Pieces that the writer doesn't have yet.
+    pub fn held(&self) -> Held {
+        let sealed =
+            self.sealed.iter().flat_map(|(_, pieces)| pieces).chain(&self.open).map(|piece| piece.frames.len());
+        let waiting = self.waiting.iter().map(|spooled| match spooled {
+            Spooled::Piece(_, piece) => piece.frames.len(),
+            Spooled::Cut(..) => 0,
+        });
+        let pieces = sealed.chain(waiting).filter(|bytes| *bytes > 0);
+        pieces.fold(Held::default(), |held, bytes| Held { rows: held.rows + 1, bytes: held.bytes + bytes as u64 })
+    }
+
     /// The writer can't keep up: the worker should read no more for now.
     pub fn is_behind(&mut self) -> bool {
         self.hand_on();
@@ -221,8 +234,11 @@ mod tests {
         spool.events(hour, 150).extend_from_slice(b"one");
         spool.events(hour - 1, 100).extend_from_slice(b"two");
         spool.events(hour + 1, 120).extend_from_slice(b"three");
+        assert_eq!(spool.held(), Held { rows: 4, bytes: 20 });
         spool.seal(cut(1));
+        assert_eq!(spool.held(), Held { rows: 3, bytes: 16 }, "what is over has gone");
         spool.finish(1, &mut b"alert".to_vec());
+        assert_eq!(spool.held(), Held::default(), "the writer has it");
         // What comes after a cut is of the next, and its bounds are its own.
         spool.events(hour, 140).extend_from_slice(b"four");
         spool.seal(cut(2));

@@ -31,6 +31,20 @@ pub enum Query {
     Agents { filter: AgentFilter, sort: AgentSort, limit: usize, after: Option<Place> },
 }
 
+impl Query {
+    /// What is asked for.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Query::Sessions { .. } => "sessions",
+            Query::SessionsById(_) => "sessions_by_id",
+            Query::Alerts { .. } => "alerts",
+            Query::Alert(_) => "alert",
+            Query::State => "state",
+            Query::Agents { .. } => "agents",
+        }
+    }
+}
+
 /// Which sessions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -241,28 +255,67 @@ pub struct AgentView {
     pub last_seen: i64,
 }
 
-/// What operators hold; bytes as estimated.
+/// What a part of the dataflow holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Entries.
+    pub rows: u64,
+    /// Their bytes, as estimated.
+    pub bytes: u64,
+}
+
+impl Held {
+    /// So many entries of a size, in bytes.
+    pub fn of(rows: usize, size: usize) -> Held {
+        Held { rows: rows as u64, bytes: (rows * size) as u64 }
+    }
+}
+
+impl std::ops::AddAssign for Held {
+    fn add_assign(&mut self, other: Held) {
+        self.rows += other.rows;
+        self.bytes += other.bytes;
+    }
+}
+
+/// What the dataflow holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateView {
     /// Hits since the start.
     pub hits: u64,
+    /// Targets and agents that the classifier knows.
+    pub classifier: Held,
     /// Groups: of sessions, and of rules.
-    pub groups: u64,
-    /// Their bytes.
-    pub group_bytes: u64,
+    pub groups: Held,
+    /// Sessions that have ended, by their keys.
+    pub ended: Held,
     /// Alerts of the live view.
-    pub alerts: u64,
-    /// Their bytes.
-    pub alert_bytes: u64,
+    pub alerts: Held,
+    /// Pieces that are put aside for the next checkpoint.
+    pub spool: Held,
+}
+
+impl StateView {
+    /// By operator.
+    pub fn by_operator(&self) -> [(&'static str, Held); 5] {
+        [
+            ("classifier", self.classifier),
+            ("groups", self.groups),
+            ("ended_sessions", self.ended),
+            ("alerts", self.alerts),
+            ("spool", self.spool),
+        ]
+    }
 }
 
 impl std::ops::AddAssign for StateView {
     fn add_assign(&mut self, other: StateView) {
         self.hits += other.hits;
+        self.classifier += other.classifier;
         self.groups += other.groups;
-        self.group_bytes += other.group_bytes;
+        self.ended += other.ended;
         self.alerts += other.alerts;
-        self.alert_bytes += other.alert_bytes;
+        self.spool += other.spool;
     }
 }
 

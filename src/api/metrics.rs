@@ -98,9 +98,9 @@ fn render(app: &App, state: Option<StateView>) -> prometheus::Result<Vec<u8>> {
     add(&registry, metrics::QUEUE, queues)?;
     if let Some(state) = state {
         one(metrics::HITS, state.hits as f64)?;
-        let bytes = [(["groups"], state.group_bytes as f64), (["alerts"], state.alert_bytes as f64)];
-        add(&registry, metrics::STATE_BYTES, bytes)?;
-        add(&registry, metrics::STATE_ROWS, [(["groups"], state.groups as f64), (["alerts"], state.alerts as f64)])?;
+        let held = state.by_operator();
+        add(&registry, metrics::STATE_BYTES, held.map(|(operator, held)| ([operator], held.bytes as f64)))?;
+        add(&registry, metrics::STATE_ROWS, held.map(|(operator, held)| ([operator], held.rows as f64)))?;
     }
     let mut families = registry.gather();
     families.extend(LIVE.registry.gather());

@@ -23,7 +23,7 @@ use super::settings::Settings;
 use crate::alert::{Alert, Deed, Handling, Note, Reason, Status};
 use crate::frame::{self, Kind};
 use crate::spool::Spool;
-use crate::view::{AgentView, Place, Query, Ranked, Rows, StateView, Top};
+use crate::view::{AgentView, Held, Place, Query, Ranked, Rows, StateView, Top};
 use crate::wall_clock;
 
 /// One worker's whole part of an answer.
@@ -80,8 +80,7 @@ struct View {
     handled: HashMap<String, Handling>,
     /// The set in force.
     set: RuleSet,
-    /// Hits that this worker has sent.
-    hits: Rc<Cell<u64>>,
+    from_ingest: FromIngest,
     spool: Option<Rc<RefCell<Spool>>>,
     /// Frames of what changed since the last cut.
     frames: Vec<u8>,
@@ -97,13 +96,22 @@ pub struct Inputs<'scope> {
     pub commands: StreamVec<'scope, u64, Command>,
 }
 
-/// Builds the view on this worker; `hits`: those that it has sent so far.
+/// What the worker's ingest tells.
+#[derive(Default)]
+pub struct FromIngest {
+    /// Hits that it has sent so far.
+    pub hits: Rc<Cell<u64>>,
+    /// What its classifier remembers, as of when that was last asked.
+    pub known: Rc<Cell<Held>>,
+}
+
+/// Builds the view on this worker.
 pub fn view<'scope>(
     scope: Scope<'scope, u64>,
     inputs: Inputs<'scope>,
     settings: &Settings,
     shared: Shared,
-    hits: Rc<Cell<u64>>,
+    from_ingest: FromIngest,
     spool: Option<Rc<RefCell<Spool>>>,
 ) -> Viewed<'scope> {
     type Builder<D> = CapacityContainerBuilder<Vec<D>>;
@@ -124,7 +132,7 @@ pub fn view<'scope>(
         left: spool.is_some().then(HashSet::new),
         handled: HashMap::new(),
         set: RuleSet::default(),
-        hits,
+        from_ingest,
         spool,
         frames: Vec::new(),
     };
@@ -374,16 +382,20 @@ impl View {
     /// What this worker holds. Groups may have come further than the epoch.
     fn state(&self) -> StateView {
         let groups = self.shared.groups.borrow();
-        let mut state = StateView { hits: self.hits.get(), alerts: self.alerts.len() as u64, ..StateView::default() };
-        for (_, group) in groups.iter() {
-            state.groups += 1;
-            state.group_bytes += group.held as u64;
-        }
-        let held = |alert: &Alert| {
-            let evidence = alert.evidence.iter().map(|e| size_of_val(e) + e.target.len() + e.id.len()).sum::<usize>();
-            size_of::<Kept>() + alert.trigger_event.len() + evidence
+        let mut state = StateView {
+            hits: self.from_ingest.hits.get(),
+            classifier: self.from_ingest.known.get(),
+            ended: groups.ended(),
+            spool: self.spool.as_ref().map(|spool| spool.borrow().held()).unwrap_or_default(),
+            ..StateView::default()
         };
-        state.alert_bytes = self.alerts.values().map(|kept| held(&kept.alert) as u64).sum();
+        for (_, group) in groups.iter() {
+            state.groups += Held::of(1, group.held);
+        }
+        for Kept { alert, .. } in self.alerts.values() {
+            let evidence = alert.evidence.iter().map(|e| size_of_val(e) + e.target.len() + e.id.len()).sum::<usize>();
+            state.alerts += Held::of(1, size_of::<Kept>() + alert.trigger_event.len() + evidence);
+        }
         state
     }
 
@@ -501,7 +513,7 @@ mod tests {
             left: Some(HashSet::new()),
             handled: HashMap::new(),
             set: RuleSet::default(),
-            hits: Rc::default(),
+            from_ingest: FromIngest::default(),
             spool: None,
             frames: Vec::new(),
         }

@@ -15,6 +15,7 @@ use super::key::{Hashed, Hasher};
 use super::patterns::Patterns;
 use super::rules::{AllowId, MatcherId, Rules};
 use crate::time_window::Times;
+use crate::view::Held;
 
 /// Targets and agents remembered before a memory starts again.
 const MEMORY: usize = 1 << 17;
@@ -137,6 +138,14 @@ impl Classifier {
         self.allow_sets.clear();
         self.allow_lists.clear();
         self.classes.clear();
+    }
+
+    /// Targets and agents that it remembers.
+    pub fn held(&self) -> Held {
+        let mut held = Held::of(self.targets.len(), size_of::<(u128, KnownTarget)>());
+        held += Held::of(self.agents.len(), size_of::<(u128, Box<[u32]>)>());
+        held.bytes += self.agents.values().map(|entries| size_of_val::<[u32]>(entries) as u64).sum::<u64>();
+        held
     }
 
     /// Classes met since the last call.

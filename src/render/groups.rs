@@ -11,6 +11,7 @@ use super::hit::HitBatch;
 use super::key::Hashed;
 use super::rules::{ById, RuleInfo, SESSION};
 use super::session::Session;
+use crate::view::Held;
 
 /// One map that grows would stall the worker while it moves; many small ones don't.
 const SHARDS: usize = 64;
@@ -85,6 +86,11 @@ impl Groups {
     /// Whether a session of this key has ended, so that one that comes back is marked `resumed`.
     pub fn has_ended(&self, key: u128) -> bool {
         self.ended.contains(&key)
+    }
+
+    /// Ended sessions that are remembered.
+    pub fn ended(&self) -> Held {
+        Held::of(self.ended.len(), size_of::<u128>())
     }
 
     /// A session of this key had ended.

@@ -3,7 +3,7 @@
 //! All that is read between two ticks of the sequencer belongs to one epoch. A worker takes at most
 //! [`Settings::epoch_records`] records into an epoch; more waits in its inbox, and when that is full, its readers pause.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
@@ -33,6 +33,7 @@ use crate::dead_letter::DeadRecord;
 use crate::inbox::again::AskAgain;
 use crate::inbox::{Message, PartitionId, RecordBatch, RecordRef};
 use crate::spool::{Progress, Spool};
+use crate::view::{Held, Query};
 use crate::wall_clock;
 
 /// Records that a worker takes into one epoch, if not set otherwise.
@@ -143,11 +144,12 @@ pub struct IngestParts {
     pub failure: Arc<OnceLock<String>>,
 }
 
-/// Builds the ingest of this worker. `commands` comes to every worker.
+/// Builds the ingest of this worker. `commands` comes to every worker; `known`: what it remembers, when it is asked.
 pub fn ingest<'scope>(
     scope: Scope<'scope, u64>,
     commands: StreamVec<'scope, u64, Command>,
     parts: IngestParts,
+    known: Rc<Cell<Held>>,
 ) -> Ingested<'scope> {
     let mut builder = OperatorBuilder::new("Ingest".to_owned(), scope);
     let info = builder.operator_info();
@@ -179,7 +181,12 @@ pub fn ingest<'scope>(
                 && frontier.is_none_or(|f| *entry.key() < f)
             {
                 let (epoch, commands) = entry.remove_entry();
-                commands.into_iter().for_each(|c| ingest.obey(epoch, c));
+                for command in commands {
+                    if matches!(command, Command::Peek { query: Query::State, .. }) {
+                        known.set(ingest.classifier.as_ref().map(Classifier::held).unwrap_or_default());
+                    }
+                    ingest.obey(epoch, command);
+                }
             }
             let Some(epoch) = frontier else {
                 capabilities = None;

@@ -64,6 +64,8 @@ use export::Exports;
 use groups::Groups;
 use ingest::IngestParts;
 
+use crate::view::Held;
+
 /// Draws a cluster's secret for hashes.
 ///
 /// # Errors
@@ -97,19 +99,21 @@ pub fn build(worker: &mut Worker, parts: IngestParts) -> Built {
         totals: totals.clone(),
         hasher: Rc::new(RefCell::new(None)),
     };
-    let counted = Rc::new(Cell::new(0));
-    let counting = counted.clone();
+    let hits_so_far = Rc::new(Cell::new(0));
+    let counting = hits_so_far.clone();
+    let known = Rc::new(Cell::new(Held::default()));
     let commands = worker.dataflow::<u64, _, _>(|scope| {
         let (input, commands) = scope.new_input::<Command>();
         let commands = broadcast(commands);
         let settings = parts.settings.clone();
         let spool = parts.spool.clone();
-        let ingest::Ingested { hits, back, notices } = ingest::ingest(scope, commands.clone(), parts);
+        let ingest::Ingested { hits, back, notices } = ingest::ingest(scope, commands.clone(), parts, known.clone());
         let hits = hits.inspect(move |batch| counting.set(counting.get() + batch.heads.len() as u64));
         let inputs = detect::Inputs { hits, back, commands: commands.clone(), notices: broadcast(notices) };
         let detected = detect::detect(scope, inputs, &settings, shared.clone(), spool.clone());
         let inputs = alerts::Inputs { versions: detected.alerts, parts: detected.parts, commands };
-        let viewed = alerts::view(scope, inputs, &settings, shared, counted, spool);
+        let from_ingest = alerts::FromIngest { hits: hits_so_far, known };
+        let viewed = alerts::view(scope, inputs, &settings, shared, from_ingest, spool);
         export::export(scope, viewed.alerts, detected.sessions, viewed.shares, exports.clone()).probe_with(&probe);
         input
     });

@@ -41,6 +41,8 @@ const OPEN_EPOCHS: u64 = 3;
 const EXPORTS_WAITING: usize = 64;
 /// An epoch is given at least so often, so that a stopped worker shows and timers run.
 const IDLE: Duration = Duration::from_millis(500);
+/// A question waits so long for the epoch that it is answered after, unless earlier ones are under way; epochs lie no closer.
+const QUESTION: Duration = Duration::from_millis(1);
 /// How long a stop waits for stores and receivers, and then for the checkpoint.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Rule sets that may wait to come in force.
@@ -305,6 +307,7 @@ struct Sequence {
     next_question: u64,
     told_closed: u64,
     command_waits: bool,
+    question_waits: bool,
     /// From the end of this epoch on records are read.
     live: Option<u64>,
     last_cut: Instant,
@@ -344,6 +347,7 @@ impl Sequence {
             next_question: 0,
             told_closed: 0,
             command_waits: true,
+            question_waits: false,
             live: None,
             last_cut: Instant::now(),
             cutting: None,
@@ -496,6 +500,7 @@ impl Sequence {
                     self.next_question += 1;
                     self.questions.insert(id, answer);
                     self.send(Command::Peek { id, query });
+                    self.question_waits = true;
                 }
                 Request::Handle(id, handling) => self.send(Command::Handle(vec![(id, handling)])),
                 Request::Moment(answer) => {
@@ -521,11 +526,12 @@ impl Sequence {
         if !room || !wanted {
             return PARK.min(IDLE.saturating_sub(since)).max(Duration::from_millis(1));
         }
-        if since < self.given.tick {
-            return self.given.tick - since;
+        let tick = if self.question_waits { QUESTION.min(self.given.tick) } else { self.given.tick };
+        if since < tick {
+            return tick - since;
         }
         self.built.totals.borrow_mut().pending = false;
-        self.command_waits = false;
+        (self.command_waits, self.question_waits) = (false, false);
         self.epoch += 1;
         self.built.commands.advance_to(self.epoch);
         self.last_tick = Instant::now();

@@ -1,6 +1,7 @@
 //! What the API and the command line may ask of a running engine.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clawdstrike_rules::plan::RuleSet;
 use clawdstrike_rules::{Diagnostic, SourceFile};
@@ -253,8 +254,12 @@ impl Handle {
 
     /// Asks the live views.
     pub async fn peek(&self, query: Query) -> Result<Answer, EngineError> {
+        let question = query.name();
         let (tx, rx) = oneshot::channel();
-        self.request(Request::Peek(query, tx), rx).await
+        let began = Instant::now();
+        let answer = self.request(Request::Peek(query, tx), rx).await?;
+        LIVE.peek_seconds.with_label_values(&[question]).observe(began.elapsed().as_secs_f64());
+        Ok(answer)
     }
 
     /// What a load of rules would begin with now.
@@ -374,6 +379,6 @@ impl Handle {
 }
 
 async fn in_time<T>(wait: impl Future<Output = Result<T, EngineError>>) -> Result<T, EngineError> {
-    let limit = std::time::Duration::from_secs(REQUEST_SECONDS);
+    let limit = Duration::from_secs(REQUEST_SECONDS);
     tokio::time::timeout(limit, wait).await.unwrap_or(Err(EngineError::Timeout(REQUEST_SECONDS)))
 }

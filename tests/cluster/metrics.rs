@@ -52,10 +52,11 @@ fn metrics_hold_for_all_processes() {
         at(&format!("clawdstrike_queue_depth{{queue=\"{name}\"}}"));
     }
     // They are asked for now and then: the first look may have been before there was anything.
-    for name in ["groups", "alerts"] {
+    for name in ["classifier", "groups", "ended_sessions", "alerts", "spool"] {
         at(&format!("clawdstrike_state_bytes{{operator=\"{name}\"}}"));
         at(&format!("clawdstrike_state_rows{{operator=\"{name}\"}}"));
     }
     at("clawdstrike_hits_total");
+    assert!(at("clawdstrike_peek_seconds_count{question=\"state\"}") >= 1.0, "{last}");
     assert_eq!(cluster.stop(), 0);
 }
