@@ -81,6 +81,7 @@ fn go(binary: &Path, folder: &Path, services: &Services, reloads: &Reloads) -> a
         Ok::<_, anyhow::Error>((phases?, loads?))
     })?;
     let after = phase("after", &mut trial, reloads.around, &mut calm)?;
+    let answers = trial.api.answers();
     let mut finished = trial.finish()?;
     let phases: Vec<Phase> = phases.into_iter().chain([after]).collect();
     table(phases.iter(), &finished.attacks, &finished.receiver).iter().for_each(|line| println!("{line}"));
@@ -102,6 +103,11 @@ fn go(binary: &Path, folder: &Path, services: &Services, reloads: &Reloads) -> a
             asked.percentile(99),
             asked.percentile(100)
         );
+    }
+    if let Some((all, ranges)) = answers {
+        let share = |(range, within): &(String, u64)| format!("{range} s {:.1} %", 100.0 * *within as f64 / all as f64);
+        let shares: Vec<String> = ranges.iter().map(share).collect();
+        println!("{all} of them, and of the archive's, inside of the engine since the kill: {}", shares.join(", "));
     }
     println!("in the store: {}", finished.counts);
     if loads.took.percentile(50) > BOUND.as_secs_f64() * 1_000.0 {

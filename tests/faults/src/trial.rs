@@ -207,9 +207,47 @@ impl Api {
 
     /// What there is at a path; `None`: no answer just now.
     pub(crate) fn get(&self, path: &str) -> Option<Value> {
+        serde_json::from_str(&self.text(path)?).ok()
+    }
+
+    /// What workers have answered so far about sessions by their ids, in this process's life: how many in all, and each range's
+    /// upper end in seconds with how many answers took no longer.
+    pub(crate) fn answers(&self) -> Option<(u64, Vec<(String, u64)>)> {
+        let text = self.text("/metrics")?;
+        let ranges: Vec<(String, u64)> = text.lines().filter_map(answers_within).collect();
+        Some((ranges.last()?.1, ranges))
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
         self.runtime.block_on(async {
             let answer = self.client.get(format!("{}{path}", self.url)).send().await.ok()?;
-            answer.error_for_status().ok()?.json().await.ok()
+            answer.error_for_status().ok()?.text().await.ok()
         })
+    }
+}
+
+fn answers_within(line: &str) -> Option<(String, u64)> {
+    let labels = line.strip_prefix("clawdstrike_peek_seconds_bucket{")?;
+    let (labels, count) = labels.split_once("} ")?;
+    let (_, range) = labels.split_once("le=\"")?;
+    let is_wanted = labels.contains("question=\"sessions_by_id\"");
+    is_wanted.then_some((range.split('"').next()?.to_owned(), count.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_answers_are_found_among_metrics() {
+        let line = "clawdstrike_peek_seconds_bucket{question=\"sessions_by_id\",le=\"0.001\"} 12";
+        assert_eq!(answers_within(line), Some(("0.001".to_owned(), 12)));
+        for other in [
+            "clawdstrike_peek_seconds_bucket{question=\"alerts\",le=\"0.001\"} 12",
+            "clawdstrike_peek_seconds_count{question=\"sessions_by_id\"} 12",
+            "# TYPE clawdstrike_peek_seconds histogram",
+        ] {
+            assert_eq!(answers_within(other), None);
+        }
     }
 }
