@@ -2,13 +2,16 @@
 //!
 //! Knows nothing of how matches are found, stored or sent.
 
-use clawdstrike_rules::plan::{Action, OnRemoval, Severity};
-use clawdstrike_telemetry::{EventType, time};
+use clawdstrike_rules::plan::{Action, ActionKind, OnRemoval, Severity};
+use clawdstrike_telemetry::EventType;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
+
+use crate::timestamp::Timestamp;
 
 /// Where an alert stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// One match so far.
@@ -37,7 +40,7 @@ impl Status {
 }
 
 /// Why an alert is retracted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// An event that came late shows that it doesn't hold, or that it is part of another alert.
@@ -152,7 +155,7 @@ pub struct Note {
 }
 
 /// What analysts may do with an alert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Deed {
     /// Has seen it, and takes care of it.
@@ -203,11 +206,6 @@ impl Handling {
             }
             _ => found,
         }
-    }
-
-    fn to_json(&self) -> Vec<Value> {
-        let note = |n: &Note| json!({"time": time::format(n.at), "by": n.by, "deed": n.deed, "comment": n.comment});
-        self.0.iter().map(note).collect()
     }
 }
 
@@ -261,60 +259,157 @@ impl Alert {
         self.revision = revision;
     }
 
-    /// The JSON form of SPEC §6: what `alerts`, `replay`, the API and the stores show.
+    /// The JSON form of SPEC §6, without the revision: what `alerts`, `replay`, receivers and the stores show.
     pub fn to_json(&self) -> Value {
-        let group: Map<String, Value> = self.group.iter().cloned().collect();
-        let evidence: Vec<Value> = self.evidence.iter().map(Evidence::to_json).collect();
-        let mut out = json!({
-            "alert_id": self.alert_id,
-            "rule_id": self.rule_id,
-            "rule_name": self.rule_name,
-            "rule_version": self.rule_version,
-            "severity": self.severity,
-            "status": self.status,
-            "tenant_id": self.tenant_id,
-            "group": group,
-            "agent_id": self.agent_id,
-            "session_id": self.session_id,
-            "first_seen": time::format(self.first_seen),
-            "last_seen": time::format(self.last_seen),
-            "match_count": self.match_count,
-            "risk_score": self.risk_score,
-            "evidence": evidence,
-            "attack": self.attack,
-            "actions": self.actions.iter().map(|a| a.kind).collect::<Vec<_>>(),
-        });
-        if let (Status::Retracted, Some(reason)) = (self.status, self.retracted_because) {
-            out["retracted_because"] = json!(reason);
+        // Texts, numbers and lists of them: nothing that JSON has no words for.
+        serde_json::to_value(self.shown()).unwrap_or_default()
+    }
+
+    /// The same, before it is JSON.
+    pub fn shown(&self) -> Shown<'_> {
+        Shown {
+            alert_id: &self.alert_id,
+            rule_id: &self.rule_id,
+            rule_name: &self.rule_name,
+            rule_version: &self.rule_version,
+            severity: self.severity,
+            status: self.status,
+            tenant_id: &self.tenant_id,
+            group: self.group.iter().cloned().collect(),
+            agent_id: &self.agent_id,
+            session_id: &self.session_id,
+            first_seen: Timestamp(self.first_seen),
+            last_seen: Timestamp(self.last_seen),
+            match_count: self.match_count,
+            risk_score: self.risk_score,
+            evidence: self.evidence.iter().map(Evidence::shown).collect(),
+            attack: &self.attack,
+            actions: self.actions.iter().map(|action| action.kind).collect(),
+            retracted_because: self.retracted_because.filter(|_| self.status == Status::Retracted),
+            superseded_by: self.superseded_by.as_deref(),
+            shadow: self.shadow.then_some(true),
+            backfilled: self.backfilled.then_some(true),
+            rule_removed: self.rule_removed.then_some(true),
+            handling: self.handling.notes().iter().map(Note::shown).collect(),
+            revision: None,
         }
-        if let Some(by) = &self.superseded_by {
-            out["superseded_by"] = json!(by);
-        }
-        if self.shadow {
-            out["shadow"] = json!(true);
-        }
-        if self.backfilled {
-            out["backfilled"] = json!(true);
-        }
-        if self.rule_removed {
-            out["rule_removed"] = json!(true);
-        }
-        if !self.handling.notes().is_empty() {
-            out["handling"] = json!(self.handling.to_json());
-        }
-        out
+    }
+
+    /// With the revision, by which a reader knows the later of two versions.
+    pub fn shown_version(&self) -> Shown<'_> {
+        Shown { revision: Some(self.revision), ..self.shown() }
     }
 }
 
+/// An alert as people and receivers see it.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Alert")]
+pub struct Shown<'a> {
+    /// A UUID that follows from the rule, the group and the first match.
+    alert_id: &'a str,
+    /// The rule's id.
+    rule_id: &'a str,
+    /// The rule's name.
+    rule_name: &'a str,
+    /// The rule's content hash.
+    rule_version: &'a str,
+    /// The rule's severity.
+    severity: Severity,
+    /// Where it stands.
+    status: Status,
+    /// Empty if none.
+    tenant_id: &'a str,
+    /// The `by` fields in their order.
+    group: Map<String, Value>,
+    /// Of the first match's last event.
+    agent_id: &'a str,
+    /// Of the first match's last event.
+    session_id: &'a str,
+    /// Time of the first match; UTC, microseconds.
+    first_seen: Timestamp,
+    /// Time of the last match; UTC, microseconds.
+    last_seen: Timestamp,
+    /// How many matches it has.
+    match_count: u64,
+    /// The session's when this version was made, 0 to 100.
+    risk_score: f64,
+    /// The first match's events, in order.
+    evidence: Vec<ShownEvidence<'a>>,
+    /// MITRE ids of the rule.
+    attack: &'a [String],
+    /// What the rule asks for.
+    actions: Vec<ActionKind>,
+    /// Why it is retracted, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retracted_because: Option<Reason>,
+    /// Of a retracted one: the alert that it became part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    superseded_by: Option<&'a str>,
+    /// Its rule is a shadow: no action runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shadow: Option<bool>,
+    /// Its first match was found by back-fill: the rule was loaded after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backfilled: Option<bool>,
+    /// Its rule is not in force any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule_removed: Option<bool>,
+    /// What analysts have done with it, the oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    handling: Vec<ShownNote<'a>>,
+    /// Grows with each version; what a load would do has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
+}
+
+/// One event that proves an alert.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Evidence")]
+struct ShownEvidence<'a> {
+    /// The event_id, else `source/partition/offset`.
+    id: &'a str,
+    /// The step, matcher or part of a condition that it fills, from 1.
+    step: u32,
+    /// Event time; UTC, microseconds.
+    time: Timestamp,
+    /// What the agent did.
+    #[schemars(schema_with = "crate::session::event_type_schema")]
+    event_type: EventType,
+    /// To what, as the agent wrote it.
+    target: &'a str,
+    /// The guard's verdict.
+    allowed: bool,
+}
+
+/// What an analyst did with an alert.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Note")]
+struct ShownNote<'a> {
+    /// When, by the wall clock; UTC, microseconds.
+    time: Timestamp,
+    /// Who: a token's name, an issuer's subject, or `anonymous`.
+    by: &'a str,
+    /// What.
+    deed: Deed,
+    /// In their words; empty if they said nothing.
+    comment: &'a str,
+}
+
 impl Evidence {
-    fn to_json(&self) -> Value {
-        json!({
-            "id": self.id,
-            "step": self.step,
-            "time": time::format(self.time),
-            "event_type": self.event_type,
-            "target": self.target,
-            "allowed": self.allowed,
-        })
+    fn shown(&self) -> ShownEvidence<'_> {
+        ShownEvidence {
+            id: &self.id,
+            step: self.step,
+            time: Timestamp(self.time),
+            event_type: self.event_type,
+            target: &self.target,
+            allowed: self.allowed,
+        }
+    }
+}
+
+impl Note {
+    fn shown(&self) -> ShownNote<'_> {
+        ShownNote { time: Timestamp(self.at), by: &self.by, deed: self.deed, comment: &self.comment }
     }
 }

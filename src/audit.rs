@@ -16,11 +16,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clawdstrike_telemetry::time;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::hex;
+use crate::timestamp::Timestamp;
 use crate::wall_clock;
 
 pub use copy::Copied;
@@ -40,9 +42,10 @@ const TORN: &str = "audit.torn";
 const HASH: &str = ",\"hash\":\"";
 
 /// Who did it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Who {
-    /// `token`, `oidc`, `anonymous`, `nobody` (no token that holds), `command line`, `rules folder` or `engine`.
+    /// Which kind of caller; `nobody`: without a token that holds.
+    #[schemars(extend("enum" = Who::KINDS))]
     pub kind: String,
     /// A token's name, a user.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -56,8 +59,12 @@ pub struct Who {
 }
 
 impl Who {
-    /// Somebody of this kind alone.
+    /// The kinds that there are. Not a type: rows of later versions stay readable.
+    pub const KINDS: [&str; 7] = ["token", "oidc", "anonymous", "nobody", "command line", "rules folder", "engine"];
+
+    /// Somebody of this kind alone, which is one of [`Who::KINDS`].
     pub fn kind(kind: &str) -> Who {
+        debug_assert!(Who::KINDS.contains(&kind), "{kind}");
         Who { kind: kind.to_owned(), ..Who::default() }
     }
 
@@ -68,7 +75,7 @@ impl Who {
 }
 
 /// How it went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// About to be done; the row that says how it ended names this one as `of`.
@@ -94,7 +101,8 @@ impl Outcome {
 }
 
 /// What a row tells.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "AuditEntry")]
 pub struct Entry {
     /// Who.
     pub who: Who,
@@ -129,13 +137,28 @@ impl Entry {
 }
 
 /// A row as it stands in the file, but for its hash.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 struct Row {
+    /// From 1, without gaps.
+    #[schemars(range(min = 1))]
     seq: u64,
+    /// When; UTC, microseconds.
+    #[schemars(with = "Timestamp")]
     time: String,
     #[serde(flatten)]
     entry: Entry,
+    /// The hash of the row before.
     prev: String,
+}
+
+/// A row as it stands in the file: for descriptions, since whoever reads rows takes them as they are.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AuditRow")]
+pub struct Shown {
+    #[serde(flatten)]
+    row: Row,
+    /// SHA-256 of the row's text without this member.
+    hash: String,
 }
 
 /// Where the chain stands: the last row's number and hash.

@@ -24,6 +24,7 @@ pub mod source;
 pub mod spool;
 pub mod store;
 pub mod time_window;
+pub mod timestamp;
 pub mod view;
 pub mod wall_clock;
 

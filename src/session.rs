@@ -2,9 +2,12 @@
 //!
 //! Knows nothing of how they are kept current.
 
-use clawdstrike_telemetry::{EventType, time};
+use clawdstrike_telemetry::EventType;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
+
+use crate::timestamp::Timestamp;
 
 /// One life of a session, as of one epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,38 +67,113 @@ impl RecentEvent {
 impl SessionView {
     /// The JSON form of SPEC §5.
     pub fn to_json(&self) -> Value {
-        let by_type: Map<String, Value> = EventType::ALL
-            .iter()
-            .zip(self.by_type)
-            .filter(|(_, n)| *n > 0)
-            .map(|(t, n)| (t.name().to_owned(), json!(n)))
-            .collect();
-        let last: Vec<Value> = self
-            .last_events
-            .iter()
-            .map(|e| {
-                json!({"time": time::format(e.time), "event_type": e.event_type, "target": e.target, "allowed": e.allowed})
-            })
-            .collect();
-        json!({
-            "tenant_id": self.tenant_id,
-            "agent_id": self.agent_id,
-            "session_id": self.session_id,
-            "status": if self.idle { "idle" } else { "active" },
-            "resumed": self.resumed,
-            "events": self.events,
-            "violations": self.violations,
-            "by_type": by_type,
-            "unique_targets": self.unique_targets,
-            "unique_targets_exact": self.unique_targets_exact,
-            "first_seen": time::format(self.first_seen),
-            "last_seen": time::format(self.last_seen),
-            "risk_score": self.risk_score,
-            "open_alerts": self.open_alerts,
-            "last_events": last,
-            "flags": self.flags,
-        })
+        // Texts, numbers and lists of them: nothing that JSON has no words for.
+        serde_json::to_value(self.shown()).unwrap_or_default()
     }
+
+    /// The same, before it is JSON.
+    pub fn shown(&self) -> Shown<'_> {
+        let by_type = EventType::ALL.iter().zip(self.by_type).filter(|(_, n)| *n > 0);
+        Shown {
+            tenant_id: &self.tenant_id,
+            agent_id: &self.agent_id,
+            session_id: &self.session_id,
+            status: if self.idle { Status::Idle } else { Status::Active },
+            resumed: self.resumed,
+            events: self.events,
+            violations: self.violations,
+            by_type: by_type.map(|(kind, n)| (kind.name().to_owned(), n.into())).collect(),
+            unique_targets: self.unique_targets,
+            unique_targets_exact: self.unique_targets_exact,
+            first_seen: Timestamp(self.first_seen),
+            last_seen: Timestamp(self.last_seen),
+            risk_score: self.risk_score,
+            open_alerts: self.open_alerts,
+            last_events: self.last_events.iter().map(RecentEvent::shown).collect(),
+            flags: &self.flags,
+        }
+    }
+}
+
+/// One life of a session as people see it.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Session")]
+pub struct Shown<'a> {
+    /// Empty if none.
+    tenant_id: &'a str,
+    /// Whose session.
+    agent_id: &'a str,
+    /// Which.
+    session_id: &'a str,
+    /// Whether it goes on.
+    status: Status,
+    /// An earlier life of the same id ended by retention.
+    resumed: bool,
+    /// Events, copies not counted.
+    events: u64,
+    /// Events that a guard didn't allow.
+    violations: u64,
+    /// Events by type; types without any are left out.
+    #[schemars(with = "std::collections::BTreeMap<String, u64>")]
+    by_type: Map<String, Value>,
+    /// Distinct normalised targets.
+    unique_targets: u64,
+    /// False: `unique_targets` is an estimate.
+    unique_targets_exact: bool,
+    /// Event time of the first event; UTC, microseconds.
+    first_seen: Timestamp,
+    /// Event time of the last event; UTC, microseconds.
+    last_seen: Timestamp,
+    /// 0 to 100.
+    risk_score: f64,
+    /// Alerts that are open for it.
+    open_alerts: u64,
+    /// The latest events, in order.
+    last_events: Vec<ShownEvent<'a>>,
+    /// `clock_skew`, `id_conflict`.
+    flags: &'a [String],
+}
+
+/// Whether a session goes on.
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "SessionStatus")]
+enum Status {
+    /// It has had an event of late.
+    Active,
+    /// No event for `session_idle` of event time.
+    Idle,
+}
+
+/// An event of a session.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "RecentEvent")]
+struct ShownEvent<'a> {
+    /// Event time; UTC, microseconds.
+    time: Timestamp,
+    /// What the agent did.
+    #[schemars(schema_with = "event_type_schema")]
+    event_type: EventType,
+    /// To what; the beginning of it.
+    target: &'a str,
+    /// The guard's verdict.
+    allowed: bool,
+}
+
+impl RecentEvent {
+    fn shown(&self) -> ShownEvent<'_> {
+        ShownEvent {
+            time: Timestamp(self.time),
+            event_type: self.event_type,
+            target: &self.target,
+            allowed: self.allowed,
+        }
+    }
+}
+
+/// What JSON has for an [`EventType`], whose crate, which agents use too, knows no schemas.
+pub(crate) fn event_type_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": EventType::ALL.map(EventType::name)})
 }
 
 /// The brief's risk score: 10 a violation, +20 if more than 0.8 distinct targets an event, +15 if it has lasted over

@@ -4,10 +4,12 @@
 mod page;
 
 use clawdstrike_rules::plan::Severity;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::alert::{Alert, Status};
 use crate::session::SessionView;
+use crate::timestamp::Timestamp;
 pub use page::{Ids, Place, Ranked, Top, largest_first};
 
 /// Most rows that one answer may have.
@@ -46,7 +48,7 @@ impl Query {
 }
 
 /// Which sessions.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SessionFilter {
     /// Of this tenant.
@@ -55,12 +57,12 @@ pub struct SessionFilter {
     pub agent_id: Option<String>,
     /// With this id.
     pub session_id: Option<String>,
-    /// With at least this risk.
+    /// With at least this risk_score.
     pub min_risk: Option<f64>,
     /// Idle (true) or active (false) ones.
     pub idle: Option<bool>,
-    /// With an event at or after this time, microseconds since 1970.
-    pub since: Option<i64>,
+    /// With an event at or after this time.
+    pub since: Option<Timestamp>,
 }
 
 impl SessionFilter {
@@ -76,12 +78,12 @@ impl SessionFilter {
         self.may_accept((&s.tenant_id, &s.agent_id, &s.session_id))
             && self.min_risk.is_none_or(|r| s.risk_score >= r)
             && self.idle.is_none_or(|i| s.idle == i)
-            && self.since.is_none_or(|t| s.last_seen >= t)
+            && self.since.is_none_or(|t| s.last_seen >= t.0)
     }
 }
 
 /// The order of sessions; ties by tenant, agent, session and first_seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionSort {
     /// Riskiest first.
@@ -111,7 +113,7 @@ impl Ranked for SessionView {
 }
 
 /// Which alerts.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AlertFilter {
     /// Of this tenant.
@@ -124,10 +126,10 @@ pub struct AlertFilter {
     pub session_id: Option<String>,
     /// Of at least this severity.
     pub min_severity: Option<Severity>,
-    /// With this status; without it retracted ones are left out.
+    /// With this status. Without it lists leave retracted alerts out, and watches show all.
     pub status: Option<Status>,
-    /// With a match at or after this time, microseconds since 1970.
-    pub since: Option<i64>,
+    /// With a match at or after this time.
+    pub since: Option<Timestamp>,
 }
 
 impl AlertFilter {
@@ -148,12 +150,12 @@ impl AlertFilter {
             && self.agent_id.as_ref().is_none_or(|i| *i == a.agent_id)
             && self.session_id.as_ref().is_none_or(|i| *i == a.session_id)
             && self.min_severity.is_none_or(|s| a.severity >= s)
-            && self.since.is_none_or(|t| a.last_seen >= t)
+            && self.since.is_none_or(|t| a.last_seen >= t.0)
     }
 }
 
 /// The order of alerts; ties by id.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AlertSort {
     /// Latest match first.
@@ -183,14 +185,14 @@ impl Ranked for Alert {
 }
 
 /// Which agents.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AgentFilter {
     /// Of this tenant.
     pub tenant_id: Option<String>,
     /// With this id.
     pub agent_id: Option<String>,
-    /// With a session of at least this risk.
+    /// With a session of at least this risk_score.
     pub min_risk: Option<f64>,
 }
 
@@ -204,7 +206,7 @@ impl AgentFilter {
 }
 
 /// The order of agents; ties by tenant and id.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AgentSort {
     /// Riskiest first.
@@ -224,7 +226,7 @@ impl Ranked for AgentView {
         let count = |n: u64| !i64::try_from(n).unwrap_or(i64::MAX);
         match sort {
             AgentSort::Risk => largest_first(self.max_risk),
-            AgentSort::LastSeen => !self.last_seen,
+            AgentSort::LastSeen => !self.last_seen.0,
             AgentSort::Events => count(self.events),
             AgentSort::OpenAlerts => count(self.open_alerts),
         }
@@ -235,7 +237,8 @@ impl Ranked for AgentView {
 }
 
 /// An agent: its sessions rolled up.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Agent")]
 pub struct AgentView {
     /// Empty if none.
     pub tenant_id: String,
@@ -251,8 +254,8 @@ pub struct AgentView {
     pub open_alerts: u64,
     /// The riskiest session's score.
     pub max_risk: f64,
-    /// The latest event time, microseconds since 1970.
-    pub last_seen: i64,
+    /// The latest event time; UTC, microseconds.
+    pub last_seen: Timestamp,
 }
 
 /// What a part of the dataflow holds.

@@ -25,6 +25,7 @@ const LAYERS: [&[&str]; 6] = [
         "log",
         "spool",
         "time_window",
+        "timestamp",
     ],
     &["source", "store", "render", "response", "simulate", "checkpoint"],
     &["runtime"],

@@ -3,6 +3,7 @@
 //! Durations are microseconds. Thresholds are normalised to "at least". Everything here is plain data: it
 //! serialises, compares and hashes by content, so that a process can compile a set once and send it to all workers.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A compiled rule set: what one folder of rule files says.
@@ -15,7 +16,7 @@ pub struct RuleSet {
 }
 
 /// One rule.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rule {
     /// Unique in its set.
     pub id: String,
@@ -55,7 +56,7 @@ pub struct Rule {
 }
 
 /// What becomes of a rule's open alerts when it goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnRemoval {
     /// They stay open, and say that their rule is gone.
@@ -78,7 +79,7 @@ impl OnRemoval {
 }
 
 /// A place in a rule file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Origin {
     /// The file as it was named to the compiler.
     pub file: String,
@@ -87,7 +88,7 @@ pub struct Origin {
 }
 
 /// Severities, least first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Severity {
@@ -112,7 +113,8 @@ impl Severity {
 }
 
 /// An action with its parameters, as the rule gives them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "RuleAction")]
 pub struct Action {
     /// Which.
     pub kind: ActionKind,
@@ -123,7 +125,7 @@ pub struct Action {
 }
 
 /// The actions of SPEC §7.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum ActionKind {
@@ -166,7 +168,7 @@ impl ActionKind {
 }
 
 /// A field of an event: `target` is the normalised target, anything else a path into the record.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Field {
     /// The normalised target (hosts with port).
     Target,
@@ -175,7 +177,7 @@ pub enum Field {
 }
 
 /// One condition.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "each struct says what it is")]
 pub enum Condition {
@@ -187,7 +189,7 @@ pub enum Condition {
 }
 
 /// Steps in order within a window.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sequence {
     /// From the first to the last chosen event.
     pub window: i64,
@@ -198,7 +200,7 @@ pub struct Sequence {
 }
 
 /// One step of a sequence.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Step {
     /// What its events satisfy.
     pub matcher: Matcher,
@@ -209,7 +211,7 @@ pub struct Step {
 }
 
 /// So many matching events, targets or values within a window.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Threshold {
     /// How far back an event looks.
     pub window: i64,
@@ -224,7 +226,7 @@ pub struct Threshold {
 }
 
 /// A number of distinct values of a field.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Distinct {
     /// Whose values.
     pub field: Field,
@@ -233,7 +235,7 @@ pub struct Distinct {
 }
 
 /// Matchers satisfied in any order within a window.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Pattern {
     /// How far back an event looks.
     pub window: i64,
@@ -244,7 +246,7 @@ pub struct Pattern {
 }
 
 /// A trigger that is not followed by something.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Absence {
     /// How long the wait is.
     pub window: i64,
@@ -255,7 +257,7 @@ pub struct Absence {
 }
 
 /// A value not seen before.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NewValue {
     /// How far back "before" goes.
     pub window: i64,
@@ -281,7 +283,7 @@ impl Condition {
 }
 
 /// A set of event types; bit `i` is the i-th of [`EventTypes::NAMES`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct EventTypes(pub u8);
 
 impl EventTypes {
@@ -305,7 +307,7 @@ impl EventTypes {
 }
 
 /// All of its tests must hold.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Matcher {
     /// Which event types.
     pub event_types: EventTypes,
@@ -314,7 +316,7 @@ pub struct Matcher {
 }
 
 /// One test of a matcher.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Test {
     /// The normalised target matches one of the patterns (`target_pattern`, `target_in`, `target_glob`).
     Target(Vec<TargetPattern>),
@@ -329,7 +331,7 @@ pub enum Test {
 
 /// One alternative of a target pattern, read for each kind of target. The readings are regexes of crate `regex`
 /// (Unicode, anchored at both ends, `.` matches newlines); `None` where the alternative can't match that kind.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct TargetPattern {
     /// The text in the rule.
     pub text: String,
@@ -344,7 +346,7 @@ pub struct TargetPattern {
 }
 
 /// How a pattern was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum PatternForm {
@@ -353,7 +355,7 @@ pub enum PatternForm {
 }
 
 /// A pattern for hosts.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct HostPattern {
     /// The regex.
     pub regex: String,
@@ -362,7 +364,7 @@ pub struct HostPattern {
 }
 
 /// Which part of a host target a pattern sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HostPart {
     /// The host alone (a pattern without port).
@@ -374,7 +376,7 @@ pub enum HostPart {
 }
 
 /// A test of a field's value.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum FieldTest {
     /// All hold.
     All(Vec<FieldTest>),
@@ -403,7 +405,7 @@ pub enum FieldTest {
 }
 
 /// A JSON scalar other than null.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Scalar {
@@ -413,7 +415,7 @@ pub enum Scalar {
 }
 
 /// A finite double that compares by value (so -0 equals 0).
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Number(pub f64);
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::sync::Mutex;
 
-use super::error::ApiError;
+use super::error::{ApiError, Members};
 use super::guard::names_this_machine;
 use super::oidc::Oidc;
 use super::rates::{Counted, Rates};
@@ -62,7 +62,7 @@ impl Caller {
             format!("this needs the permission \"{asked}\", and {who} doesn't have it"),
             "use a token whose role has it; [api.roles] in workers.toml says which do",
         )
-        .with("permission", asked.into())
+        .with(Members { permission: Some(asked), ..Members::default() })
         .with_challenge(&challenge))
     }
 }

@@ -3,19 +3,21 @@
 use axum::extract::State as Of;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::App;
+use super::answer::AsOf;
 use super::audit::Write;
 use super::body::{Body, Shape};
-use super::cursor::Page;
-use super::error::ApiError;
-use super::params::{NoParams, Params, Segments};
-use crate::response::{Actions, Decision, Filter, Objection, State, Stopping};
+use super::cursor::{Next, Page, Paging};
+use super::error::{ApiError, Members};
+use super::params::{NoParams, Query, Segments};
+use crate::response::{Actions, Decision, Entry, Filter, Objection, Stopping};
 
 /// Nothing needs to be said. It is JSON all the same: pages of other sites can't send that unasked.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
 
@@ -23,61 +25,83 @@ impl Shape for Nothing {
     const EXPECTED: &str = "{}";
 }
 
-/// `GET /v1/actions`: `{as_of, total, actions, next}`, the latest first.
-pub(super) async fn list(Of(app): Of<App>, mut params: Params) -> Result<Json<Value>, ApiError> {
-    let filter = Filter {
-        state: params.named("state", &State::ALL.map(State::name).join(", "))?,
-        alert_id: params.text("alert_id"),
-        agent_id: params.text("agent_id"),
-        rule_id: params.text("rule_id"),
-    };
-    let page = Page::take(&mut params, &("actions", &filter))?;
-    params.finish()?;
-    let as_of = app.handle.stats().epoch;
-    let (total, mut rows) = ledger(&app)?.list(filter, page.rows(), page.after).await?;
-    let next = page.cut(&mut rows, |(turn, _)| *turn);
-    let rows: Vec<Value> = rows.iter().map(|(_, entry)| entry.to_json()).collect();
-    Ok(Json(json!({"as_of": as_of, "total": total, "actions": rows, "next": next})))
+/// A page of actions.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Ledger {
+    as_of: AsOf,
+    /// Rows that pass the filter, on all pages.
+    total: u64,
+    /// The rows of this page.
+    actions: Vec<Entry>,
+    next: Next,
 }
 
-/// `GET /v1/actions/{id}`: `{action}`; the beginning of an id will do.
+/// One action, as it stands.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct OneAction {
+    action: Entry,
+}
+
+/// As decided; it is durable.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Decided {
+    action: Entry,
+}
+
+/// Which action.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct ActionId {
+    /// The action's id, or the beginning of it.
+    id: String,
+}
+
+/// `GET /v1/actions`, the latest first.
+pub(super) async fn list(
+    Of(app): Of<App>,
+    Query((filter, paging)): Query<(Filter, Paging)>,
+) -> Result<Json<Ledger>, ApiError> {
+    let page = Page::of(paging, &("actions", &filter))?;
+    let as_of = AsOf(app.handle.stats().epoch);
+    let (total, mut rows) = ledger(&app)?.list(filter, page.rows(), page.after).await?;
+    let next = page.cut(&mut rows, |(turn, _)| *turn);
+    Ok(Json(Ledger { as_of, total, actions: rows.into_iter().map(|(_, entry)| entry).collect(), next }))
+}
+
+/// `GET /v1/actions/{id}`; the beginning of an id will do.
 pub(super) async fn one(
     Of(app): Of<App>,
-    Segments(id): Segments<String>,
-    NoParams: NoParams,
-) -> Result<Json<Value>, ApiError> {
+    Segments(ActionId { id }): Segments<ActionId>,
+    _: NoParams,
+) -> Result<Json<OneAction>, ApiError> {
     let found = ledger(&app)?.find(&id).await?;
-    found.map(|entry| Json(json!({"action": entry.to_json()}))).ok_or_else(|| no_action(&id))
+    found.map(|action| Json(OneAction { action })).ok_or_else(|| no_action(&id))
 }
 
 /// What waits is carried out; under `four_eyes` once a second person says so too.
-pub(super) async fn approve(app: Of<App>, write: Writing, id: Id, none: NoParams, body: Body<Nothing>) -> Decided {
-    decide(Decision::Approve, app, write, id, none, body).await
+pub(super) async fn approve(app: Of<App>, write: Writing, id: Id, _: NoParams, _: Body<Nothing>) -> Answer {
+    decide(Decision::Approve, app, write, id).await
 }
 
 /// What waits, or was never sent, is not carried out.
-pub(super) async fn reject(app: Of<App>, write: Writing, id: Id, none: NoParams, body: Body<Nothing>) -> Decided {
-    decide(Decision::Reject, app, write, id, none, body).await
+pub(super) async fn reject(app: Of<App>, write: Writing, id: Id, _: NoParams, _: Body<Nothing>) -> Answer {
+    decide(Decision::Reject, app, write, id).await
 }
 
 /// What failed is tried again.
-pub(super) async fn retry(app: Of<App>, write: Writing, id: Id, none: NoParams, body: Body<Nothing>) -> Decided {
-    decide(Decision::Retry, app, write, id, none, body).await
+pub(super) async fn retry(app: Of<App>, write: Writing, id: Id, _: NoParams, _: Body<Nothing>) -> Answer {
+    decide(Decision::Retry, app, write, id).await
 }
 
 type Writing = Extension<Write>;
-type Id = Segments<String>;
-/// `{action}`: as decided, durable.
-type Decided = Result<Json<Value>, ApiError>;
+type Id = Segments<ActionId>;
+type Answer = Result<Json<Decided>, ApiError>;
 
 async fn decide(
     decision: Decision,
     Of(app): Of<App>,
     Extension(write): Writing,
-    Segments(id): Id,
-    NoParams: NoParams,
-    Body(Nothing {}): Body<Nothing>,
-) -> Decided {
+    Segments(ActionId { id }): Id,
+) -> Answer {
     let by = write.who().label();
     let detail = [("action_id", json!(id))];
     let deed = async move {
@@ -88,8 +112,8 @@ async fn decide(
         }
         Ok((entry, detail))
     };
-    let entry = write.carry_out(detail, deed).await?;
-    Ok(Json(json!({"action": entry.to_json()})))
+    let action = write.carry_out(detail, deed).await?;
+    Ok(Json(Decided { action }))
 }
 
 fn objected(id: &str, decision: Decision, objection: Objection) -> ApiError {
@@ -107,7 +131,7 @@ fn objected(id: &str, decision: Decision, objection: Objection) -> ApiError {
                 format!("action \"{id}\" is {}: only what is {fits} can be {what}", state.name()),
                 "GET /v1/actions/{id} shows how it stands",
             )
-            .with("state", state.name().into())
+            .with(Members { state: Some(state), ..Members::default() })
         }
         Objection::SecondNeeded => ApiError::new(
             StatusCode::CONFLICT,

@@ -2,44 +2,38 @@
 
 use axum::Json;
 use axum::extract::State;
-use clawdstrike_telemetry::time;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use super::cursor::Page;
+use super::answer::AsOf;
+use super::cursor::{Next, Page, Paging};
 use super::error::ApiError;
-use super::params::Params;
+use super::params::{Order, Query};
 use super::{App, unexpected_rows};
-use crate::view::{AgentFilter, AgentSort, AgentView, Query, Ranked, Rows};
+use crate::view::{self, AgentFilter, AgentSort, AgentView, Ranked, Rows};
 
-/// `GET /v1/agents`: `{as_of, total, agents, next}`.
-pub(super) async fn list(State(app): State<App>, mut params: Params) -> Result<Json<Value>, ApiError> {
-    let filter = AgentFilter {
-        tenant_id: params.text("tenant_id"),
-        agent_id: params.text("agent_id"),
-        min_risk: params.finite("min_risk", "a number from 0 to 100")?,
-    };
-    let sort: AgentSort = params.named("sort", "risk, last_seen, events, open_alerts")?.unwrap_or_default();
-    let page = Page::take(&mut params, &("agents", &filter, sort))?;
-    params.finish()?;
-    let query = Query::Agents { filter, sort, limit: page.rows(), after: page.after.clone() };
-    let answer = app.handle.peek(query).await?;
-    let Rows::Agents(mut rows) = answer.rows else {
-        return Err(unexpected_rows("agents"));
-    };
-    let next = page.cut(&mut rows, |agent| agent.place(sort));
-    let agents: Vec<Value> = rows.iter().map(agent_json).collect();
-    Ok(Json(json!({"as_of": answer.epoch, "total": answer.total, "agents": agents, "next": next})))
+/// A page of agents.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Agents {
+    as_of: AsOf,
+    /// Rows that pass the filter, on all pages.
+    total: u64,
+    /// The rows of this page.
+    agents: Vec<AgentView>,
+    next: Next,
 }
 
-fn agent_json(agent: &AgentView) -> Value {
-    json!({
-        "tenant_id": agent.tenant_id,
-        "agent_id": agent.agent_id,
-        "sessions": agent.sessions,
-        "events": agent.events,
-        "violations": agent.violations,
-        "open_alerts": agent.open_alerts,
-        "max_risk": agent.max_risk,
-        "last_seen": time::format(agent.last_seen),
-    })
+/// `GET /v1/agents`.
+pub(super) async fn list(
+    State(app): State<App>,
+    Query((filter, Order { sort }, paging)): Query<(AgentFilter, Order<AgentSort>, Paging)>,
+) -> Result<Json<Agents>, ApiError> {
+    let page = Page::of(paging, &("agents", &filter, sort))?;
+    let query = view::Query::Agents { filter, sort, limit: page.rows(), after: page.after.clone() };
+    let answer = app.handle.peek(query).await?;
+    let Rows::Agents(mut agents) = answer.rows else {
+        return Err(unexpected_rows("agents"));
+    };
+    let next = page.cut(&mut agents, |agent| agent.place(sort));
+    Ok(Json(Agents { as_of: AsOf(answer.epoch), total: answer.total, agents, next }))
 }

@@ -2,40 +2,64 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::cursor::Page;
+use super::answer::{AsOf, Version};
+use super::cursor::{Next, Page, Paging};
 use super::error::ApiError;
-use super::params::{NoParams, Params, Segments};
+use super::params::{NoParams, Order, Query, Segments};
 use super::{App, unexpected_rows};
 use crate::alert::Alert;
-use crate::view::{AlertFilter, AlertSort, Answer, Query, Ranked, Rows};
+use crate::view::{self, AlertFilter, AlertSort, Answer, Ranked, Rows};
 
-/// `GET /v1/alerts`: `{as_of, total, alerts, next}`.
-pub(super) async fn list(State(app): State<App>, mut params: Params) -> Result<Json<Value>, ApiError> {
-    let filter = filter(&mut params)?;
-    let sort: AlertSort = params.named("sort", "last_seen, first_seen, severity, risk")?.unwrap_or_default();
-    let page = Page::take(&mut params, &("alerts", &filter, sort))?;
-    params.finish()?;
-    let query = Query::Alerts { filter, sort, limit: page.rows(), after: page.after.clone() };
-    let (as_of, total, mut alerts) = rows(app.handle.peek(query).await?)?;
-    let next = page.cut(&mut alerts, |alert| alert.place(sort));
-    let alerts: Vec<Value> = alerts.iter().map(json).collect();
-    Ok(Json(json!({"as_of": as_of, "total": total, "alerts": alerts, "next": next})))
+/// A page of alerts.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Alerts {
+    as_of: AsOf,
+    /// Rows that pass the filter, on all pages.
+    total: u64,
+    /// The rows of this page.
+    alerts: Vec<Version>,
+    next: Next,
 }
 
-/// `GET /v1/alerts/{id}`: `{as_of, alert}`.
+/// One alert, as it stands.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct OneAlert {
+    as_of: AsOf,
+    alert: Version,
+}
+
+/// Which alert.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct AlertId {
+    /// Its alert_id.
+    pub(super) id: String,
+}
+
+/// `GET /v1/alerts`.
+pub(super) async fn list(
+    State(app): State<App>,
+    Query((filter, Order { sort }, paging)): Query<(AlertFilter, Order<AlertSort>, Paging)>,
+) -> Result<Json<Alerts>, ApiError> {
+    let page = Page::of(paging, &("alerts", &filter, sort))?;
+    let query = view::Query::Alerts { filter, sort, limit: page.rows(), after: page.after.clone() };
+    let (as_of, total, mut alerts) = rows(app.handle.peek(query).await?)?;
+    let next = page.cut(&mut alerts, |alert| alert.place(sort));
+    Ok(Json(Alerts { as_of, total, alerts: alerts.into_iter().map(Version).collect(), next }))
+}
+
+/// `GET /v1/alerts/{id}`.
 pub(super) async fn one(
     State(app): State<App>,
-    Segments(id): Segments<String>,
-    NoParams: NoParams,
-) -> Result<Json<Value>, ApiError> {
-    let answer = app.handle.peek(Query::Alert(id.clone())).await?;
+    Segments(AlertId { id }): Segments<AlertId>,
+    _: NoParams,
+) -> Result<Json<OneAlert>, ApiError> {
+    let answer = app.handle.peek(view::Query::Alert(id.clone())).await?;
     let (as_of, _, alerts) = rows(answer)?;
-    match alerts.first() {
-        Some(alert) => Ok(Json(json!({"as_of": as_of, "alert": json(alert)}))),
-        None => Err(no_alert(&id)),
-    }
+    let alert = alerts.into_iter().next().ok_or_else(|| no_alert(&id))?;
+    Ok(Json(OneAlert { as_of, alert: Version(alert) }))
 }
 
 /// There is no such alert.
@@ -46,29 +70,9 @@ pub(super) fn no_alert(id: &str) -> ApiError {
     )
 }
 
-/// Takes the alert filter's parameters.
-pub(super) fn filter(params: &mut Params) -> Result<AlertFilter, ApiError> {
-    Ok(AlertFilter {
-        tenant_id: params.text("tenant_id"),
-        rule_id: params.text("rule_id"),
-        agent_id: params.text("agent_id"),
-        session_id: params.text("session_id"),
-        min_severity: params.named("min_severity", "info, low, medium, high, critical")?,
-        status: params.named("status", "open, updated, retracted, acknowledged, closed")?,
-        since: params.time("since")?,
-    })
-}
-
-/// The alert's JSON with its revision, by which a reader knows the later of two versions.
-pub(super) fn json(alert: &Alert) -> Value {
-    let mut out = alert.to_json();
-    out["revision"] = json!(alert.revision);
-    out
-}
-
-fn rows(answer: Answer) -> Result<(u64, u64, Vec<Alert>), ApiError> {
+fn rows(answer: Answer) -> Result<(AsOf, u64, Vec<Alert>), ApiError> {
     match answer.rows {
-        Rows::Alerts(rows) => Ok((answer.epoch, answer.total, rows)),
+        Rows::Alerts(rows) => Ok((AsOf(answer.epoch), answer.total, rows)),
         _ => Err(unexpected_rows("alerts")),
     }
 }

@@ -11,15 +11,18 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::App;
 use super::access::Caller;
-use super::cursor::Page;
+use super::answer::AsOf;
+use super::cursor::{Next, Page, Paging};
 use super::error::ApiError;
-use super::params::Params;
+use super::params::Query;
 use super::rates::{Counted, Rates};
-use crate::audit::{Audit, Entry, Outcome, Who};
+use crate::audit::{self, Audit, Entry, Outcome, Who};
 
 /// Rows a second, four at once, for refused writes of callers that nobody knows, or that ask too often: each is an fsync, and
 /// rows are never deleted. The next row says how many were left out.
@@ -164,11 +167,22 @@ impl Begun {
     }
 }
 
-/// `GET /v1/audit?limit=&cursor=`: `{as_of, rows, next, unreadable}`, the latest first.
-pub(super) async fn list(State(app): State<App>, mut params: Params) -> Result<Json<Value>, ApiError> {
-    let page = Page::<u64>::take(&mut params, &"audit")?;
-    params.finish()?;
-    let as_of = app.handle.stats().epoch;
+/// A page of the audit trail.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Trail {
+    as_of: AsOf,
+    /// As they stand in the file, so that their hashes can be computed again.
+    #[schemars(with = "Vec<audit::Shown>")]
+    rows: Vec<Value>,
+    next: Next,
+    /// Lines among them that are no whole rows.
+    unreadable: u64,
+}
+
+/// `GET /v1/audit`, the latest first.
+pub(super) async fn list(State(app): State<App>, Query((paging,)): Query<(Paging,)>) -> Result<Json<Trail>, ApiError> {
+    let page = Page::<u64>::of(paging, &"audit")?;
+    let as_of = AsOf(app.handle.stats().epoch);
     let (limit, before) = (page.rows(), page.after);
     let audit = app.recorder.audit.clone();
     let found = tokio::task::spawn_blocking(move || audit.page(before, limit)).await;
@@ -182,5 +196,5 @@ pub(super) async fn list(State(app): State<App>, mut params: Params) -> Result<J
         )
     })?;
     let next = page.cut(&mut found.rows, |row| row["seq"].as_u64().unwrap_or_default());
-    Ok(Json(json!({"as_of": as_of, "rows": found.rows, "next": next, "unreadable": found.unreadable})))
+    Ok(Json(Trail { as_of, rows: found.rows, next, unreadable: found.unreadable }))
 }

@@ -3,18 +3,26 @@
 use axum::Json;
 use axum::extract::{FromRequest, Request, rejection::JsonRejection};
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
+use super::openapi::{Operation, Taken};
 
 /// What a body should be.
-pub(super) trait Shape: DeserializeOwned {
+pub(super) trait Shape: DeserializeOwned + JsonSchema {
     /// An example of it.
     const EXPECTED: &str;
 }
 
 /// A JSON body.
 pub(super) struct Body<T>(pub(super) T);
+
+impl<T: Shape> Taken for Body<T> {
+    fn tell(told: &mut Operation<'_>) {
+        told.body::<T>();
+    }
+}
 
 impl<S: Send + Sync, T: Shape> FromRequest<S> for Body<T> {
     type Rejection = ApiError;

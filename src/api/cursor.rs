@@ -4,20 +4,67 @@
 //! It is a checksum that binds it, not a secret: a place tells nothing that a filter wouldn't, so nothing is gained by making
 //! one up. It holds as long as the list does, also after a restart.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::ApiError;
-use super::params::Params;
 use crate::hex;
+use crate::view::MAX_LIMIT;
 
 /// Bytes of each of the two checksums.
 const CHECK: usize = 8;
 /// The longest cursor: a place has three ids of up to 256 bytes.
 const MAX_TEXT: usize = 4096;
+
+/// Which part of a list is asked for.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct Paging {
+    /// Rows at most.
+    #[serde(default)]
+    limit: Limit,
+    /// `next` of the page before: begins after its last row. Bound to the route, the filter and the sort.
+    #[schemars(length(max = MAX_TEXT))]
+    cursor: Option<String>,
+}
+
+/// A number of rows, at most [`MAX_LIMIT`].
+#[derive(Clone, Copy, Serialize)]
+struct Limit(usize);
+
+impl Default for Limit {
+    fn default() -> Limit {
+        Limit(100)
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Limit, D::Error> {
+        let expected = |more| D::Error::custom(format_args!("a whole number, at most {MAX_LIMIT}{more}"));
+        match u64::deserialize(deserializer).map_err(|_| expected(""))?.try_into() {
+            Ok(limit) if limit <= MAX_LIMIT => Ok(Limit(limit)),
+            _ => Err(expected("; `cursor` gets the next rows")),
+        }
+    }
+}
+
+impl JsonSchema for Limit {
+    fn schema_name() -> Cow<'static, str> {
+        "Limit".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "integer", "minimum": 0, "maximum": MAX_LIMIT})
+    }
+}
+
+/// The cursor of the page after; null: this was the last. Rows whose place in the order stays are shown once, whatever comes and
+/// goes between two pages.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Next(Option<String>);
 
 /// The part of a list that was asked for.
 pub(super) struct Page<P> {
@@ -28,12 +75,11 @@ pub(super) struct Page<P> {
 }
 
 impl<P: Serialize + DeserializeOwned> Page<P> {
-    /// Takes `limit` and `cursor`. `list` tells this list from all others: its route, filter and order.
-    pub(super) fn take(params: &mut Params, list: &impl Debug) -> Result<Page<P>, ApiError> {
-        let limit = params.limit()?;
+    /// `list` tells this list from all others: its route, filter and order.
+    pub(super) fn of(paging: Paging, list: &impl Debug) -> Result<Page<P>, ApiError> {
         let list = check(format!("{list:?}").as_bytes());
-        let after = params.text("cursor").map(|text| read(&text, list)).transpose()?;
-        Ok(Page { limit, after, list })
+        let after = paging.cursor.map(|text| read(&text, list)).transpose()?;
+        Ok(Page { limit: paging.limit.0, after, list })
     }
 
     /// Rows to ask for: one more than are shown tells whether there are more.
@@ -42,10 +88,10 @@ impl<P: Serialize + DeserializeOwned> Page<P> {
     }
 
     /// Leaves the rows that are shown; gives the cursor of the next page, if there is one. `place` tells a row's.
-    pub(super) fn cut<R>(&self, rows: &mut Vec<R>, place: impl Fn(&R) -> P) -> Option<String> {
+    pub(super) fn cut<R>(&self, rows: &mut Vec<R>, place: impl Fn(&R) -> P) -> Next {
         let more = self.limit > 0 && rows.len() > self.limit;
         rows.truncate(self.limit);
-        rows.last().filter(|_| more).map(|last| write(&place(last), self.list))
+        Next(rows.last().filter(|_| more).map(|last| write(&place(last), self.list)))
     }
 }
 

@@ -4,8 +4,11 @@
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
+use super::rules::Finding;
+use crate::response;
 use crate::runtime::handle::EngineError;
 
 /// A refused or failed request.
@@ -16,11 +19,44 @@ pub(super) struct ApiError {
     message: String,
     hint: String,
     /// Further members of the body, and headers.
-    more: Box<(Map<String, Value>, HeaderMap)>,
+    more: Box<(Members, HeaderMap)>,
+}
+
+/// Problem details (RFC 9457).
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Problem {
+    /// `urn:clawdstrike-edr:problem:` and the code.
+    r#type: String,
+    /// The code in words.
+    title: String,
+    /// As in the answer's first line.
+    status: u16,
+    /// What is wrong.
+    detail: String,
+    /// Stable.
+    code: &'static str,
+    /// The way out.
+    hint: String,
+    #[serde(flatten)]
+    members: Members,
+}
+
+/// What some problems tell besides.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+pub(super) struct Members {
+    /// The permission that the caller's role doesn't have (`forbidden`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) permission: Option<&'static str>,
+    /// The action's state (`wrong_state`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) state: Option<response::State>,
+    /// All that is wrong with the rule set (`invalid_rules`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) diagnostics: Option<Vec<Finding>>,
 }
 
 /// The media type of a problem.
-const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+pub(super) const PROBLEM: &str = "application/problem+json";
 /// What a problem's `type` begins with; the code follows.
 const TYPES: &str = "urn:clawdstrike-edr:problem:";
 
@@ -57,8 +93,8 @@ impl ApiError {
         self.code
     }
 
-    pub(super) fn with(mut self, name: &str, value: Value) -> Self {
-        self.more.0.insert(name.to_owned(), value);
+    pub(super) fn with(mut self, members: Members) -> Self {
+        self.more.0 = members;
         self
     }
 
@@ -109,14 +145,14 @@ impl From<EngineError> for ApiError {
                 "the engine's log may say more; nothing was changed",
             ),
             EngineError::Rules(diagnostics) => {
-                let rows = diagnostics.iter().map(super::rules::diagnostic_json).collect();
+                let rows = diagnostics.iter().map(Finding::from).collect();
                 ApiError::new(
                     StatusCode::UNPROCESSABLE_ENTITY,
                     "invalid_rules",
                     message,
                     "`clawdstrike-edr rules check` finds the same errors without an engine",
                 )
-                .with("diagnostics", Value::Array(rows))
+                .with(Members { diagnostics: Some(rows), ..Members::default() })
             }
         }
     }
@@ -125,17 +161,17 @@ impl From<EngineError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (members, headers) = *self.more;
-        let mut body = json!({
-            "type": format!("{TYPES}{}", self.code),
-            "title": self.code.replace('_', " "),
-            "status": self.status.as_u16(),
-            "detail": self.message,
-            "code": self.code,
-            "hint": self.hint,
-        });
-        for (name, value) in members {
-            body[name] = value;
-        }
-        (self.status, headers, [(header::CONTENT_TYPE, PROBLEM)], body.to_string()).into_response()
+        let problem = Problem {
+            r#type: format!("{TYPES}{}", self.code),
+            title: self.code.replace('_', " "),
+            status: self.status.as_u16(),
+            detail: self.message,
+            code: self.code,
+            hint: self.hint,
+            members,
+        };
+        // Texts and numbers: nothing that JSON has no words for.
+        let body = serde_json::to_string(&problem).unwrap_or_default();
+        (self.status, headers, [(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM))], body).into_response()
     }
 }

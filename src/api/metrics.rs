@@ -4,13 +4,15 @@ use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use prometheus::core::Collector;
 use prometheus::{Encoder, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
+use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::App;
 use super::error::ApiError;
+use super::openapi::{Answered, Operation};
 use super::params::NoParams;
 use crate::metrics::{self, Kind, LIVE, Metric};
 use crate::view::{Query, Rows, StateView};
@@ -24,13 +26,28 @@ const STATE_WAIT: Duration = Duration::from_secs(2);
 /// What operators hold, and when they were asked.
 pub(super) type Asked = Mutex<Option<(Instant, StateView)>>;
 
+/// Metrics.
+pub(super) struct Metrics(Vec<u8>);
+
+impl IntoResponse for Metrics {
+    fn into_response(self) -> Response {
+        ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], self.0).into_response()
+    }
+}
+
+impl Answered for Metrics {
+    fn tell(told: &mut Operation<'_>) {
+        told.answer("Metrics.", "text/plain", json!({"schema": {"type": "string"}}));
+    }
+}
+
 /// `GET /metrics`.
-pub(super) async fn metrics(State(app): State<App>, NoParams: NoParams) -> Result<impl IntoResponse, ApiError> {
+pub(super) async fn metrics(State(app): State<App>, _: NoParams) -> Result<Metrics, ApiError> {
     let state = state(&app).await;
     let text = render(&app, state).map_err(|e| {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", e.to_string(), "/v1/health has the main numbers")
     })?;
-    Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text))
+    Ok(Metrics(text))
 }
 
 async fn state(app: &App) -> Option<StateView> {

@@ -6,6 +6,7 @@ mod access;
 mod actions;
 mod agents;
 mod alerts;
+mod answer;
 mod audit;
 mod body;
 mod cursor;
@@ -15,6 +16,7 @@ mod handling;
 mod health;
 mod metrics;
 mod oidc;
+mod openapi;
 mod params;
 mod patience;
 mod rates;
@@ -32,8 +34,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{Method, StatusCode, Uri, header};
-use axum::response::IntoResponse;
+use axum::http::{Method, StatusCode, Uri};
 use tokio::sync::watch as signal;
 use tokio::task::JoinHandle;
 
@@ -43,7 +44,6 @@ use crate::runtime::handle::Handle;
 use access::Access;
 use audit::Recorder;
 use error::ApiError;
-use params::NoParams;
 use tls::Tls;
 use tokens::Tokens;
 pub use watch::MAX_WATCHERS;
@@ -51,9 +51,6 @@ use watch::Watches;
 
 /// The longest request body, in bytes: a rule set.
 pub const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
-
-/// The OpenAPI document; a test holds it to the routes.
-const OPENAPI: &str = include_str!("openapi.json");
 
 /// What every route works with.
 #[derive(Clone)]
@@ -119,10 +116,6 @@ fn router(app: App) -> Router {
         .layer(axum::middleware::from_fn(guard::set_headers))
         .layer(axum::middleware::from_fn(guard::trace))
         .with_state(app)
-}
-
-async fn openapi(NoParams: NoParams) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
 }
 
 async fn no_route(uri: Uri) -> ApiError {

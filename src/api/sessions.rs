@@ -2,37 +2,74 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::cursor::Page;
+use super::answer::{AsOf, Life};
+use super::cursor::{Next, Page, Paging};
 use super::error::ApiError;
-use super::params::{Params, Segments};
+use super::params::{Order, Query, Segments};
 use super::{App, unexpected_rows};
 use crate::session::SessionView;
-use crate::view::{Answer, Query, Ranked, Rows, SessionFilter, SessionSort};
+use crate::view::{self, Answer, Ranked, Rows, SessionFilter, SessionSort};
 
-/// `GET /v1/sessions`: `{as_of, total, sessions, next}`.
-pub(super) async fn list(State(app): State<App>, mut params: Params) -> Result<Json<Value>, ApiError> {
-    let filter = filter(&mut params)?;
-    let sort: SessionSort = params.named("sort", "risk, last_seen, events, first_seen")?.unwrap_or_default();
-    let page = Page::take(&mut params, &("sessions", &filter, sort))?;
-    params.finish()?;
-    let query = Query::Sessions { filter, sort, limit: page.rows(), after: page.after.clone() };
-    let (as_of, total, mut rows) = rows(app.handle.peek(query).await?)?;
-    let next = page.cut(&mut rows, |row| row.place(sort));
-    Ok(Json(json!({"as_of": as_of, "total": total, "sessions": json(&rows), "next": next})))
+/// A page of sessions.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Sessions {
+    as_of: AsOf,
+    /// Rows that pass the filter, on all pages.
+    total: u64,
+    /// The rows of this page.
+    sessions: Vec<Life>,
+    next: Next,
 }
 
-/// `GET /v1/sessions/{agent}/{session}?tenant_id=`: `{as_of, total, sessions}`, every live life of the session.
+/// Every live life of one session.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Lives {
+    as_of: AsOf,
+    /// How many there are.
+    total: u64,
+    /// All of them.
+    sessions: Vec<Life>,
+}
+
+/// Which session.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct SessionId {
+    /// Its agent_id.
+    agent: String,
+    /// Its session_id.
+    session: String,
+}
+
+/// Whose session.
+#[derive(Deserialize, JsonSchema)]
+pub(super) struct Tenant {
+    /// Its tenant; without it, none.
+    tenant_id: Option<String>,
+}
+
+/// `GET /v1/sessions`.
+pub(super) async fn list(
+    State(app): State<App>,
+    Query((filter, Order { sort }, paging)): Query<(SessionFilter, Order<SessionSort>, Paging)>,
+) -> Result<Json<Sessions>, ApiError> {
+    let page = Page::of(paging, &("sessions", &filter, sort))?;
+    let query = view::Query::Sessions { filter, sort, limit: page.rows(), after: page.after.clone() };
+    let (as_of, total, mut rows) = rows(app.handle.peek(query).await?)?;
+    let next = page.cut(&mut rows, |row| row.place(sort));
+    Ok(Json(Sessions { as_of, total, sessions: rows.into_iter().map(Life).collect(), next }))
+}
+
+/// `GET /v1/sessions/{agent}/{session}`.
 pub(super) async fn one(
     State(app): State<App>,
-    Segments((agent, session)): Segments<(String, String)>,
-    mut params: Params,
-) -> Result<Json<Value>, ApiError> {
-    let tenant = params.text("tenant_id").unwrap_or_default();
-    params.finish()?;
-    let key = (tenant, agent, session);
-    let answer = app.handle.peek(Query::SessionsById(vec![key.clone()])).await?;
+    Segments(SessionId { agent, session }): Segments<SessionId>,
+    Query((Tenant { tenant_id },)): Query<(Tenant,)>,
+) -> Result<Json<Lives>, ApiError> {
+    let key = (tenant_id.unwrap_or_default(), agent, session);
+    let answer = app.handle.peek(view::Query::SessionsById(vec![key.clone()])).await?;
     let (as_of, total, sessions) = rows(answer)?;
     if sessions.is_empty() {
         let (tenant, agent, session) = key;
@@ -42,28 +79,12 @@ pub(super) async fn one(
             "check the ids and tenant_id; sessions leave the live view after session_retention, the store keeps them",
         ));
     }
-    Ok(Json(json!({"as_of": as_of, "total": total, "sessions": json(&sessions)})))
+    Ok(Json(Lives { as_of, total, sessions: sessions.into_iter().map(Life).collect() }))
 }
 
-/// Takes the session filter's parameters.
-pub(super) fn filter(params: &mut Params) -> Result<SessionFilter, ApiError> {
-    Ok(SessionFilter {
-        tenant_id: params.text("tenant_id"),
-        agent_id: params.text("agent_id"),
-        session_id: params.text("session_id"),
-        min_risk: params.finite("min_risk", "a number from 0 to 100")?,
-        idle: params.parsed("idle", "true or false")?,
-        since: params.time("since")?,
-    })
-}
-
-fn json(rows: &[SessionView]) -> Vec<Value> {
-    rows.iter().map(SessionView::to_json).collect()
-}
-
-fn rows(answer: Answer) -> Result<(u64, u64, Vec<SessionView>), ApiError> {
+fn rows(answer: Answer) -> Result<(AsOf, u64, Vec<SessionView>), ApiError> {
     match answer.rows {
-        Rows::Sessions(rows) => Ok((answer.epoch, answer.total, rows)),
+        Rows::Sessions(rows) => Ok((AsOf(answer.epoch), answer.total, rows)),
         _ => Err(unexpected_rows("sessions")),
     }
 }

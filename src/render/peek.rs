@@ -6,6 +6,7 @@ use super::detect::{Detect, Part};
 use super::groups::Groups;
 use super::session::Session;
 use crate::session::{RiskWeights, SessionView};
+use crate::timestamp::Timestamp;
 use crate::view::{AgentView, Query, Ranked, Top};
 
 /// A session's view with its group's key.
@@ -78,13 +79,13 @@ fn agents(groups: &Groups, may_pass: impl Fn(&Session) -> bool, idle: i64, weigh
             violations: 0,
             open_alerts: 0,
             max_risk: 0.0,
-            last_seen: i64::MIN,
+            last_seen: Timestamp(i64::MIN),
         });
         agent.sessions += 1;
         agent.events += view.events;
         agent.violations += view.violations;
         agent.max_risk = agent.max_risk.max(view.risk_score);
-        agent.last_seen = agent.last_seen.max(view.last_seen);
+        agent.last_seen = agent.last_seen.max(Timestamp(view.last_seen));
     }
     agents.into_values().collect()
 }

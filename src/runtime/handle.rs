@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::feed::feed;
 pub use super::feed::{Change, Feed, Gap, Teller, Told, Watcher};
-pub use super::what_if::{Foretold, WITHIN as WHAT_IF_WITHIN, WhatIf};
+pub use super::what_if::{Foretold, SHOWN as WHAT_IF_SHOWN, WITHIN as WHAT_IF_WITHIN, WhatIf};
 use crate::alert::{Alert, Handling, Note};
 use crate::inbox::{PartitionId, Waker};
 use crate::loads::{InForce, Next};

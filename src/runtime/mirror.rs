@@ -119,7 +119,7 @@ fn action_row(change: Change) -> ActionRow {
         attempts: entry.attempts,
         alert_retracted: entry.alert_retracted,
         superseded_by: entry.superseded_by,
-        created_at: entry.created_at,
-        updated_at: entry.updated_at,
+        created_at: entry.created_at.0,
+        updated_at: entry.updated_at.0,
     }
 }

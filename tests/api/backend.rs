@@ -19,6 +19,7 @@ use clawdstrike_edr::runtime::handle::{
     ActiveRules, Handle, Loaded, Moment, REQUESTS, Request, Stats, Tellers, WhatIf, feeds,
 };
 use clawdstrike_edr::session::{RecentEvent, SessionView};
+use clawdstrike_edr::timestamp::Timestamp;
 use clawdstrike_edr::view::{AgentView, AlertSort, Answer, Query, Ranked, Rows, SessionSort, StateView, Top};
 use clawdstrike_rules::plan::{ActionKind, Severity};
 use clawdstrike_telemetry::EventType;
@@ -341,7 +342,7 @@ fn agents() -> Vec<AgentView> {
         violations: 2,
         open_alerts: 1,
         max_risk,
-        last_seen: NOON,
+        last_seen: Timestamp(NOON),
     };
     vec![agent("a4", 80.0), agent("a3", 60.0), agent(HOSTILE, 0.0)]
 }

@@ -6,6 +6,7 @@ mod actions;
 mod audit;
 mod backend;
 mod client;
+mod document;
 mod hostile;
 mod local;
 mod many;

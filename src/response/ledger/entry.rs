@@ -1,13 +1,15 @@
 //! What the ledger says of one action. Knows no database.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
-use clawdstrike_telemetry::time;
+use crate::timestamp::Timestamp;
 
 /// Where an action stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "ActionState")]
 pub enum State {
     /// To be sent.
     Pending,
@@ -59,29 +61,55 @@ impl State {
     }
 }
 
-/// One row.
-#[derive(Clone, Debug, PartialEq)]
-#[expect(missing_docs, reason = "as in sql/ledger, which says it")]
+/// One row of the ledger; its JSON is what the API shows.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "Action")]
 pub struct Entry {
+    /// The Idempotency-Key: SHA-256 over alert, action and parameters, in hex.
+    #[serde(rename = "id")]
     pub key: String,
-    pub alert_id: String,
-    pub rule_id: String,
-    pub severity: String,
-    pub tenant_id: String,
-    pub agent_id: String,
-    pub session_id: String,
-    pub action: String,
-    pub params: Value,
-    pub receiver: Option<String>,
+    /// Where it stands.
     pub state: State,
-    pub reason: Option<String>,
-    pub approved_by: Option<String>,
-    pub decided_by: Option<String>,
+    /// As in rules; `retraction`: the SOC is told that the alert doesn't hold.
+    pub action: String,
+    /// The rule's parameters for it.
+    #[schemars(with = "Map<String, Value>")]
+    pub params: Value,
+    /// The alert that asks for it.
+    pub alert_id: String,
+    /// Its rule.
+    pub rule_id: String,
+    /// Its severity.
+    pub severity: String,
+    /// Empty if none.
+    pub tenant_id: String,
+    /// Whom it concerns.
+    pub agent_id: String,
+    /// Which session.
+    pub session_id: String,
+    /// How often it was sent.
     pub attempts: u32,
+    /// Its alert doesn't hold any more; what was done is not undone.
     pub alert_retracted: bool,
+    /// When it was asked for; UTC, microseconds.
+    pub created_at: Timestamp,
+    /// When it was last changed; UTC, microseconds.
+    pub updated_at: Timestamp,
+    /// `soc_webhook` or `agent_control_api`; left out: a line in the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receiver: Option<String>,
+    /// Why it is in this state, where that isn't plain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Who approved it first, where two people must.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<String>,
+    /// Who approved, rejected or retried it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decided_by: Option<String>,
+    /// The alert that its alert became part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub superseded_by: Option<String>,
-    pub created_at: i64,
-    pub updated_at: i64,
 }
 
 /// The latest change of a row, for the store's copy.
@@ -95,45 +123,11 @@ pub struct Change {
     pub entry: Entry,
 }
 
-impl Entry {
-    /// What the API shows.
-    pub fn to_json(&self) -> Value {
-        let mut out = json!({
-            "id": self.key,
-            "state": self.state,
-            "action": self.action,
-            "params": self.params,
-            "alert_id": self.alert_id,
-            "rule_id": self.rule_id,
-            "severity": self.severity,
-            "tenant_id": self.tenant_id,
-            "agent_id": self.agent_id,
-            "session_id": self.session_id,
-            "attempts": self.attempts,
-            "alert_retracted": self.alert_retracted,
-            "created_at": time::format(self.created_at),
-            "updated_at": time::format(self.updated_at),
-        });
-        let more = [
-            ("receiver", &self.receiver),
-            ("reason", &self.reason),
-            ("approved_by", &self.approved_by),
-            ("decided_by", &self.decided_by),
-            ("superseded_by", &self.superseded_by),
-        ];
-        for (name, value) in more {
-            if let Some(value) = value {
-                out[name] = json!(value);
-            }
-        }
-        out
-    }
-}
-
 /// Which rows.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Filter {
-    /// In this state.
+    /// In this state. `failed` is the list of dead letters.
     pub state: Option<State>,
     /// Of this alert.
     pub alert_id: Option<String>,

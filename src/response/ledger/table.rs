@@ -12,6 +12,7 @@ use super::entry::{Change, Decision, Entry, Filter, Objection, State};
 use super::policy::Policy;
 use crate::alert::Alert;
 use crate::response::request::{Destination, RETRACTION};
+use crate::timestamp::Timestamp;
 
 /// The steps of the schema, in order; `user_version` says how many a file has. Shipped ones are never edited.
 const SCHEMA: [&str; 3] = [
@@ -277,7 +278,12 @@ impl Table {
         let reason = format!("{why}\"{by}\" has approved it, and [response] four_eyes asks for a second person");
         let sql = "UPDATE actions SET approved_by = ?2, reason = ?3, updated_at = ?4, touched_at = ?4 WHERE key = ?1";
         self.db.prepare_cached(sql)?.execute(params![entry.key, by, reason, now])?;
-        Ok(Entry { approved_by: Some(by.to_owned()), reason: Some(reason), updated_at: now, ..entry.clone() })
+        Ok(Entry {
+            approved_by: Some(by.to_owned()),
+            reason: Some(reason),
+            updated_at: Timestamp(now),
+            ..entry.clone()
+        })
     }
 
     /// The row whose key begins with this, if there is exactly one.
@@ -420,8 +426,8 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         attempts: row.get(13)?,
         alert_retracted: row.get(14)?,
         superseded_by: row.get(15)?,
-        created_at: row.get(16)?,
-        updated_at: row.get(17)?,
+        created_at: Timestamp(row.get(16)?),
+        updated_at: Timestamp(row.get(17)?),
     })
 }
 
