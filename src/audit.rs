@@ -151,7 +151,8 @@ struct Row {
     prev: String,
 }
 
-/// A row as it stands in the file: for descriptions, since whoever reads rows takes them as they are.
+/// A row of the trail, as it stands in the file.
+// To be described only: whoever reads rows takes them as they are, so that their hashes can be computed again.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "AuditRow")]
 pub struct Shown {

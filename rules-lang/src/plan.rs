@@ -15,7 +15,7 @@ pub struct RuleSet {
     pub allowlist: Vec<AllowEntry>,
 }
 
-/// One rule.
+/// One rule. Its durations are microseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rule {
     /// Unique in its set.

@@ -13,6 +13,7 @@ pub(super) struct AsOf(pub(super) u64);
 /// A version of an alert, with its revision.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline)]
 pub(super) struct Version(
     #[serde(serialize_with = "version")]
     #[schemars(with = "alert::Shown")]
@@ -22,6 +23,7 @@ pub(super) struct Version(
 /// An alert as it would be: only a load gives revisions.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline)]
 pub(super) struct Proposed(
     #[serde(serialize_with = "proposed")]
     #[schemars(with = "alert::Shown")]
@@ -31,6 +33,7 @@ pub(super) struct Proposed(
 /// One life of a session.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline)]
 pub(super) struct Life(
     #[serde(serialize_with = "life")]
     #[schemars(with = "session::Shown")]

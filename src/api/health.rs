@@ -28,6 +28,7 @@ pub(super) struct Alive {
 
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 enum Fine {
     Ok,
 }
